@@ -1,0 +1,2 @@
+//! Placeholder while the program is being laid out.
+fn main() {}
