@@ -9,10 +9,14 @@ use std::collections::{BTreeSet, HashMap};
 #[derive(Debug)]
 pub(crate) struct ByteMap<T> {
     fold_case: bool,
-    buckets: HashMap<u64, Vec<(Box<[u8]>, T)>>,
+    /// Keys by their hash.
+    buckets: HashMap<u64, Bucket<T>>,
     /// Lengths of the keys, to be tried for prefixes and suffixes.
     lengths: BTreeSet<usize>,
 }
+
+/// Keys of one hash, with their values.
+type Bucket<T> = Vec<(Box<[u8]>, T)>;
 
 impl<T> ByteMap<T> {
     /// Compares bytes as they are.

@@ -2,28 +2,21 @@
 //!
 //! In:      transactions (docs/snapshot.md) and plain facts about a connection or a request. No socket, clock, thread or Python here.
 //! Out:     filter chains, permits and denials, routes, endpoints; read by the engine, the command line and the pytest plugin.
-//! Limits:  see `snapshot` (bytes of a transaction) and `patterns` (size of a compiled pattern).
+//! Limits:  see `snapshot` (bytes of a transaction) and `authz::patterns` (size of a compiled pattern).
 #![forbid(unsafe_code)]
 
 pub mod authz;
-mod authz_explain;
-#[doc(hidden)]
-pub mod authz_reference;
 pub mod balance;
 mod bytemap;
-mod decode;
 pub mod facts;
 pub mod identity;
-mod link;
 pub mod listener;
 pub mod route;
 pub mod sections;
-mod services;
 pub mod snapshot;
-mod transaction;
 
-pub use authz::{Denial, Permit, PolicyRef};
-pub use authz_explain::{Explanation, PolicyExplanation, PredicateExplanation, RuleExplanation};
+pub use authz::explain::{Explanation, PolicyExplanation, PredicateExplanation, RuleExplanation};
+pub use authz::{ConnectionContext, Denial, Permit, PolicyRef};
 pub use balance::{EndpointSet, pick};
 pub use facts::{ConnectionFacts, Detected, Direction, HeaderValues, RequestFacts};
 pub use identity::{Identity, IdentityError, Peer};

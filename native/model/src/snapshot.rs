@@ -3,6 +3,11 @@
 //! In:      transactions (docs/snapshot.md), from the boundary or the feed.      Out: `Snapshot`, pinned by every connection and request.
 //! Limits:  `MAX_TRANSACTION_BYTES`.      Fails: `SnapshotError`, the sender's fault; what was in force stays in force.
 
+mod decode;
+pub(crate) mod link;
+pub(crate) mod services;
+mod transaction;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
@@ -10,13 +15,13 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::authz::Policies;
+use crate::authz::compile::Policies;
 use crate::balance::EndpointSet;
-use crate::decode::{Decoded, decode_section};
-use crate::link::Linked;
 use crate::sections::{Cluster, Inbound, Mesh, PeerEntry, Telemetry, Workload};
-use crate::services::ServiceIndex;
-use crate::transaction::Transaction;
+use crate::snapshot::decode::{Decoded, decode_section};
+use crate::snapshot::link::Linked;
+use crate::snapshot::services::ServiceIndex;
+use crate::snapshot::transaction::Transaction;
 
 /// One version of a workload's configuration. Immutable; put it in an `Arc` to share it.
 #[derive(Debug)]

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::authz::Policies;
+use crate::authz::compile::Policies;
 use crate::balance::EndpointSet;
-use crate::decode::Decoded;
 use crate::sections::{
     Cluster, Inbound, Mesh, OutboundPolicy, PathNormalization, PeerEntry, Service, Telemetry, TlsVersion, Workload,
 };
-use crate::services::ServiceIndex;
+use crate::snapshot::decode::Decoded;
+use crate::snapshot::services::ServiceIndex;
 use crate::snapshot::{Section, SnapshotError};
 
 /// The tables of one snapshot.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::authz::Policies;
+use crate::authz::compile::Policies;
 use crate::balance::EndpointSet;
-use crate::link::PeerTable;
 use crate::sections::{Authz, Cluster, Endpoints, Inbound, Mesh, Peers, Service, Telemetry, Workload};
 use crate::snapshot::SnapshotError;
+use crate::snapshot::link::PeerTable;
 
 /// A decoded section, by kind.
 #[derive(Clone, Debug)]
