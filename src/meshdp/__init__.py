@@ -1,0 +1,1 @@
+"""A service mesh in a wheel: Istio's YAML in, intercepted and authorized traffic out."""
