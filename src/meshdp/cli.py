@@ -1,4 +1,4 @@
-"""The command line: words in, exit code out. Each verb lives in `meshdp.commands.<verb>` and is imported when it is used.
+"""The command line: words in, exit code out. Each verb lives in `meshdp.commands.<verb>`, imported when it is used.
 
 In:     `sys.argv`.
 Out:    0 fine, 1 findings or refused, 2 usage, 3 unreachable.
@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return FINE
+    except Exception as refused:  # noqa: BLE001  # looked at, and raised again unless it says what it is
+        return _report(words[0], refused)
 
 
 def _without_verb(words: list[str]) -> int:
@@ -100,7 +102,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     """Give every verb the options that all share, unless it brought its own."""
     known = parser._option_string_actions
     if "--output" not in known and "-o" not in known:
-        parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="form of the answer")
+        parser.add_argument(
+            "-o", "--output", choices=("table", "json", "yaml"), default="table", help="form of the answer"
+        )
     if "--no-color" not in known:
         parser.add_argument("--no-color", action="store_true", help="plain text even on a terminal")
 
@@ -110,6 +114,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message}. `{self.prog} --help` explains.\n")
+
+
+def _report(verb: str, refused: Exception) -> int:
+    """Say what a command could not do; an exception that names no exit code is a bug and keeps its traceback."""
+    exit_code: int | None = getattr(refused, "exit_code", None)  # `errors.MeshdpError`, not imported for its sake
+    if exit_code is None:
+        raise refused
+    hint: str | None = getattr(refused, "hint", None)
+    print(f"meshdp {verb}: {refused}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr)
+    return exit_code
 
 
 def _silence_stdout() -> None:

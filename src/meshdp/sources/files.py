@@ -195,7 +195,9 @@ def read(path: Path) -> bytes | Finding:
     except OSError as refused:
         return _unreadable(path, refused.strerror or str(refused))
     if len(text) > FILE_SIZE_LIMIT_BYTES:
-        return Finding.of("MDP0103", Where(str(path), 1), "", "", f"the file is larger than {FILE_SIZE_LIMIT_BYTES} bytes")
+        return Finding.of(
+            "MDP0103", Where(str(path), 1), "", "", f"the file is larger than {FILE_SIZE_LIMIT_BYTES} bytes"
+        )
     return text
 
 
