@@ -82,18 +82,21 @@ impl CredentialStore {
         self.current.load_full()
     }
 
-    /// Makes a key and a PEM certificate request for `identity`. The key waits here for its certificate; a later request
+    /// Makes a key and a PEM certificate request for `identity`; without one the authority alone names it (the feed knows
+    /// whom a socket belongs to). The key waits here for its certificate; a later request
     /// replaces it.
-    pub fn csr(&self, identity: &str) -> Result<Vec<u8>, CredentialError> {
+    pub fn csr(&self, identity: Option<&str>) -> Result<Vec<u8>, CredentialError> {
         let refused = |error: rcgen::Error| CredentialError::Request(error.to_string());
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(refused)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(identity.try_into().map_err(refused)?)];
+        if let Some(identity) = identity {
+            params.subject_alt_names = vec![SanType::URI(identity.try_into().map_err(refused)?)];
+        }
         let request = params.serialize_request(&pair).and_then(|request| request.pem()).map_err(refused)?;
         let der = PrivateKeyDer::try_from(pair.serialize_der()).map_err(|why| CredentialError::Key(why.to_owned()))?;
         let mut waiting = self.waiting();
-        waiting.identity = Some(identity.to_owned());
+        waiting.identity = identity.map(str::to_owned);
         waiting.key = Some(signing_key(&der)?);
         Ok(request.into_bytes())
     }

@@ -89,12 +89,12 @@ impl Stream {
         poll_fn(|cx| self.poll_shutdown(cx)).await
     }
 
-    /// Waits until a read would find bytes, the end or an error, holding no buffer meanwhile. A plain socket may wake
+    /// Ready when a read would find bytes, the end or an error; no buffer is held meanwhile. A plain socket may wake
     /// in vain once after a read that filled its buffer; the read then just waits.
-    pub(crate) async fn readable_idle(&mut self) -> io::Result<()> {
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(tcp) => poll_fn(|cx| tcp.poll_read_ready(cx)).await,
-            Self::Tls(tls) => poll_fn(|cx| tls.poll_readable(cx)).await,
+            Self::Plain(tcp) => tcp.poll_read_ready(cx),
+            Self::Tls(tls) => tls.poll_readable(cx),
         }
     }
 

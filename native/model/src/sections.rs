@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::identity::Peer;
+
 pub use policy::{Action, Authz, Field, Policy, Predicate, Rule, Value, ValueKind};
 
 /// `mesh`: what holds for the whole mesh.
@@ -32,6 +34,16 @@ pub struct Mesh {
     pub protocol_detection_timeout_ms: u64,
     /// Lowest TLS version between workloads.
     pub min_tls_version: TlsVersion,
+}
+
+impl Mesh {
+    /// Whether the mesh accepts peers of this peer's trust domain.
+    pub fn trusts(&self, peer: &Peer) -> bool {
+        let domain = peer.trust_domain();
+        !self.validate_trust_domain
+            || domain == &*self.trust_domain
+            || self.trust_domain_aliases.iter().any(|alias| domain == &**alias)
+    }
 }
 
 /// What happens to destinations outside the registry.
