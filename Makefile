@@ -1,0 +1,75 @@
+# The door: `make demo` shows the mesh, `make test` checks everything. Both install what is missing first.
+#
+#   make demo    build, then run `meshdp demo`        make bench   ratios against the floor relay (release build)
+#   make test    lint, Rust tests, Python tests       make wheel   dist/meshdp-*.whl
+#   make lint    every check that runs nothing        make clean   remove what make made
+#
+# ARGS passes arguments on: make demo ARGS="--keep", make pytest ARGS="-k check".
+
+SHELL         := /bin/bash
+.SHELLFLAGS   := -euo pipefail -c
+MAKEFLAGS     += --no-builtin-rules --no-print-directory
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON  ?= python3
+PROFILE ?= fast
+ARGS    ?=
+VENV    := .venv
+BIN     := $(VENV)/bin
+CARGO_TARGET_DIR ?= target
+export CARGO_TARGET_DIR
+
+rust_sources := $(shell find native initc -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+native_built := $(CARGO_TARGET_DIR)/$(PROFILE)/lib_native.so
+native       := src/meshdp/_native.abi3.so
+init         := src/meshdp/bin/meshdp-init
+
+.PHONY: help demo test lint bench build wheel clean pytest cargo-test packages install-native
+
+help:
+	@sed -n '2,8s/^# \{0,1\}//p' Makefile
+
+demo: build
+	@$(BIN)/meshdp demo $(ARGS)
+
+# --- what is installed ---------------------------------------------------------------------------------------------
+
+build: packages $(VENV)/installed $(init) install-native
+
+$(VENV)/installed: requirements.txt Makefile
+	@echo "==> Python environment in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "meshdp needs Python 3.11 or newer; name one with PYTHON=…" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "venv is missing: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "meshdp.pth").write_text(str(pathlib.Path("src").resolve()) + "\n")'
+	@printf '#!%s\nimport sys\n\nfrom meshdp.cli import main\n\nsys.exit(main())\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/meshdp
+	@chmod +x $(BIN)/meshdp
+	@touch $@
+
+$(native_built): $(rust_sources)
+	@echo "==> native extension (profile $(PROFILE))"
+	@cargo build --locked --package meshdp-boundary --profile $(PROFILE)
+	@touch $@
+
+# A copy and a rename: a process that runs the old extension keeps its file.
+install-native: $(native_built)
+	@cmp -s $(native_built) $(native) || { cp $(native_built) $(native).new && mv $(native).new $(native); }
+
+$(init): $(shell find initc -name '*.rs' -o -name Cargo.toml) Cargo.toml build_backend/backend.py | $(VENV)/installed
+	@echo "==> meshdp-init (static)"
+	@$(BIN)/python build_backend/backend.py
+	@touch $@
+
+packages:
+	@missing=""; \
+	for pair in iptables-restore:iptables ip:iproute2 tcpdump:tcpdump; do \
+		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${pair%%:*}" > /dev/null || missing="$$missing $${pair##*:}"; \
+	done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		echo "==> Debian packages:$$missing"; \
+		apt-get install --yes --no-install-recommends $$missing > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends $$missing; }; \
+	else \
+		echo "Missing:$$missing. Install them as root: apt-get install$$missing" >&2; \
+	fi

@@ -1,0 +1,7 @@
+"""`python -m meshdp` is `meshdp`."""
+
+import sys
+
+from meshdp.cli import main
+
+sys.exit(main())

@@ -1,0 +1,119 @@
+"""The command line: words in, exit code out. Each verb lives in `meshdp.commands.<verb>` and is imported when it is used.
+
+In:     `sys.argv`.
+Out:    0 fine, 1 findings or refused, 2 usage, 3 unreachable.
+Limits: this module imports nothing that a sidecar would have to pay for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from meshdp import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn, Protocol
+
+    class Command(Protocol):
+        """What a module in `meshdp.commands` offers."""
+
+        def configure(self, parser: argparse.ArgumentParser) -> None: ...
+        def run(self, args: argparse.Namespace) -> int: ...
+
+
+FINE, REFUSED, USAGE, UNREACHABLE = 0, 1, 2, 3
+
+VERBS = {
+    "up": "start a mesh on this machine from one file",
+    "ps": "list what a mesh on this machine runs",
+    "exec": "run a command inside a workload's network",
+    "logs": "print what a workload or its sidecar wrote",
+    "down": "stop a mesh and remove all it made",
+    "check": "find every mistake in Kubernetes and Istio YAML",
+    "demo": "walk through interception, mutual TLS and authorization on real packets",
+    "sidecar": "carry one workload's traffic (what `up` starts for you)",
+}
+
+EXAMPLES = """\
+examples:
+  meshdp demo                              see it work (root)
+  meshdp check policies/                   all findings of a directory
+  meshdp up -f mesh.yaml                   start the mesh that a file describes
+  meshdp exec curl -- curl -s details:9080/details/0
+
+exit codes: 0 fine, 1 findings or refused, 2 usage, 3 unreachable
+`meshdp VERB --help` explains a verb."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the console script and `python -m meshdp` end here."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in VERBS:
+        return _without_verb(words)
+    command = _load(words[0])
+    parser = _Parser(prog=f"meshdp {words[0]}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.configure(parser)
+    _add_common(parser)
+    args = parser.parse_args(words[1:])
+    try:
+        return command.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _silence_stdout()
+        return FINE
+
+
+def _without_verb(words: list[str]) -> int:
+    """Handle `--help`, `--version`, nothing at all, and a word that is no verb."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return FINE if words else USAGE
+    if words[0] in ("-V", "--version", "version"):
+        print(f"meshdp {__version__}")
+        return FINE
+    from difflib import get_close_matches
+
+    near = get_close_matches(words[0], VERBS, n=1)
+    hint = f" Did you mean `{near[0]}`?" if near else ""
+    print(f"meshdp: there is no verb `{words[0]}`.{hint} `meshdp --help` lists them.", file=sys.stderr)
+    return USAGE
+
+
+def _overview() -> str:
+    verbs = "\n".join(f"  {verb:<9} {what}" for verb, what in VERBS.items())
+    return f"usage: meshdp VERB …\n\nA service mesh that takes Istio's YAML.\n\nverbs:\n{verbs}\n\n{EXAMPLES}"
+
+
+def _load(verb: str) -> Command:
+    """Import the module of a verb, by name: the others stay unread."""
+    from importlib import import_module
+
+    command: Command = import_module(f"meshdp.commands.{verb}")
+    return command
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """Give every verb the options that all share, unless it brought its own."""
+    known = parser._option_string_actions
+    if "--output" not in known and "-o" not in known:
+        parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="form of the answer")
+    if "--no-color" not in known:
+        parser.add_argument("--no-color", action="store_true", help="plain text even on a terminal")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with errors that end in the cure rather than in a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message}. `{self.prog} --help` explains.\n")
+
+
+def _silence_stdout() -> None:
+    """Let the interpreter's last flush go nowhere: whoever read us (`| head`) has gone."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

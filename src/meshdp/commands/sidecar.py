@@ -1,0 +1,61 @@
+"""`meshdp sidecar`: one workload's data plane, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from meshdp import settings
+from meshdp.supervise import supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+EXAMPLES = """\
+examples:
+  meshdp sidecar --workload default/details-v1 --feed /run/mesh/details-v1/feed.sock
+  meshdp sidecar --workload default/details-v1 --directory config/ --credentials certs/
+
+Every option can also be set as a variable: MESHDP_WORKLOAD, MESHDP_CONCURRENCY, …
+SIGTERM and SIGINT drain, then stop; a second one stops at once."""
+
+ADDRESSES = {
+    "outbound": "where redirected connections of the application arrive",
+    "inbound": "where redirected connections to the application arrive",
+    "admin": "state of this sidecar, for people on this host",
+    "status": "probes and merged metrics",
+    "readiness": "answers 200 once configuration and certificate are in force",
+    "metrics": "this sidecar's metrics",
+}
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Declare the options; defaults live in `meshdp.settings`, so that variables can come between."""
+    parser.description = "Carry one workload's traffic: intercept, encrypt, authorize, route, observe."
+    parser.epilog = EXAMPLES
+    parser.add_argument("--workload", metavar="NAMESPACE/NAME", help="the workload this sidecar serves")
+    source = parser.add_argument_group("configuration (one of)")
+    source.add_argument("--feed", metavar="SOCKET", help="Unix socket that sends compiled configuration and certificates")
+    source.add_argument("--directory", metavar="DIR", help="YAML to compile here, watched for changes")
+    parser.add_argument("--credentials", metavar="DIR", help="with --directory: cert-chain.pem, key.pem, root-cert.pem")
+    parser.add_argument("--identity", metavar="SPIFFE-ID", help="expected own identity; default: what the certificate says")
+    parser.add_argument("--concurrency", type=int, metavar="N", help="worker threads (1)")
+    for name, purpose in ADDRESSES.items():
+        default = settings.Settings._field_defaults[name]
+        parser.add_argument(f"--{name}", metavar="ADDRESS:PORT", help=f"{purpose} ({default})")
+    parser.add_argument("--inbound-source", metavar="IP", help="own address towards the application (127.0.0.6)")
+    parser.add_argument("--access-log", metavar="WHERE", help="stdout, off, or a file (stdout)")
+    parser.add_argument("--drain-s", type=float, metavar="SECONDS", help="how long connections may finish at stop (5)")
+    parser.add_argument("--uid", type=int, metavar="N", help="give up root for this user and group")
+    parser.add_argument("--no-post-quantum", dest="post_quantum", action="store_false", default=None, help="offer X25519 alone")
+
+
+def run(args: Namespace) -> int:
+    """Read the settings and live until a signal."""
+    try:
+        chosen = settings.read(vars(args), os.environ)
+    except settings.SettingsError as wrong:
+        print(f"meshdp sidecar: {wrong}", file=sys.stderr)
+        return 2
+    return supervisor.run(chosen)

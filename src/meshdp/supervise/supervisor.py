@@ -1,0 +1,55 @@
+"""The life of a sidecar process: start the engine, keep it supplied, wait for a signal, drain, stop.
+
+In:     `Settings`.
+Out:    an exit code: 0 after an orderly stop, 1 when the engine refuses to start.
+Limits: a fed sidecar imports no YAML, no compiler, no asyncio, no logging; Rust talks to the feed.
+Fails:  with one line on stderr that names the cure.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from meshdp.supervise.engine import Engine, NativeError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from meshdp.settings import Settings
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run(settings: Settings) -> int:
+    """Run one sidecar to its end."""
+    # Blocked before any thread exists: worker threads inherit the mask, so a signal always waits for this thread.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        if settings.uid is not None:
+            _become(settings.uid)
+        engine = Engine(settings.for_engine())
+        engine.start()
+    except (NativeError, OSError) as refused:
+        print(f"meshdp sidecar: {refused}", file=sys.stderr)
+        return 1
+    if settings.directory is None:
+        signal.sigwait(STOP_SIGNALS)
+    _stop(engine, settings.drain_s)
+    return 0
+
+
+def _become(uid: int) -> None:
+    """Give up root: supplementary groups, group, user, in the order that still may."""
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+
+
+def _stop(engine: Engine, drain_s: float) -> None:
+    """Let connections finish until the deadline; a second signal meanwhile ends the process by its default action."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    engine.drain(drain_s)
+    engine.stop()
