@@ -73,3 +73,38 @@ packages:
 	else \
 		echo "Missing:$$missing. Install them as root: apt-get install$$missing" >&2; \
 	fi
+
+# --- what is checked -----------------------------------------------------------------------------------------------
+
+test: lint cargo-test pytest
+
+lint: build
+	@echo "==> lint"
+	@cargo fmt --all --check
+	@cargo clippy --locked --workspace --all-targets --profile $(PROFILE) -- --deny warnings
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@MYPYPATH=src $(BIN)/python -m mypy.stubtest meshdp._native
+	@$(BIN)/python -m pytest --quiet tests/unit/test_layout.py
+
+cargo-test: build
+	@echo "==> Rust tests"
+	@cargo test --locked --workspace --profile $(PROFILE)
+
+pytest: build
+	@echo "==> Python tests"
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench:
+	@$(MAKE) PROFILE=release build
+	@$(BIN)/python bench/run.py $(ARGS)
+
+# --- what is delivered ---------------------------------------------------------------------------------------------
+
+wheel: $(VENV)/installed
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:
+	@rm -rf $(CARGO_TARGET_DIR) $(VENV) dist $(native) $(init) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,98 @@
+"""The compiler: a resource set and a workload in, the workload's snapshot out. Pure and deterministic.
+
+In:     `ResourceSet`, `Workload`.
+Out:    `Snapshot`: sections of docs/snapshot.md as canonical bytes.
+Fails:  never for a resource set: what cannot be honoured has a finding from `decode` and fails closed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from meshdp.compiler.authz import authz
+from meshdp.compiler.clusters import upstreams
+from meshdp.compiler.listeners import inbound
+from meshdp.compiler.routes import services
+from meshdp.compiler.select import Directory, Workload, workloads
+from meshdp.compiler.snapshot import Mesh, Peer, Peers, Section, Self, Snapshot, Telemetry
+from meshdp.resources import ResourceSet
+from meshdp.resources.mesh import duration_ms
+
+__all__ = ["Snapshot", "Workload", "compile_all", "compile_workload", "workloads"]
+
+
+def compile_workload(resources: ResourceSet, workload: Workload) -> Snapshot:
+    """Compiles what one workload's sidecar needs."""
+    return _compile(Directory(resources), workload)
+
+
+def compile_all(resources: ResourceSet) -> dict[tuple[str, str], Snapshot]:
+    """Compiles every workload of the set that has a sidecar, by (namespace, name)."""
+    directory = Directory(resources)
+    chosen = (workload for workload in directory.workloads if workload.in_mesh)
+    return {(workload.namespace, workload.name): _compile(directory, workload) for workload in chosen}
+
+
+def _compile(directory: Directory, workload: Workload) -> Snapshot:
+    sections: dict[str, Section] = {
+        "mesh": _mesh(directory),
+        "workload": _self(directory, workload),
+        "peers": _peers(directory),
+        "telemetry": _telemetry(directory),
+        "authz": authz(directory.resources, workload),
+        **inbound(directory, workload),
+        **services(directory, workload),
+        **upstreams(directory),
+    }
+    return Snapshot.of(sections)
+
+
+def _mesh(directory: Directory) -> Mesh:
+    mesh = directory.mesh
+    config = directory.resources.mesh
+    normalization = mesh.path_normalization.normalization
+    return Mesh(
+        trust_domain=mesh.trust_domain,
+        trust_domain_aliases=sorted(mesh.trust_domain_aliases),
+        validate_trust_domain=config is None or config.validate_trust_domain,
+        outbound_policy=mesh.outbound_traffic_policy.mode,
+        path_normalization="BASE" if normalization == "DEFAULT" else normalization,
+        protocol_detection_timeout_ms=duration_ms(mesh.protocol_detection_timeout) or 0,
+        min_tls_version="1.3" if mesh.mesh_mtls.min_protocol_version == "TLSV1_3" else "1.2",
+    )
+
+
+def _self(directory: Directory, workload: Workload) -> Self:
+    return Self(
+        name=workload.name,
+        namespace=workload.namespace,
+        service_account=workload.service_account,
+        identity=workload.identity(directory.mesh.trust_domain),
+        labels=dict(workload.labels),
+        canonical_name=workload.canonical_name,
+        canonical_revision=workload.canonical_revision,
+        addresses=list(workload.addresses),
+        cluster_id=workload.cluster_id,
+    )
+
+
+def _peers(directory: Directory) -> Peers:
+    found = [
+        Peer(
+            address=address,
+            identity=workload.identity(directory.mesh.trust_domain) if workload.in_mesh else "",
+            workload=workload.shown_name,
+            namespace=workload.namespace,
+            canonical_name=workload.canonical_name,
+            canonical_revision=workload.canonical_revision,
+        )
+        for address, workload in directory.by_address.items()
+    ]
+    return Peers(sorted(found, key=lambda peer: peer.address))
+
+
+def _telemetry(directory: Directory) -> Telemetry:
+    access_log: Mapping[str, Literal["text", "json"]] = {"TEXT": "text", "JSON": "json"}
+    mesh = directory.mesh
+    return Telemetry(access_log[mesh.access_log_encoding] if mesh.access_log_file else "off")

@@ -1,0 +1,227 @@
+"""Selects what concerns one workload: its own record, the services it is part of, the endpoints of every service.
+
+In:     a `ResourceSet`.
+Out:    `Workload`, `Directory`; read by the other modules of this package.
+Source: spec/istio-semantics.md B.1, B.3, B.4, C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from meshdp.resources import ResourceSet
+from meshdp.resources.mesh import MeshSpec
+from meshdp.resources.meta import Meta, matches
+from meshdp.resources.service import EndpointSlice, Service, ServicePort, SliceEndpoint, SlicePort
+from meshdp.resources.workload import Pod, WorkloadEntry
+
+TLS_MODE = "security.istio.io/tlsMode"
+SIDECAR = "meshdp.io/sidecar"
+CANONICAL_NAME = "service.istio.io/canonical-name"
+CANONICAL_REVISION = "service.istio.io/canonical-revision"
+WORKLOAD_NAME = "service.istio.io/workload-name"
+NETWORK = "topology.istio.io/network"
+CLUSTER_ID = "Kubernetes"
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One running instance. addresses: the primary first.
+
+    named_ports: numbers by container port name. service_ports: numbers by service port name (workload entries).
+    service_account: empty for an entry without one; it has no identity then.
+    """
+
+    name: str
+    namespace: str
+    service_account: str
+    labels: Mapping[str, str]
+    addresses: tuple[str, ...]
+    named_ports: Mapping[str, int] = field(default_factory=dict)
+    service_ports: Mapping[str, int] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    cluster_id: str = CLUSTER_ID
+    workload_name: str = ""
+    ready: bool = True
+    locality: str = ""
+    network: str = ""
+    weight: int = 1
+
+    def identity(self, trust_domain: str) -> str:
+        """The SPIFFE id of this workload."""
+        return spiffe_id(trust_domain, self.namespace, self.service_account) if self.service_account else ""
+
+    @property
+    def in_mesh(self) -> bool:
+        """True when a sidecar serves it: it can speak mutual TLS."""
+        return self.labels.get(TLS_MODE) == "istio"
+
+    @property
+    def shown_name(self) -> str:
+        """The name of the deployment-like thing it is an instance of."""
+        return self.workload_name or self.labels.get(WORKLOAD_NAME) or self.name
+
+    @property
+    def canonical_name(self) -> str:
+        labels = self.labels
+        return (
+            labels.get(CANONICAL_NAME) or labels.get("app.kubernetes.io/name") or labels.get("app") or self.shown_name
+        )
+
+    @property
+    def canonical_revision(self) -> str:
+        labels = self.labels
+        return (
+            labels.get(CANONICAL_REVISION)
+            or labels.get("app.kubernetes.io/version")
+            or labels.get("version")
+            or "latest"
+        )
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What this build of meshdp can do with it beyond Istio."""
+        ours = "true" in (self.labels.get(SIDECAR), self.annotations.get(SIDECAR))
+        return ["meshdp"] if ours else []
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One endpoint of a service port, before TLS is decided."""
+
+    address: str
+    port: int
+    workload: Workload | None
+    healthy: bool
+    locality: str
+
+
+class Directory:
+    """All workloads and services of a resource set, indexed once for a compile."""
+
+    def __init__(self, resources: ResourceSet) -> None:
+        self.resources = resources
+        self.mesh: MeshSpec = resources.mesh_spec
+        self.workloads = workloads(resources)
+        self.by_address = {address: workload for workload in self.workloads for address in workload.addresses}
+        self.services = tuple(sorted(resources.all(Service), key=lambda service: service.meta.age_order))
+        self._by_namespace: dict[str, list[Workload]] = {}
+        for workload in self.workloads:
+            self._by_namespace.setdefault(workload.namespace, []).append(workload)
+        self._slices: dict[tuple[str, str], list[EndpointSlice]] = {}
+        for piece in resources.all(EndpointSlice):
+            self._slices.setdefault((piece.namespace, piece.service_name), []).append(piece)
+
+    def services_of(self, workload: Workload) -> Iterator[Service]:
+        """Services that have this workload among their endpoints, oldest first."""
+        for service in self.services:
+            if service.namespace != workload.namespace:
+                continue
+            selector = service.spec.selector
+            if selector and matches(selector, dict(workload.labels)):
+                yield service
+            elif not selector and any(item.address in workload.addresses for item in self._sliced(service, None)):
+                yield service
+
+    def backends(self, service: Service, port: ServicePort) -> list[Backend]:
+        """Endpoints of one service port, by address and port; slices win over selection."""
+        if (service.namespace, service.name) in self._slices:
+            found = list(self._sliced(service, port))
+        else:
+            found = list(self._selected(service, port))
+        unique = {(item.address, item.port): item for item in found}
+        return sorted(unique.values(), key=lambda item: (item.address, item.port))
+
+    def _selected(self, service: Service, port: ServicePort) -> Iterator[Backend]:
+        if not service.spec.selector:
+            return
+        for workload in self._by_namespace.get(service.namespace, ()):
+            number = target_port(port, workload)
+            usable = workload.ready or service.spec.publish_not_ready_addresses
+            if number and usable and workload.addresses and matches(service.spec.selector, dict(workload.labels)):
+                yield Backend(workload.addresses[0], number, workload, workload.ready, workload.locality)
+
+    def _sliced(self, service: Service, port: ServicePort | None) -> Iterator[Backend]:
+        for piece in self._slices.get((service.namespace, service.name), ()):
+            for slice_port in piece.body.ports:
+                if port is None or (slice_port.name == port.name and slice_port.protocol == "TCP"):
+                    for endpoint in piece.body.endpoints:
+                        yield from self._slice_backends(service, endpoint, slice_port)
+
+    def _slice_backends(self, service: Service, endpoint: SliceEndpoint, port: SlicePort) -> Iterator[Backend]:
+        ready = endpoint.conditions.ready
+        if not ready and not service.spec.publish_not_ready_addresses:
+            return
+        for address in endpoint.addresses[:1]:
+            yield Backend(address, port.port, self.by_address.get(address), ready, endpoint.zone)
+
+
+def workloads(resources: ResourceSet) -> tuple[Workload, ...]:
+    """Every instance that pods and workload entries describe, by namespace and name."""
+    found = [_of_pod(pod) for pod in resources.all(Pod) if not pod.spec.host_network]
+    found.extend(_of_entry(entry) for entry in resources.all(WorkloadEntry))
+    return tuple(sorted(found, key=lambda item: (item.namespace, item.name)))
+
+
+def target_port(port: ServicePort, workload: Workload) -> int:
+    """The workload's port behind a service port; 0 when its name is unknown there."""
+    if port.name in workload.service_ports:
+        return workload.service_ports[port.name]
+    if isinstance(port.target_port, int):
+        return port.target_port or port.port
+    if port.target_port.isdecimal():
+        return int(port.target_port)
+    return workload.named_ports.get(port.target_port, 0)
+
+
+def spiffe_id(trust_domain: str, namespace: str, service_account: str) -> str:
+    """Writes an identity; an '@' in a trust domain becomes '.'."""
+    return f"spiffe://{trust_domain.replace('@', '.')}/ns/{namespace}/sa/{service_account}"
+
+
+def _of_pod(pod: Pod) -> Workload:
+    named = {
+        port.name: port.container_port
+        for container in (*pod.spec.init_containers, *pod.spec.containers)
+        for port in container.ports
+        if port.name
+    }
+    return Workload(
+        name=pod.name,
+        namespace=pod.namespace,
+        service_account=pod.spec.service_account_name,
+        labels=pod.meta.labels,
+        addresses=pod.status.addresses,
+        named_ports=named,
+        annotations=pod.meta.annotations,
+        workload_name=_owner_name(pod.meta),
+        ready=pod.status.ready,
+        network=pod.meta.labels.get(NETWORK, ""),
+    )
+
+
+def _owner_name(meta: Meta) -> str:
+    owner = next((item for item in meta.owner_references if item.controller), None)
+    if owner is None:
+        return ""
+    template = meta.labels.get("pod-template-hash", "")
+    if owner.kind == "ReplicaSet" and template and owner.name.endswith("-" + template):
+        return owner.name.removesuffix("-" + template)
+    return owner.name
+
+
+def _of_entry(entry: WorkloadEntry) -> Workload:
+    spec = entry.spec
+    return Workload(
+        name=entry.name,
+        namespace=entry.namespace,
+        service_account=spec.service_account,
+        labels={**entry.meta.labels, **spec.labels},
+        addresses=(spec.address,) if spec.address else (),
+        service_ports=spec.ports,
+        annotations=entry.meta.annotations,
+        locality=spec.locality,
+        network=spec.network,
+        weight=spec.weight or 1,
+    )

@@ -1,0 +1,140 @@
+"""Names for what can be wrong: places, findings with stable codes, and the exceptions of the Python half.
+
+In:     used by every stage of the configuration flow.
+Out:    `Finding` for bad documents (collected), `MeshdpError` for a command that cannot go on (raised).
+Fails:  an unknown code is a bug and raises KeyError at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Where:
+    """A place in a file; `line` counts from 1."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One problem of one document: where, in which object and field, and what to do.
+
+    object: "AuthorizationPolicy default/details-viewer", empty when the document names none.
+    path: "spec.rules[0].from[0].source.principals[1]", empty for the document as a whole.
+    """
+
+    code: str
+    severity: Severity
+    where: Where
+    object: str
+    path: str
+    message: str
+    hint: str
+
+    @classmethod
+    def of(cls, code: str, where: Where, object_: str, path: str, message: str) -> Finding:
+        """Makes a finding with the severity and the cure of its code."""
+        row = CODES[code]
+        return cls(code, row.severity, where, object_, path, message, row.cure)
+
+    def as_dict(self) -> dict[str, object]:
+        """Shapes the finding for `-o json`; keys are stable."""
+        return {
+            "code": self.code,
+            "severity": self.severity,
+            "title": CODES[self.code].title,
+            "file": self.where.file,
+            "line": self.where.line,
+            "object": self.object,
+            "path": self.path,
+            "message": self.message,
+            "hint": self.hint,
+        }
+
+    def __str__(self) -> str:
+        subject = " ".join(part for part in (self.object, self.path) if part)
+        return f"{self.where}: {self.severity} {self.code}: {subject + ': ' if subject else ''}{self.message}"
+
+
+class MeshdpError(Exception):
+    """A command or process cannot go on; `exit_code` follows DESIGN 4.5."""
+
+    code = "MDP0001"
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class Refused(MeshdpError):
+    """Documents with errors: what they asked for is not put in force."""
+
+    code = "MDP0002"
+
+
+class UsageError(MeshdpError):
+    """The command line or a settings file asks for something that does not exist."""
+
+    code = "MDP0003"
+    exit_code = 2
+
+
+class Unreachable(MeshdpError):
+    """Something this command talks to does not answer."""
+
+    code = "MDP0004"
+    exit_code = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One row of the table of findings: shown by the hint page and by `meshdp check`."""
+
+    title: str
+    severity: Severity
+    cure: str
+
+
+CODES: dict[str, Code] = {
+    # documents
+    "MDP0101": Code("broken YAML", "error", "Correct the syntax at this line; the other documents are not affected."),
+    "MDP0102": Code("duplicate key", "error", "Keep one of the two; YAML readers disagree about which one wins."),
+    "MDP0103": Code("document too large", "error", "Split the file, or write repeated parts out without anchors."),
+    "MDP0104": Code("not a Kubernetes object", "error", "A document is a mapping with apiVersion, kind and metadata."),
+    "MDP0105": Code("not text", "error", "Save the file as UTF-8 text."),
+    "MDP0106": Code("value YAML cannot carry", "error", "Quote the value, or write a plain number, string or boolean."),
+    "MDP0107": Code("not readable", "error", "Make it readable; until then what it said last stays in force."),
+    # decoding
+    "MDP0201": Code("unknown field", "error", "Correct the spelling or remove the field; nothing is silently dropped."),
+    "MDP0202": Code("wrong type", "error", "Write the value in the expected type (quote it if it is a string)."),
+    "MDP0203": Code("missing field", "error", "Add the field."),
+    "MDP0204": Code("value not accepted", "error", "Use one of the accepted values."),
+    "MDP0205": Code("bad name", "error", "Names are lower-case letters, digits, '-' and '.', at most 253 characters."),
+    "MDP0206": Code("duplicate object", "error", "Keep one of the two, or give one another name or namespace."),
+    "MDP0207": Code("unknown kind", "error", "Check kind and apiVersion; this API group has no such kind."),
+    # security
+    "MDP0301": Code("policy not accepted", "error", "Correct it; until then it denies for the workloads it selects."),
+    "MDP0302": Code(
+        "condition not honoured yet", "warning", "An ALLOW rule with it never matches, a DENY rule matches without it."
+    ),
+    "MDP0303": Code("CUSTOM not honoured before M4", "warning", "Until then its rules deny what they match."),
+    "MDP0304": Code(
+        "RequestAuthentication not honoured before M4", "warning", "Until then requests to what it selects are denied."
+    ),
+    "MDP0305": Code("policy without effect", "warning", "Remove it, or change the field that is named."),
+    "MDP0306": Code("annotation not understood", "warning", 'Write "true" or "false".'),
+    # traffic
+    "MDP0401": Code("kind not honoured yet", "warning", "Traffic behaves as if the document were absent."),
+    "MDP0402": Code("field not honoured yet", "warning", "Traffic behaves as if the field were absent."),
+}
