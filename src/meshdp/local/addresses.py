@@ -29,12 +29,13 @@ class Pool:
         """Addresses by name, sorted by name; `wanted` holds those that documents fix."""
         fixed = {name: ipaddress.IPv4Address(address) for name, address in (wanted or {}).items()}
         self._taken.update(fixed.values())
-        for name in sorted(names):
+        ordered = sorted(names)
+        for name in ordered:
             if name in fixed:
                 self._by_name[name] = fixed[name]
             elif name not in self._by_name:
                 self._by_name[name] = self._free(name)
-        return {name: str(self._by_name[name]) for name in sorted(names)}
+        return {name: str(self._by_name[name]) for name in ordered}
 
     def _free(self, name: str) -> ipaddress.IPv4Address:
         # The first 256 are kept for gateways and the addresses that Kubernetes' own services take.

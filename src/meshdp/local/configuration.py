@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from meshdp.compiler import compile_workload
+from meshdp.compiler import compile_all
 from meshdp.compiler.select import SIDECAR, TLS_MODE, WORKLOAD_NAME, Directory, Workload, spiffe_id, target_port
 from meshdp.compiler.snapshot import Snapshot
 from meshdp.errors import Where
@@ -27,7 +27,10 @@ from meshdp.resources.workload import Pod, PodSpec, PodStatus
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """One state of the documents, compiled for the whole mesh. ports: what an instance's services expect it to listen on."""
+    """One state of the documents, compiled for the whole mesh.
+
+    ports: what an instance's services expect it to listen on.
+    """
 
     snapshots: Mapping[InstanceKey, Snapshot]
     identities: Mapping[InstanceKey, str]
@@ -54,10 +57,11 @@ class Configuration:
         complete = resources.with_changes([*self._instance_pods(), *self._placed_services(resources)])
         directory = Directory(complete)
         known = {(workload.namespace, workload.name): workload for workload in directory.workloads}
+        snapshots = compile_all(complete)
         domain = complete.mesh_spec.trust_domain
         meshed = [instance for instance in self._mesh.instances if instance.sidecar]
         return Compiled(
-            snapshots={each.key: compile_workload(complete, known[each.key]) for each in meshed},
+            snapshots={each.key: snapshots[each.key] for each in meshed},
             identities={each.key: spiffe_id(domain, each.key.namespace, each.service_account) for each in meshed},
             ports={each.key: _ports(directory, known[each.key]) for each in self._mesh.instances},
             services=tuple(
@@ -77,7 +81,8 @@ class Configuration:
         """Services that need a virtual address and have none written get a stable one."""
         services = {f"{each.namespace}/{each.name}": each for each in resources.all(Service) if _needs_address(each)}
         written = {name: each.addresses[0] for name, each in services.items() if each.addresses}
-        given = self._services.assign(services, {name: address for name, address in written.items() if ":" not in address})
+        fixed = {name: address for name, address in written.items() if ":" not in address}
+        given = self._services.assign(services, fixed)
         return [
             replace(each, spec=msgspec.structs.replace(each.spec, cluster_ip=given[name]))
             for name, each in services.items()

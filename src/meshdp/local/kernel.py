@@ -58,7 +58,7 @@ def die_with_parent() -> None:
 def drop_capabilities() -> None:
     """Empties the bounding set and forbids new privileges: no program started from here gets a capability again.
 
-    The capabilities that the process holds go with the next exec: what root would gain there is cut by the bounding set.
+    The capabilities that the process holds go with the next exec: the bounding set cuts what root would gain there.
     """
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     for capability in range(_last_capability() + 1):

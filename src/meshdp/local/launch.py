@@ -1,11 +1,11 @@
-"""Starts programs inside an instance's namespaces, with exactly the rights they need: applications, sidecars, one-off commands.
+"""Starts programs inside an instance's namespaces, with exactly the rights they need.
 
 In:      a `Holder` and what to run, from `mesh` and from `meshdp exec`.
 Out:     ordinary child processes of the caller.
 Limits:  applications run as the invoking user and sidecars as 1337, both with an empty bounding set and no_new_privs.
-         Nothing less would do: with NET_ADMIN or NET_RAW an application undoes its interception, with SETUID or SETGID it
-         becomes 1337, with SYS_ADMIN or SYS_PTRACE it leaves through /proc, and what root needs beyond that on a
-         machine (low ports) is given by the namespace. An application asks for nothing that an empty set refuses it.
+         Nothing less would do: with NET_ADMIN or NET_RAW an application undoes its interception, with SETUID or SETGID
+         it becomes 1337, with SYS_ADMIN or SYS_PTRACE it leaves its namespaces. The one right that ordinary services
+         need, low ports, is given to everyone by the namespace.
 Fails:   UsageError for users that cannot be, MeshdpError where a program cannot be started.
 Source:  capabilities(7), credentials(7).
 """
@@ -119,7 +119,7 @@ def _start(holder: Holder, program: Program, enter: Callable[[], None]) -> subpr
                 stdout=output,
                 stderr=output,
                 start_new_session=output is not None,
-                preexec_fn=_reporting(enter),
+                preexec_fn=_reporting(enter),  # noqa: PLW1509 - this process has one thread
             )
     except FileNotFoundError as error:
         raise MeshdpError(f"program {program.argv[0]!r} is not found", "check command and PATH") from error

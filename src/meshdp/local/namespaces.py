@@ -2,8 +2,8 @@
 
 In:      addresses and files to bind, from `mesh`.
 Out:     `Holder`s: a holder is process 1 of its own process, mount and network namespaces and does nothing but keep
-         them. Nothing has a name in the host's file system or network: when a holder dies, the kernel ends every process
-         inside and takes namespace, veth and mounts away; holders die with the process that made them.
+         them. Nothing has a name in the host's file system or network: when a holder dies, the kernel ends every
+         process inside and takes namespace, veth and mounts away; holders die with the process that made them.
 Fails:   MeshdpError naming what is missing (root, iproute2).
 Source:  pid_namespaces(7), network_namespaces(7), mount_namespaces(7).
 """

@@ -17,6 +17,7 @@ from typing import TextIO
 import yaml
 
 from meshdp.errors import MeshdpError
+from meshdp.local.state import InstanceState
 
 Row = dict[str, object]
 
@@ -56,12 +57,17 @@ def answering(run: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
         try:
             return run(args)
         except MeshdpError as error:
-            print(f"meshdp: {error.message}", file=sys.stderr)
-            if error.hint:
-                print(f"  {error.hint}", file=sys.stderr)
+            print_error(error)
             return error.exit_code
 
     return answered
+
+
+def print_error(error: MeshdpError) -> None:
+    """One clear message and the cure."""
+    print(f"meshdp: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
 
 
 def show(rows: Sequence[Row], form: str) -> None:
@@ -74,6 +80,21 @@ def show(rows: Sequence[Row], form: str) -> None:
         print(table(rows))
 
 
+def instance_row(state: InstanceState) -> Row:
+    """What `ps` and `up` show of an instance."""
+    return {
+        "workload": f"{state.namespace}/{state.name}",
+        "address": state.address,
+        "pid": state.pid or None,
+        "sidecar": state.sidecar_pid if state.sidecar else None,
+        "digest": state.digest[:12],
+        "ready": state.ready,
+        "state": state.phase,
+        "restarts": state.restarts,
+        "exit_code": state.exit_code,
+    }
+
+
 def table(rows: Sequence[Row]) -> str:
     """Aligned columns under upper-case headings; lists are joined, what is missing is a dash."""
     if not rows:
@@ -81,7 +102,8 @@ def table(rows: Sequence[Row]) -> str:
     cells = [[name.upper().replace("_", " ") for name in rows[0]]]
     cells += [[_cell(value) for value in row.values()] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells)
+    lines = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in cells]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def _cell(value: object) -> str:

@@ -133,16 +133,21 @@ class Folder:
     @property
     def held(self) -> bool:
         """Some process runs the mesh now."""
-        if not self._lock_path.exists():
+        try:
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
             return False
-        if self._try_lock():
-            os.close(self._lock)
-            self._lock = -1
-            return False
-        return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def take_over(self) -> bool:
         """Takes the lock of a mesh whose process is gone, to clean up after it."""
+        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         return self._try_lock()
 
     def write(self, state: MeshState) -> None:
@@ -216,6 +221,21 @@ def running(name: str | None) -> tuple[Folder, MeshState]:
         names = ", ".join(each.mesh for each, _ in found)
         raise UsageError(f"several meshes are up: {names}", "name one with --mesh")
     raise Unreachable(f"mesh {name} is not up" if name else "no mesh is up", "start one: meshdp up -f mesh.yaml")
+
+
+def instance_named(mesh: MeshState, name: str) -> InstanceState:
+    """The instance a person means: NAMESPACE/NAME, or a NAME that only one has, or the workload of only one.
+
+    Raises:
+        UsageError: none is meant, or several.
+    """
+    found = [each for each in mesh.instances if name in (f"{each.namespace}/{each.name}", each.name)]
+    found = found or [each for each in mesh.instances if name in (f"{each.namespace}/{each.workload}", each.workload)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(f"{each.namespace}/{each.name}" for each in found or mesh.instances)
+    problem = "several workloads are" if found else "no workload is"
+    raise UsageError(f"{problem} named {name}", f"choose one of: {known}")
 
 
 _STATE = "state.json"

@@ -1,4 +1,4 @@
-"""Runs one instance: its sidecar, restarted with back-off when it ends, and its command, started once the sidecar is ready.
+"""Runs one instance: its sidecar, restarted with back-off when it ends, and its command once the sidecar is ready.
 
 In:      namespaces with the rules already in place, a feed, what to run.
 Out:     `Unit`, whose fields `mesh` turns into state; `changed` is called after each change.
@@ -122,8 +122,7 @@ class Unit:
 
     async def _run_sidecar(self) -> int:
         """One life of a sidecar, from start to exit code."""
-        argv = [sys.executable, "-P", "-m", "meshdp", "sidecar"]
-        argv += ["--workload", str(self.instance.key), "--feed", str(self.place.feed_socket)]
+        argv = sidecar_command(str(self.instance.key), self.place.feed_socket)
         program = launch.Program(argv, _sidecar_env(), launch.sidecar_user(), log=self.place.sidecar_log)
         visible = [*launch.interpreter_folders(), self.place.feed_socket.parent]
         try:
@@ -199,6 +198,11 @@ def describe_exit(code: int) -> str:
         return f"killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"killed by signal {-code}"
+
+
+def sidecar_command(workload: str, feed: Path) -> list[str]:
+    """The sidecar's command line: this very interpreter, and nothing from the current folder."""
+    return [sys.executable, "-P", "-m", "meshdp", "sidecar", "--workload", workload, "--feed", str(feed)]
 
 
 def _tail(log: Path) -> str:
