@@ -79,7 +79,7 @@ fn first_that_works(candidates: Vec<(Backend, State)>) -> Result<(Backend, State
             Err(answer) => said.push(format!("{}: {answer}", backend.name)),
         }
     }
-    Err(Failure::NoneWorks { said: said.join("; ") })
+    Err(Failure::NoneWorks { said: said.join(" ") })
 }
 
 impl Backend {
@@ -196,7 +196,7 @@ fn answer(output: std::io::Result<Output>) -> String {
             let said = String::from_utf8_lossy(&output.stderr);
             let said: Vec<&str> =
                 said.lines().map(str::trim).filter(|line| !line.is_empty()).take(ANSWER_LINES).collect();
-            if said.is_empty() { format!("it ended with {}", output.status) } else { said.join("; ") }
+            if said.is_empty() { format!("it ended with {}", output.status) } else { said.join(" ") }
         }
     }
 }

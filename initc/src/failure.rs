@@ -60,7 +60,8 @@ impl fmt::Display for Failure {
             Self::Refused { program, said } => write!(
                 out,
                 "{program} refused the rules and applied none of them; the kernel needs the owner match, connection tracking \
-                 and REDIRECT (modules xt_owner, nf_conntrack, xt_REDIRECT): {said}"
+                 and REDIRECT (modules xt_owner, nf_conntrack, xt_REDIRECT), and in a user namespace the ids of -u and -g \
+                 must be mapped: {said}"
             ),
             Self::ReadBack { program, differences } => write!(
                 out,
