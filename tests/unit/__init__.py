@@ -1,0 +1,1 @@
+"""Tests that need no root, no network and no extension."""
