@@ -1,1 +1,1 @@
-"""The tests. Lanes: unit, property, conformance, boundary, e2e, attack (DESIGN section 9)."""
+"""Tests of meshdp, one folder a lane."""

@@ -1,1 +1,1 @@
-"""Tests that need no root, no network and no extension."""
+"""Unit tests: mirror src/meshdp."""
