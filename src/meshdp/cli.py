@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         def run(self, args: argparse.Namespace) -> int: ...
 
 
-FINE, REFUSED, USAGE, UNREACHABLE = 0, 1, 2, 3
+FINE, REFUSED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 VERBS = {
     "up": "start a mesh on this machine from one file",
@@ -51,22 +51,25 @@ exit codes: 0 fine, 1 findings or refused, 2 usage, 3 unreachable
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the console script and `python -m meshdp` end here."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] not in VERBS:
-        return _without_verb(words)
-    command = _load(words[0])
-    parser = _Parser(prog=f"meshdp {words[0]}", formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.configure(parser)
-    _add_common(parser)
-    args = parser.parse_args(words[1:])
     try:
-        return command.run(args)
+        code = _run(*words) if words and words[0] in VERBS else _without_verb(words)
+        sys.stdout.flush()  # here, where a reader who has gone can be told from a failure
+        return code
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         _silence_stdout()
         return FINE
     except Exception as refused:  # noqa: BLE001  # looked at, and raised again unless it says what it is
         return _report(words[0], refused)
+
+
+def _run(verb: str, *words: str) -> int:
+    command = _load(verb)
+    parser = _Parser(prog=f"meshdp {verb}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.configure(parser)
+    _add_common(parser)
+    return command.run(parser.parse_args(words))
 
 
 def _without_verb(words: list[str]) -> int:
