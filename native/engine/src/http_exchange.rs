@@ -8,6 +8,7 @@
 
 use std::task::{Context, Poll};
 
+use meshdp_proto::HeadScan;
 use meshdp_proto::http1_body::BodyDecoder;
 use meshdp_proto::http1_fields::FieldTable;
 use meshdp_proto::http1_forward::{ResponseEdits, encode_response};
@@ -56,6 +57,7 @@ pub(crate) struct Upload {
 /// The response side: what goes downstream.
 pub(crate) struct Download {
     received: Vec<u8>,
+    scan: HeadScan,
     out: Vec<u8>,
     sent: usize,
     body: Option<BodyDecoder>,
@@ -109,6 +111,7 @@ impl Exchange {
         upload.whole_at_start = upload.body.done();
         let download = Download {
             received: start.received,
+            scan: HeadScan::default(),
             out: start.reply,
             sent: 0,
             body: None,
@@ -235,7 +238,10 @@ impl Exchange {
         if download.received.is_empty() {
             return Ok(HeadRead::NeedMore);
         }
+        // The table serves every connection of the worker between two reads of this one.
+        fields.resume(download.scan);
         let parsed = parse_response(&download.received, &self.limits, download.kind, fields);
+        download.scan = fields.scan();
         let Some(head) = parsed.map_err(|_| Reason::MalformedResponse)? else {
             return Ok(HeadRead::NeedMore);
         };

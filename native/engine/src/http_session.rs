@@ -16,12 +16,13 @@ use meshdp_model::authz::{Denial, Permit};
 use meshdp_model::facts::Direction;
 use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
+use meshdp_proto::HeadScan;
 use meshdp_proto::http1_head::Limits;
 use meshdp_proto::refusal::Refusal;
 
 use crate::buffers::FIRST;
 use crate::connection::{Failure, Secured, still_accepted};
-use crate::decide::{Head, View, path_mode, read_head};
+use crate::decide::{Head, View, path_mode, read_head_from};
 use crate::http_forward;
 use crate::http_reply::{self, Reply};
 use crate::http_upstream::{self, Served};
@@ -106,6 +107,7 @@ impl HttpSession<'_> {
         let limits = &self.worker.settings.limits;
         entry.deadline_ms.set(self.worker.coarse_ms() + limits.idle_ms);
         let mut started = None;
+        let mut scan = HeadScan::default();
         loop {
             if self.secured.received.is_empty() {
                 match self.wait_for_bytes().await? {
@@ -121,7 +123,8 @@ impl HttpSession<'_> {
                 let pinned = self.pin_accepted()?;
                 let mode = path_mode(pinned.snapshot.mesh().path_normalization);
                 let mut scratch = self.worker.scratch.borrow_mut();
-                match read_head(&self.secured.received, &self.limits, mode, &mut scratch) {
+                let reading = (&mut scan, &mut *scratch);
+                match read_head_from(&self.secured.received, &self.limits, mode, reading) {
                     Ok(None) => {}
                     Ok(Some(head)) => {
                         entry.deadline_ms.set(self.worker.coarse_ms() + limits.idle_ms);

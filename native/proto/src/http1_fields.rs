@@ -173,8 +173,9 @@ pub struct Field {
 
 /// The fields of one message head, in wire order. Reused between messages: it keeps its memory.
 ///
-/// It also remembers how far an incomplete head was scanned; [`clear`](Self::clear) it before the bytes of another
-/// connection (a finished or refused head clears that by itself).
+/// It also remembers how far an incomplete head was scanned. A table that several connections share must be told whose
+/// bytes come next: [`resume`](Self::resume) before each parse, [`scan`](Self::scan) after it (or [`clear`](Self::clear)
+/// before a head that is whole).
 #[derive(Debug, Default)]
 pub struct FieldTable {
     fields: Vec<Field>,
@@ -191,6 +192,16 @@ impl FieldTable {
     pub fn clear(&mut self) {
         self.fields.clear();
         self.scan = HeadScan::default();
+    }
+
+    /// Goes on where the scan of the same bytes stopped.
+    pub fn resume(&mut self, scan: HeadScan) {
+        self.scan = scan;
+    }
+
+    /// How far the head was scanned, to be kept beside its bytes; the start once a head was whole or refused.
+    pub fn scan(&self) -> HeadScan {
+        self.scan
     }
 
     /// The fields in wire order.
