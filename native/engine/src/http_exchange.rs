@@ -64,7 +64,7 @@ pub(crate) struct Download {
     kind: RequestKind,
     status: u16,
     keep_alive: bool,
-    until_close: bool,
+    pub(crate) until_close: bool,
     upgraded: bool,
     interim: u32,
     pub(crate) started: bool,
@@ -184,6 +184,17 @@ impl Exchange {
     /// Bytes moved so far, both ways, to tell progress from stillness.
     pub(crate) fn moved(&self) -> u64 {
         self.upload.bytes + self.upload.sent as u64 + self.download.bytes + self.download.received.len() as u64
+    }
+
+    /// Who kept the other waiting when nothing moved for the idle bound.
+    pub(crate) fn stalled(&self) -> Reason {
+        if !self.upload.body.done() {
+            Reason::RequestTimeout
+        } else if self.download.started {
+            Reason::IdleTimeout
+        } else {
+            Reason::UpstreamTimeout
+        }
     }
 
     /// Why it stops here, and whether anything was answered.
