@@ -190,7 +190,7 @@ impl Default for CredentialStore {
 }
 
 impl Credentials {
-    fn make(
+    pub(crate) fn make(
         epoch: u64,
         own: (String, Validity),
         policy: TrustPolicy,
