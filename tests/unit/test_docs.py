@@ -73,7 +73,7 @@ def test_the_local_mesh_of_the_readme_is_the_documented_kind(tmp_path: Path) -> 
 
 
 def test_links_lead_somewhere() -> None:
-    pages = [path for path in ROOT.glob("*.md")] + [path for path in (ROOT / "docs").rglob("*.md")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     broken = [
         f"{page.relative_to(ROOT)}: {target}"
         for page in pages
