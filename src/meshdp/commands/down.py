@@ -1,0 +1,81 @@
+"""`meshdp down`: ends a mesh and removes all it made, also after a crash."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from meshdp.errors import MeshdpError, UsageError
+from meshdp.local import kernel, mesh_file
+from meshdp.local.namespaces import Holder
+from meshdp.local.report import answering
+from meshdp.local.state import Folder, MeshState, ProcessState, folders
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Declares the options."""
+    parser.description = "Stop a mesh: processes, namespaces, sockets and state. What is down already stays down."
+    parser.add_argument("--mesh", metavar="NAME", help="which mesh, when several are up")
+    parser.add_argument("-f", "--file", metavar="FILE", help="the LocalMesh file it was started from")
+
+
+@answering
+def run(args: Namespace) -> int:
+    """Ends the mesh that is meant; 0 also when there is nothing to end."""
+    folder = _meant(args)
+    if folder is None:
+        print("no mesh is up")
+        return 0
+    was_up = folder.held
+    end(folder)
+    print(f"mesh {folder.mesh} is down" if was_up else f"mesh {folder.mesh} was down; nothing is left of it")
+    return 0
+
+
+def end(folder: Folder) -> None:
+    """Asks the supervising process to end, insists if it must, then removes what a crash left."""
+    state = folder.read()
+    if folder.held and state is not None:
+        _end_process(state.supervisor, folder)
+    if not folder.take_over():
+        raise MeshdpError(f"mesh {folder.mesh} does not end", "end the process that `meshdp up` runs in")
+    if state is not None:
+        _end_holders(state)
+    folder.release()
+
+
+def _end_process(supervisor: ProcessState, folder: Folder) -> None:
+    for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
+        if kernel.started_at(supervisor.pid) == supervisor.started:
+            os.kill(supervisor.pid, number)
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline:
+            if not folder.held:
+                return
+            time.sleep(_POLL_S)
+
+
+def _end_holders(state: MeshState) -> None:
+    """Holders die with their maker; this is for the one whose death the kernel has not come to yet."""
+    held = [state.link, *(instance.holder for instance in state.instances)]
+    for process in held:
+        Holder(process.pid, process.started).kill()
+
+
+def _meant(args: Namespace) -> Folder | None:
+    if args.mesh:
+        return Folder(args.mesh)
+    if args.file:
+        return Folder(mesh_file.load(Path(args.file)).name)
+    found = list(folders())
+    if len(found) > 1:
+        names = ", ".join(each.mesh for each in found)
+        raise UsageError(f"several meshes are up: {names}", "name one with --mesh")
+    return found[0] if found else None
+
+
+GRACE_S = 15.0
+_POLL_S = 0.02

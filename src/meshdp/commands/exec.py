@@ -1,0 +1,56 @@
+"""`meshdp exec`: one command inside a workload's namespaces, as the user its application runs as."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from meshdp.errors import MeshdpError, UsageError
+from meshdp.local import launch
+from meshdp.local.namespaces import Holder
+from meshdp.local.report import answering
+from meshdp.local.state import instance_named, running
+
+EXAMPLES = """\
+examples:
+  meshdp exec productpage-v1 -- curl -s http://details:9080/details/0
+  meshdp exec default/ratings-v1 -- python3
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Declares the options."""
+    parser.description = "Run a command with a workload's network, names and rights; its exit code is passed on."
+    parser.epilog = EXAMPLES
+    parser.add_argument("--mesh", metavar="NAME", help="which mesh, when several are up")
+    parser.add_argument("workload", metavar="WORKLOAD", help="NAME or NAMESPACE/NAME, as `meshdp ps` shows it")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND …", help="what to run")
+
+
+@answering
+def run(args: Namespace) -> int:
+    """Starts the command and waits for it, passing signals of the terminal on."""
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        raise UsageError("expected a command after the workload", "meshdp exec WORKLOAD -- COMMAND …")
+    if os.geteuid() != 0:
+        raise MeshdpError("entering a workload's namespaces needs root", "run it with sudo")
+    _, mesh = running(args.mesh)
+    instance = instance_named(mesh, args.workload)
+    user = launch.invoking_user(os.environ)
+    env = launch.application_env(user, os.environ, {})
+    holder = Holder(instance.holder.pid, instance.holder.started)
+    process = launch.start_application(holder, launch.Program(command, env, user, Path("/")))
+    return _wait(process)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """The command's exit code as a shell would give it; Ctrl-C is the command's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    code = process.wait()
+    return code if code >= 0 else 128 - code

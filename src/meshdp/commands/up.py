@@ -1,0 +1,126 @@
+"""`meshdp up`: one file becomes a mesh on this machine, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from meshdp.errors import MeshdpError
+from meshdp.local import background, mesh_file
+from meshdp.local.background import Report
+from meshdp.local.launch import User, invoking_user
+from meshdp.local.mesh import Mesh
+from meshdp.local.mesh_file import MeshFile
+from meshdp.local.report import Palette, answering, instance_row, show
+from meshdp.local.state import Folder, InstanceState
+
+EXAMPLES = """\
+examples:
+  meshdp up -f mesh.yaml                 in the foreground; Ctrl-C ends it and removes all it made
+  meshdp up -f mesh.yaml --detach        in the background, once everything is ready
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Declares the options."""
+    parser.description = "Start every workload of a LocalMesh file in its own network, with its sidecar."
+    parser.epilog = EXAMPLES
+    parser.add_argument("-f", "--file", default="mesh.yaml", metavar="FILE", help="the LocalMesh file (mesh.yaml)")
+    parser.add_argument("--detach", action="store_true", help="return once all is ready; `meshdp down` ends it")
+    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long all may take (30)")
+
+
+@answering
+def run(args: Namespace) -> int:
+    """Checks what is needed, then runs the mesh here or in the background."""
+    if os.geteuid() != 0:
+        raise MeshdpError("a mesh needs root to make network namespaces", "run it with sudo")
+    file = mesh_file.load(Path(args.file))
+    user = invoking_user(os.environ)
+    if args.detach:
+        return background.detach(lambda report: _live(file, user, args, report))
+    return _live(file, user, args, lambda code, log: None)
+
+
+def _live(file: MeshFile, user: User, args: Namespace, report: Report) -> int:
+    """The whole life of a mesh, with everything removed at the end however it comes."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    palette = Palette.of(args, sys.stdout)
+    folder = Folder(file.name)
+    folder.acquire()
+    mesh = None
+    try:
+        mesh = Mesh(file, folder, user, lambda line: print(f"  {palette.faint(line)}", flush=True))
+        print(palette.strong(f"mesh {file.name}"), flush=True)
+        mesh.build()
+        return asyncio.run(_serve(mesh, args, palette, report))
+    finally:
+        if mesh is not None:
+            mesh.remove()
+        folder.release()
+
+
+async def _serve(mesh: Mesh, args: Namespace, palette: Palette, report: Report) -> int:
+    """Runs the mesh until a signal: says what happens, and once what became of the start."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    running = asyncio.create_task(mesh.run())
+    telling = asyncio.create_task(_tell(mesh, palette))
+    stopping = asyncio.create_task(stop.wait())
+    starting = asyncio.create_task(_until_ready(mesh))
+    await asyncio.wait([running, stopping, starting], timeout=args.timeout, return_when=asyncio.FIRST_COMPLETED)
+    if not stop.is_set() and not running.done():
+        report(_conclude(mesh, args, palette), mesh.log)
+        await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+    for task in (starting, telling, stopping):
+        task.cancel()
+    if running.done():
+        running.result()
+    print("  stopping", flush=True)
+    running.cancel()
+    await asyncio.wait([running])
+    return 0
+
+
+async def _until_ready(mesh: Mesh) -> None:
+    """Ends when everything serves, or when something never will."""
+    while not mesh.ready and not any(unit.phase in ("exited", "failed") for unit in mesh.units):
+        await mesh.news()
+
+
+async def _tell(mesh: Mesh, palette: Palette) -> None:
+    """One line for each thing that happens to an instance."""
+    told: dict[str, tuple[str, str, str]] = {}
+    while True:
+        for unit in mesh.units:
+            state = unit.state()
+            news = (state.phase, state.message, state.refusal)
+            if told.get(str(unit.instance.key), ("starting", "", "")) != news:
+                told[str(unit.instance.key)] = news
+                print(f"  {_line(state, palette)}", flush=True)
+        await mesh.news()
+
+
+def _line(state: InstanceState, palette: Palette) -> str:
+    mark = palette.good("✓") if state.ready and not state.refusal else palette.bad("✗")
+    detail = f" digest {state.digest[:12]}" if state.sidecar and state.ready else ""
+    refusal = f": its sidecar refuses the configuration: {state.refusal}" if state.refusal else ""
+    message = f": {state.message}" if state.message else ""
+    return f"{mark} {state.namespace}/{state.name} {state.phase}{detail}{message}{refusal}"
+
+
+def _conclude(mesh: Mesh, args: Namespace, palette: Palette) -> int:
+    """Says what became of the start: the table, and what is missing."""
+    states = [unit.state() for unit in mesh.units]
+    show([instance_row(state) for state in states], args.output)
+    if mesh.ready:
+        print(palette.good(f"mesh {mesh.file.name} is ready"), flush=True)
+        return 0
+    missing = ", ".join(f"{state.namespace}/{state.name}" for state in states if not state.ready)
+    print(palette.bad(f"not ready: {missing or 'configuration'}; what runs keeps running"), flush=True)
+    return 1

@@ -1,0 +1,205 @@
+"""Starts programs inside an instance's namespaces, with exactly the rights they need.
+
+In:      a `Holder` and what to run, from `mesh` and from `meshdp exec`.
+Out:     ordinary child processes of the caller.
+Limits:  applications run as the invoking user and sidecars as 1337, both with an empty bounding set and no_new_privs.
+         Nothing less would do: with NET_ADMIN or NET_RAW an application undoes its interception, with SETUID or SETGID
+         it becomes 1337, with SYS_ADMIN or SYS_PTRACE it leaves its namespaces. The one right that ordinary services
+         need, low ports, is given to everyone by the namespace.
+Fails:   UsageError for users that cannot be, MeshdpError where a program cannot be started.
+Source:  capabilities(7), credentials(7).
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshdp.errors import MeshdpError, UsageError
+from meshdp.local import kernel
+from meshdp.local.namespaces import Holder
+
+SIDECAR_ID = 1337
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Whom a program runs as."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    name: str
+    home: str
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run, as whom and with what; `log` receives what it prints, None leaves the caller's own descriptors."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    user: User
+    folder: Path = Path("/")
+    log: Path | None = None
+
+
+def invoking_user(environ: Mapping[str, str]) -> User:
+    """The person behind this command: the one who called sudo, or else the process's own user.
+
+    Raises:
+        UsageError: that user is the sidecar's, whose traffic is not intercepted.
+    """
+    uid = os.getuid()
+    if uid == 0 and environ.get("SUDO_UID", "").isdecimal():
+        uid = int(environ["SUDO_UID"])
+    try:
+        entry = pwd.getpwuid(uid)
+        name, gid, home = entry.pw_name, entry.pw_gid, entry.pw_dir
+    except KeyError:
+        name, gid, home = str(uid), int(environ.get("SUDO_GID", os.getgid())), "/"
+    if SIDECAR_ID in (uid, gid):
+        hint = "run it as another user"
+        raise UsageError(f"applications must not run as {SIDECAR_ID}: that is the sidecar's user", hint)
+    groups = tuple(group for group in os.getgrouplist(name, gid) if group != SIDECAR_ID)
+    return User(uid, gid, groups, name, home)
+
+
+def sidecar_user() -> User:
+    """The user whose traffic the redirection rules leave alone."""
+    return User(SIDECAR_ID, SIDECAR_ID, (), "meshdp", "/")
+
+
+def application_env(user: User, environ: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """A small, predictable environment: what every session has, then what the mesh file says."""
+    inherited = {name: environ[name] for name in _INHERITED if name in environ}
+    return {"PATH": _PATH, **inherited, "HOME": user.home, "USER": user.name, "LOGNAME": user.name, **own}
+
+
+def start_application(holder: Holder, program: Program) -> subprocess.Popen[bytes]:
+    """Starts a program with everything the instance sees: its processes, its files, its network."""
+
+    def enter() -> None:
+        _enter_files(holder)
+        _become(program.user)
+        os.chdir(program.folder)
+
+    return _start(holder, program, enter)
+
+
+def start_sidecar(holder: Holder, program: Program, visible: Iterable[Path]) -> subprocess.Popen[bytes]:
+    """Starts a sidecar: the instance's network, the machine's files, and of closed folders only `visible`."""
+    shown = tuple(visible)
+
+    def enter() -> None:
+        _enter_network(holder)
+        kernel.unshare(kernel.NEW_MOUNTS)
+        kernel.mount("none", "/", flags=kernel.MOUNT_RECURSIVE | kernel.MOUNT_PRIVATE)
+        _open_up(shown)
+        _become(program.user)
+        os.chdir(program.folder)
+
+    return _start(holder, program, enter)
+
+
+def _start(holder: Holder, program: Program, enter: Callable[[], None]) -> subprocess.Popen[bytes]:
+    output = None if program.log is None else _open_log(program.log, program.user)
+    try:
+        with kernel.children_in_processes_of(holder.pid):
+            return subprocess.Popen(
+                list(program.argv),
+                env=dict(program.env),
+                stdin=None if output is None else subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=output is not None,
+                preexec_fn=_reporting(enter),  # noqa: PLW1509 - this process has one thread
+            )
+    except FileNotFoundError as error:
+        raise MeshdpError(f"program {program.argv[0]!r} is not found", "check command and PATH") from error
+    except (OSError, subprocess.SubprocessError) as error:
+        raise MeshdpError(f"{program.argv[0]!r} cannot be started: {error}") from error
+    finally:
+        if output is not None:
+            os.close(output)
+
+
+def _reporting(enter: Callable[[], None]) -> Callable[[], None]:
+    """subprocess hides what a child's preparation raised: say it where the child's output goes."""
+
+    def reporting() -> None:
+        try:
+            enter()
+        except OSError as error:
+            os.write(2, f"meshdp: cannot enter the namespaces: {error}\n".encode())
+            raise
+
+    return reporting
+
+
+def _open_log(path: Path, user: User) -> int:
+    output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.fchown(output, user.uid, user.gid)  # programs open /dev/stdout again, by name
+    return output
+
+
+def _enter_files(holder: Holder) -> None:
+    mounts = os.open(f"/proc/{holder.pid}/ns/mnt", os.O_RDONLY)
+    _enter_network(holder)
+    kernel.enter(mounts, kernel.NEW_MOUNTS)
+    os.close(mounts)
+
+
+def _enter_network(holder: Holder) -> None:
+    network = os.open(f"/proc/{holder.pid}/ns/net", os.O_RDONLY)
+    kernel.enter(network, kernel.NEW_NETWORK)
+    os.close(network)
+
+
+def _become(user: User) -> None:
+    """Drops everything, in the one order that works: groups before users, the bounding set before root is gone."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o022)
+    os.setgroups(user.groups)
+    os.setresgid(user.gid, user.gid, user.gid)
+    kernel.drop_capabilities()
+    os.setresuid(user.uid, user.uid, user.uid)
+
+
+def _open_up(visible: Iterable[Path]) -> None:
+    """Shows folders that lie behind closed ones (an interpreter in root's home) without opening what is beside them."""
+    hidden = {path: top for path in visible if (top := _closed_ancestor(path)) is not None}
+    descriptors = {path: os.open(path, os.O_PATH) for path in hidden}
+    for top in sorted(set(hidden.values())):
+        kernel.mount("tmpfs", str(top), "tmpfs", kernel.MOUNT_NO_SUID | kernel.MOUNT_NO_DEV, "size=64k,mode=0755")
+    for path, descriptor in sorted(descriptors.items()):
+        if not path.exists():
+            path.mkdir(parents=True)
+            kernel.bind(f"/proc/self/fd/{descriptor}", str(path))
+        os.close(descriptor)
+
+
+def _closed_ancestor(path: Path) -> Path | None:
+    """The outermost folder on the way to `path` that others may not pass through."""
+    for ancestor in reversed(path.parents):
+        if not ancestor.stat().st_mode & 0o001:
+            return ancestor
+    return None
+
+
+def interpreter_folders() -> list[Path]:
+    """Every folder this Python runs from, followed through links: what a sidecar must be able to read."""
+    package = Path(__file__).resolve().parents[2]
+    named = [Path(sys.prefix), Path(sys.base_prefix), Path(sys.base_exec_prefix), package]
+    folders = {folder for path in named for folder in (path.absolute(), path.resolve())}
+    return sorted(folders)
+
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM")

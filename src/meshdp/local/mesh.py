@@ -1,0 +1,250 @@
+"""Runs a mesh on this machine: reads, compiles, feeds, starts, watches, and takes everything away at the end.
+
+In:      a `MeshFile`, the user whose applications it runs, the folder of its state.
+Out:     running instances, the state file, lines of progress.
+Limits:  changes of the documents within 20 ms are one change.
+Fails:   MeshdpError while it is being built; later nothing ends a mesh but a signal: what fails is reported, what runs
+         keeps running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from meshdp.control.authority import Authority
+from meshdp.errors import MeshdpError
+from meshdp.local import hosts, kernel, namespaces, translation
+from meshdp.local.configuration import Compiled, Configuration
+from meshdp.local.feed import Feed
+from meshdp.local.launch import SIDECAR_ID, User
+from meshdp.local.mesh_file import Instance, MeshFile
+from meshdp.local.namespaces import Holder
+from meshdp.local.state import Folder, MeshState, ProcessState
+from meshdp.local.unit import Place, Unit
+from meshdp.resources import Loaded
+from meshdp.sources.files import FileSource
+
+DEBOUNCE_S = 0.02
+
+Say = Callable[[str], None]
+
+
+class Mesh:
+    """One mesh, from its file to its end. `build` before the event loop starts, then `run`, then `remove`."""
+
+    def __init__(self, file: MeshFile, folder: Folder, user: User, say: Say) -> None:
+        self.file = file
+        self.units: list[Unit] = []
+        self._folder = folder
+        self._user = user
+        self._say = say
+        self._source = FileSource(file.resources)
+        self._configuration = Configuration(file)
+        self._holders: list[Holder] = []
+        self._compiled: Compiled | None = None
+        self._findings: list[str] = []
+        self._changes = 0
+        self._writing = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def log(self) -> Path:
+        """Where a mesh in the background says what happens."""
+        return self._folder.log
+
+    @property
+    def ready(self) -> bool:
+        """Everything serves what it should."""
+        return all(unit.phase == "ready" for unit in self.units) and self.settled
+
+    @property
+    def settled(self) -> bool:
+        """Every sidecar has the newest configuration in force."""
+        return all(unit.feed is None or unit.feed.settled for unit in self.units)
+
+    def build(self) -> None:
+        """Makes namespaces, addresses and rules. Forks, so it comes before any event loop."""
+        initializer = init_program()
+        loaded = self._source.load()
+        self._take_findings(loaded)
+        self._compiled = self._configuration.compile(loaded.resources)
+        self._say(f"{len(loaded.resources)} resources, {len(self.file.instances)} instances")
+        link = namespaces.make_link()
+        self._holders.append(link)
+        for index, instance in enumerate(self.file.instances, start=1):
+            self._build_instance(index, instance, link, initializer)
+        self._say("namespaces, addresses and redirection are in place")
+
+    async def run(self) -> None:
+        """Feeds, starts and watches until cancelled."""
+        authority = Authority.open(self._folder.authority, f"{self.file.name} root")
+        for unit in self.units:
+            if unit.instance.sidecar:
+                unit.feed = Feed(str(unit.instance.key), authority, self.note_change)
+                await unit.feed.open(unit.place.feed_socket)
+        self._distribute()
+        self._write_state()
+        asyncio.get_running_loop().add_reader(self._source.fileno(), self._look)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for unit in self.units:
+                    group.create_task(unit.run())
+                group.create_task(asyncio.Event().wait())  # a mesh of ended commands is still a mesh
+        finally:
+            asyncio.get_running_loop().remove_reader(self._source.fileno())
+            await self._stop()
+
+    def remove(self) -> None:
+        """Ends what is left and takes the namespaces away. Safe after a failure anywhere above."""
+        for holder in reversed(self._holders):
+            holder.kill()
+        # A holder is gone once everything inside is: its commands and sidecars are this process's children, too.
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
+        self._source.close()
+
+    async def news(self) -> None:
+        """Returns after the next change of anything."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        await waiting
+
+    def note_change(self) -> None:
+        """Something that others may see is different: the state file follows within this turn of the loop."""
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._waiting.clear()
+        if not self._writing:
+            self._writing = True
+            asyncio.get_running_loop().call_soon(self._write_state)
+
+    async def _stop(self) -> None:
+        await asyncio.gather(*(unit.stop() for unit in self.units))
+        for unit in self.units:
+            if unit.feed is not None:
+                await unit.feed.close()
+
+    def _build_instance(self, index: int, instance: Instance, link: Holder, initializer: Path) -> None:
+        key = instance.key
+        address = self._configuration.addresses[key]
+        folder = self._folder.files_of(*key)
+        folder.mkdir(mode=0o700)
+        files = namespaces.Files(folder / "hosts", folder / "resolv.conf", self._folder.path)
+        for path, text in ((files.hosts, self._hosts(instance)), (files.resolver, hosts.resolver_file(key.namespace))):
+            path.write_text(text)
+            path.chmod(0o644)
+        holder = namespaces.make_instance(key.name, files)
+        self._holders.append(holder)
+        # Redirection comes before the way to the link: there is no moment without it.
+        if instance.sidecar:
+            namespaces.run_inside(holder, [str(initializer), *INIT_ARGUMENTS])
+        else:
+            self._translate(holder)
+        namespaces.join(link, holder, index, address)
+        log, sidecar_log = self._folder.logs_of(*key)
+        port_name = namespaces.port_name(index)
+        place = Place(address, port_name, holder, self._folder.feed_of(index), log, sidecar_log)
+        self.units.append(Unit(instance, place, self._user, self.note_change))
+
+    def _look(self) -> None:
+        """The documents may have changed: if so, they are read once they are quiet."""
+        loop = asyncio.get_running_loop()
+        if self._source.changed():
+            loop.call_later(DEBOUNCE_S, self._reload)
+        elif (wait_s := self._source.wait_s()) is not None:
+            loop.call_later(wait_s, self._look)
+
+    def _reload(self) -> None:
+        """One change of the documents: compiled for everyone once, then handed out."""
+        loaded = self._source.load()
+        self._take_findings(loaded)
+        self._compiled = self._configuration.compile(loaded.resources)
+        self._changes += 1
+        self._distribute()
+        for unit in self.units:
+            unit_hosts = self._folder.files_of(*unit.instance.key) / "hosts"
+            _rewrite(unit_hosts, self._hosts(unit.instance))
+            if not unit.instance.sidecar:
+                self._translate(unit.place.holder)
+        self.note_change()
+        if (wait_s := self._source.wait_s()) is not None:
+            asyncio.get_running_loop().call_later(wait_s, self._look)
+
+    def _distribute(self) -> None:
+        if self._compiled is None:
+            return
+        for unit in self.units:
+            key = unit.instance.key
+            unit.ports = self._compiled.ports[key]
+            if unit.feed is not None:
+                unit.feed.offer(self._compiled.snapshots[key], self._compiled.identities[key])
+
+    def _take_findings(self, loaded: Loaded) -> None:
+        """Says what is new to say; a finding is said once as long as it stays."""
+        findings = [str(finding) for finding in loaded.findings]
+        for finding in findings:
+            if finding not in self._findings:
+                self._say(finding)
+        self._findings = findings
+
+    def _hosts(self, instance: Instance) -> str:
+        services = self._compiled.services if self._compiled is not None else ()
+        own = (instance.key.name, self._configuration.addresses[instance.key])
+        return hosts.hosts_file(services, instance.key.namespace, own)
+
+    def _translate(self, holder: Holder) -> None:
+        targets = self._compiled.targets if self._compiled is not None else ()
+        namespaces.run_inside(holder, ["iptables-restore"], translation.render(targets))
+
+    def _write_state(self) -> None:
+        self._writing = False
+        own = os.getpid()
+        link = self._holders[0]
+        state = MeshState(
+            mesh=self.file.name,
+            file=str(self.file.path),
+            supervisor=ProcessState(own, kernel.started_at(own) or 0),
+            link=ProcessState(link.pid, link.started),
+            user=self._user.name,
+            ready=self.ready,
+            settled=self.settled,
+            changes=self._changes,
+            findings=self._findings,
+            instances=[unit.state() for unit in self.units],
+        )
+        self._folder.write(state)
+
+
+def init_program() -> Path:
+    """The program that installs the redirection rules.
+
+    Raises:
+        MeshdpError: it is not there.
+    """
+    named = os.environ.get("MESHDP_INIT")
+    path = Path(named) if named else Path(__file__).resolve().parent.parent / "bin" / "meshdp-init"
+    if not os.access(path, os.X_OK):
+        hint = "build it with `make build`, or name it in MESHDP_INIT"
+        raise MeshdpError(f"the init program {path} is missing", hint)
+    return path
+
+
+def _rewrite(path: Path, text: str) -> None:
+    """In place: the file is bound into namespaces, where a renamed one would not appear."""
+    if path.read_text() != text:
+        with path.open("r+") as file:
+            file.write(text)
+            file.truncate()
+
+
+# Everything is captured but the sidecar's own ports that must answer anyone.
+INIT_ARGUMENTS = (
+    *("-p", "15001", "-z", "15006", "-u", str(SIDECAR_ID), "-g", str(SIDECAR_ID)),
+    *("-b", "*", "-d", "15090,15021,15020", "-i", "*"),
+)

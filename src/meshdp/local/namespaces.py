@@ -1,0 +1,209 @@
+"""Makes the namespaces of a mesh: one link with a bridge, one set per instance, joined by veth pairs.
+
+In:      addresses and files to bind, from `mesh`.
+Out:     `Holder`s: a holder is process 1 of its own process, mount and network namespaces and does nothing but keep
+         them. Nothing has a name in the host's file system or network: when a holder dies, the kernel ends every
+         process inside and takes namespace, veth and mounts away; holders die with the process that made them.
+Fails:   MeshdpError naming what is missing (root, iproute2).
+Source:  pid_namespaces(7), network_namespaces(7), mount_namespaces(7).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshdp.errors import MeshdpError
+from meshdp.local import kernel
+from meshdp.local.addresses import GATEWAY, POD_PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that keeps namespaces alive; `started` tells it from a later process with its number."""
+
+    pid: int
+    started: int
+
+    @property
+    def alive(self) -> bool:
+        return kernel.started_at(self.pid) == self.started
+
+    def kill(self) -> None:
+        """Ends the holder and, through its process namespace, everything inside."""
+        if self.alive:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What an instance sees in place of the machine's own: hosts, resolver, and nothing of the mesh's state."""
+
+    hosts: Path
+    resolver: Path
+    hidden: Path
+
+
+def make_link() -> Holder:
+    """The namespace with the bridge that carries the mesh's traffic; nothing else is reachable from it."""
+    link = hold("link", _open_forwarding)
+    commands = [
+        f"link add {BRIDGE} type bridge mcast_snooping 0",
+        f"addr add {GATEWAY}/{POD_PREFIX} dev {BRIDGE}",
+        f"link set {BRIDGE} up",
+        "link set lo up",
+        # What is neither pod nor captured is refused at once instead of timing out.
+        "route add unreachable default",
+    ]
+    run_ip(link, commands)
+    return link
+
+
+def make_instance(name: str, files: Files) -> Holder:
+    """The namespaces of one instance, not yet joined to the link."""
+    return hold(name, lambda: _furnish(files))
+
+
+def join(link: Holder, instance: Holder, index: int, address: str) -> None:
+    """Gives an instance its address and the way to the link; its end there is named by `port_name`."""
+    port = port_name(index)
+    create = f"link add {port} type veth peer name {DEVICE} netns {instance.pid}"
+    run_ip(link, [create, f"link set {port} master {BRIDGE} up"])
+    inside = [
+        "link set lo up",
+        f"addr add {address}/{POD_PREFIX} dev {DEVICE}",
+        f"link set {DEVICE} up",
+        f"route add default via {GATEWAY}",
+    ]
+    run_ip(instance, inside)
+
+
+def port_name(index: int) -> str:
+    """The link's end of an instance's veth pair."""
+    return f"port{index}"
+
+
+def run_ip(holder: Holder, commands: Sequence[str]) -> None:
+    """Runs a batch of `ip` commands in a holder's network."""
+    run_inside(holder, ["ip", "-batch", "-"], "\n".join(commands) + "\n")
+
+
+def run_inside(holder: Holder, command: list[str], text: str = "") -> str:
+    """Runs one of the machine's tools in a holder's network and gives what it printed.
+
+    Raises:
+        MeshdpError: the tool is missing or refused; with what it said.
+    """
+    argv = ["nsenter", f"--net=/proc/{holder.pid}/ns/net", *command]
+    try:
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False, env=_TOOLS_ENV)
+    except FileNotFoundError as error:
+        raise MeshdpError("nsenter is missing", "install util-linux") from error
+    if done.returncode != 0:
+        package = PACKAGES.get(command[0], command[0])
+        hint = f"install {package}" if "failed to execute" in done.stderr else None
+        raise MeshdpError(f"{command[0]} failed: {done.stderr.strip() or done.returncode}", hint)
+    return done.stdout
+
+
+def hold(name: str, prepare: Callable[[], None]) -> Holder:
+    """Forks a holder, which runs `prepare` inside its namespaces before this returns.
+
+    Raises:
+        MeshdpError: the kernel refused.
+    """
+    gc.freeze()  # the holder shares this process's pages; its collector must not write to them
+    reader, writer = os.pipe()
+    with kernel.children_in_processes_of(None):
+        pid = os.fork()
+        if pid == 0:
+            _be_holder(name, prepare, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        said = answer.read()
+    started = kernel.started_at(pid)
+    if said != _READY or started is None:
+        os.waitpid(pid, 0)
+        raise MeshdpError(f"cannot make the namespaces of {name}: {said.decode(errors='replace')}")
+    return Holder(pid, started)
+
+
+def _be_holder(name: str, prepare: Callable[[], None], writer: int) -> None:
+    """The holder's life: make namespaces, say so, then collect orphans until killed. Never returns."""
+    try:
+        kernel.die_with_parent()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGCHLD})
+        os.setsid()
+        _close_all_but(writer)
+        Path("/proc/self/comm").write_text(f"mdp:{name}"[:15])
+        kernel.unshare(kernel.NEW_MOUNTS | kernel.NEW_NETWORK)
+        kernel.mount("none", "/", flags=kernel.MOUNT_RECURSIVE | kernel.MOUNT_PRIVATE)
+        prepare()
+        os.write(writer, _READY)
+        os.close(writer)
+        _collect_orphans()
+    except OSError as error:
+        os.write(writer, str(error).encode())
+    finally:
+        os._exit(1)
+
+
+def _collect_orphans() -> None:
+    while True:
+        signal.sigwait({signal.SIGCHLD})
+        try:
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        except ChildProcessError:
+            pass
+
+
+def _close_all_but(kept: int) -> None:
+    """The maker's sockets, locks and terminal must not outlive it here."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _furnish(files: Files) -> None:
+    _tune_network()
+    kernel.mount("proc", "/proc", "proc", kernel.MOUNT_NO_SUID | kernel.MOUNT_NO_DEV)
+    for path in READ_ONLY_PATHS:
+        if Path(path).exists():
+            kernel.bind(path, path, read_only=True)
+    for path, text in (("/etc/hosts", files.hosts), ("/etc/resolv.conf", files.resolver)):
+        if Path(path).exists():
+            kernel.bind(str(text), path)
+    kernel.mount("tmpfs", str(files.hidden), "tmpfs", kernel.MOUNT_READ_ONLY, "size=4k,mode=0555")
+
+
+def _tune_network() -> None:
+    # Interception is IPv4's: IPv6 on the link would be a way past the sidecar. Loopback keeps it.
+    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+    # Applications hold no capability, and may still bind the low ports that their images use.
+    Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
+
+
+def _open_forwarding() -> None:
+    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+
+
+BRIDGE = "mesh0"
+DEVICE = "eth0"
+PACKAGES = {"ip": "iproute2", "iptables-restore": "iptables", "iptables-save": "iptables"}
+
+# What a process with uid 0 could write without any capability, to get at the machine or at its own interception.
+READ_ONLY_PATHS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/sys")
+
+_READY = b"ready"
+_TOOLS_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}

@@ -1,0 +1,114 @@
+"""Prints answers and errors the way every command of a local mesh does: a table for people, JSON or YAML for programs.
+
+In:      rows of plain values and the common options `-o` and `--no-color`.
+Out:     text on standard output, errors on standard error, exit codes of DESIGN 4.5.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+import yaml
+
+from meshdp.errors import MeshdpError
+from meshdp.local.state import InstanceState
+
+Row = dict[str, object]
+
+
+class Palette:
+    """Colours, or none where nobody would see them."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+
+    @classmethod
+    def of(cls, args: Namespace, stream: TextIO) -> Palette:
+        """Colours for a terminal, unless an option or NO_COLOR says no."""
+        return cls(enabled=stream.isatty() and not args.no_color and "NO_COLOR" not in os.environ)
+
+    def good(self, text: str) -> str:
+        return self._painted(text, "32")
+
+    def bad(self, text: str) -> str:
+        return self._painted(text, "31")
+
+    def faint(self, text: str) -> str:
+        return self._painted(text, "2")
+
+    def strong(self, text: str) -> str:
+        return self._painted(text, "1")
+
+    def _painted(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._enabled else text
+
+
+def answering(run: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
+    """Turns the errors of a command into one clear message, its cure and its exit code."""
+
+    @functools.wraps(run)
+    def answered(args: Namespace) -> int:
+        try:
+            return run(args)
+        except MeshdpError as error:
+            print_error(error)
+            return error.exit_code
+
+    return answered
+
+
+def print_error(error: MeshdpError) -> None:
+    """One clear message and the cure."""
+    print(f"meshdp: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
+
+
+def show(rows: Sequence[Row], form: str) -> None:
+    """Prints rows in the form asked for; all rows have the same keys."""
+    if form == "json":
+        print(json.dumps(list(rows), indent=2))
+    elif form == "yaml":
+        print(yaml.safe_dump(list(rows), sort_keys=False), end="")
+    else:
+        print(table(rows))
+
+
+def instance_row(state: InstanceState) -> Row:
+    """What `ps` and `up` show of an instance."""
+    return {
+        "workload": f"{state.namespace}/{state.name}",
+        "address": state.address,
+        "pid": state.pid or None,
+        "sidecar": state.sidecar_pid if state.sidecar else None,
+        "digest": state.digest[:12],
+        "ready": state.ready,
+        "state": state.phase,
+        "restarts": state.restarts,
+        "exit_code": state.exit_code,
+    }
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Aligned columns under upper-case headings; lists are joined, what is missing is a dash."""
+    if not rows:
+        return ""
+    cells = [[name.upper().replace("_", " ") for name in rows[0]]]
+    cells += [[_cell(value) for value in row.values()] for row in rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in cells]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

@@ -1,0 +1,241 @@
+"""Keeps what is known about a running mesh in one folder, where `ps`, `exec`, `logs` and `down` find it.
+
+In:      `MeshState` from the process that runs the mesh, the only writer, which holds the folder's lock.
+Out:     the same, read by other commands; a lock that is free says that the writer is gone.
+Limits:  the folder is under /run/meshdp for root, else under $XDG_STATE_HOME; MESHDP_STATE_DIR overrides both.
+Fails:   Refused when the mesh is up already, Unreachable when no such mesh is, UsageError when several are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from meshdp.errors import Refused, Unreachable, UsageError
+
+
+class ProcessState(msgspec.Struct, frozen=True):
+    """A process that can be told from a later one with its number."""
+
+    pid: int
+    started: int
+
+
+class InstanceState(msgspec.Struct, frozen=True):
+    """One instance as seen from outside.
+
+    phase: "starting", "ready", "restarting" (its sidecar), "exited" (its command) or "failed" (it cannot start).
+    wanted, digest: the snapshot that its sidecar should have and has in force; empty outside the mesh.
+    refusal: why the sidecar does not take what is wanted. message: what a person should know.
+    """
+
+    namespace: str
+    name: str
+    workload: str
+    service_account: str
+    address: str
+    port_name: str
+    sidecar: bool
+    holder: ProcessState
+    phase: str = "starting"
+    pid: int = 0
+    sidecar_pid: int = 0
+    wanted: str = ""
+    digest: str = ""
+    refusal: str = ""
+    restarts: int = 0
+    exit_code: int | None = None
+    message: str = ""
+
+    @property
+    def ready(self) -> bool:
+        return self.phase == "ready"
+
+
+class MeshState(msgspec.Struct, frozen=True):
+    """A whole mesh. settled: every sidecar has what it should have. findings: what is wrong with the documents."""
+
+    mesh: str
+    file: str
+    supervisor: ProcessState
+    link: ProcessState
+    user: str
+    ready: bool = False
+    settled: bool = False
+    changes: int = 0
+    findings: list[str] = []
+    instances: list[InstanceState] = []
+
+
+class Folder:
+    """The state folder of one mesh."""
+
+    def __init__(self, mesh: str, root: Path | None = None) -> None:
+        self.mesh = mesh
+        self.path = (root or state_root(os.environ)) / mesh
+        self._lock = -1
+
+    @property
+    def log(self) -> Path:
+        """What the supervising process says when it runs in the background."""
+        return self.path / "up.log"
+
+    @property
+    def authority(self) -> Path:
+        """The root's key and certificate."""
+        return self.path / "authority"
+
+    def logs_of(self, namespace: str, name: str) -> tuple[Path, Path]:
+        """The log of an instance's command, and of its sidecar."""
+        base = self.path / "logs"
+        return base / f"{namespace}.{name}.log", base / f"{namespace}.{name}.sidecar.log"
+
+    def feed_of(self, index: int) -> Path:
+        """The socket that proves an instance's identity; numbered, for a socket's path holds at most 107 bytes."""
+        return self.path / "feed" / str(index) / "feed.sock"
+
+    def files_of(self, namespace: str, name: str) -> Path:
+        """The files that are bound over an instance's own."""
+        return self.path / "files" / f"{namespace}.{name}"
+
+    def acquire(self) -> None:
+        """Takes the mesh for this process and makes an empty folder for it.
+
+        Raises:
+            Refused: another process has it.
+        """
+        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not self._try_lock():
+            raise Refused(f"mesh {self.mesh} is up already", f"stop it: meshdp down --mesh {self.mesh}")
+        self._clear()
+        # Open for passing through, so that a sidecar finds its socket; what lies inside is closed.
+        self.path.mkdir(mode=0o711)
+        for name in ("logs", "files"):
+            (self.path / name).mkdir(mode=0o700)
+        (self.path / "feed").mkdir(mode=0o711)
+
+    def release(self) -> None:
+        """Removes the folder, then the lock."""
+        self._clear()
+        self._lock_path.unlink(missing_ok=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()  # only when no other mesh is there
+
+    @property
+    def held(self) -> bool:
+        """Some process runs the mesh now."""
+        try:
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def take_over(self) -> bool:
+        """Takes the lock of a mesh whose process is gone, to clean up after it."""
+        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return self._try_lock()
+
+    def write(self, state: MeshState) -> None:
+        """Replaces the state in one step."""
+        fresh = self.path / f"{_STATE}.new"
+        fresh.write_bytes(msgspec.json.encode(state))
+        fresh.rename(self.path / _STATE)
+
+    def read(self) -> MeshState | None:
+        """The last state written; None when there is none."""
+        try:
+            return msgspec.json.decode((self.path / _STATE).read_bytes(), type=MeshState)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.with_name(f"{self.mesh}.lock")
+
+    def _try_lock(self) -> bool:
+        while True:
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return False
+            # Whoever held it before may have removed the file that was opened here: then it locks nothing.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), self._lock_path.stat()):
+                    self._lock = descriptor
+                    return True
+            os.close(descriptor)
+
+    def _clear(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def state_root(environ: Mapping[str, str]) -> Path:
+    """Where the folders of all meshes of this user are."""
+    if environ.get("MESHDP_STATE_DIR"):
+        return Path(environ["MESHDP_STATE_DIR"]).absolute()
+    if os.geteuid() == 0:
+        return Path("/run/meshdp")
+    base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "meshdp"
+
+
+def folders() -> Iterator[Folder]:
+    """Every mesh that is up, or was and left something behind."""
+    root = state_root(os.environ)
+    if not root.is_dir():
+        return
+    names = {path.name.removesuffix(".lock") for path in root.iterdir()}
+    for name in sorted(names):
+        yield Folder(name, root)
+
+
+def running(name: str | None) -> tuple[Folder, MeshState]:
+    """The mesh a command is about: the one named, or the only one that is up.
+
+    Raises:
+        Unreachable: there is no such mesh.
+        UsageError: there is more than one to choose from.
+    """
+    candidates = [Folder(name)] if name else list(folders())
+    found = [(each, state) for each in candidates if each.held and (state := each.read()) is not None]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(each.mesh for each, _ in found)
+        raise UsageError(f"several meshes are up: {names}", "name one with --mesh")
+    raise Unreachable(f"mesh {name} is not up" if name else "no mesh is up", "start one: meshdp up -f mesh.yaml")
+
+
+def instance_named(mesh: MeshState, name: str) -> InstanceState:
+    """The instance a person means: NAMESPACE/NAME, or a NAME that only one has, or the workload of only one.
+
+    Raises:
+        UsageError: none is meant, or several.
+    """
+    found = [each for each in mesh.instances if name in (f"{each.namespace}/{each.name}", each.name)]
+    found = found or [each for each in mesh.instances if name in (f"{each.namespace}/{each.workload}", each.workload)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(f"{each.namespace}/{each.name}" for each in found or mesh.instances)
+    problem = "several workloads are" if found else "no workload is"
+    raise UsageError(f"{problem} named {name}", f"choose one of: {known}")
+
+
+_STATE = "state.json"

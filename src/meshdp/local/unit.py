@@ -1,0 +1,227 @@
+"""Runs one instance: its sidecar, restarted with back-off when it ends, and its command once the sidecar is ready.
+
+In:      namespaces with the rules already in place, a feed, what to run.
+Out:     `Unit`, whose fields `mesh` turns into state; `changed` is called after each change.
+Limits:  restarts wait 100 ms, doubling to 5 s, and start over after 10 s of life. The rules stay while a sidecar is
+         away: its ports refuse, and nothing passes unfiltered.
+Fails:   never: what goes wrong is the unit's phase and message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshdp.errors import MeshdpError
+from meshdp.local import inside, launch
+from meshdp.local.feed import Feed
+from meshdp.local.mesh_file import Instance
+from meshdp.local.namespaces import Holder
+from meshdp.local.state import InstanceState, ProcessState
+
+BACKOFF_FIRST_S = 0.1
+BACKOFF_LAST_S = 5.0
+STABLE_AFTER_S = 10.0
+LOG_LINES_SHOWN = 8
+STOP_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an instance runs and what it writes to."""
+
+    address: str
+    port_name: str
+    holder: Holder
+    feed_socket: Path
+    log: Path
+    sidecar_log: Path
+
+
+class Unit:
+    """One instance's life."""
+
+    def __init__(self, instance: Instance, place: Place, user: launch.User, changed: Callable[[], None]) -> None:
+        self.instance = instance
+        self.place = place
+        self.feed: Feed | None = None
+        self.phase = "starting"
+        self.message = ""
+        self.restarts = 0
+        self.exit_code: int | None = None
+        self.ports: tuple[int, ...] = ()
+        self._user = user
+        self._changed = changed
+        self._command: subprocess.Popen[bytes] | None = None
+        self._sidecar: subprocess.Popen[bytes] | None = None
+        self._sidecar_ready = asyncio.Event()
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Lives until cancelled or stopped."""
+        async with asyncio.TaskGroup() as group:
+            if self.instance.sidecar:
+                group.create_task(self._keep_sidecar())
+            group.create_task(self._run_command())
+
+    def state(self) -> InstanceState:
+        """What others may know."""
+        key, place, feed = self.instance.key, self.place, self.feed
+        return InstanceState(
+            namespace=key.namespace,
+            name=key.name,
+            workload=self.instance.workload,
+            service_account=self.instance.service_account,
+            address=place.address,
+            port_name=place.port_name,
+            sidecar=self.instance.sidecar,
+            holder=ProcessState(place.holder.pid, place.holder.started),
+            phase=self.phase,
+            pid=_pid(self._command),
+            sidecar_pid=_pid(self._sidecar),
+            wanted=feed.wanted if feed else "",
+            digest=feed.in_force if feed else "",
+            refusal=feed.refusal if feed else "",
+            restarts=self.restarts,
+            exit_code=self.exit_code,
+            message=self.message,
+        )
+
+    async def stop(self) -> None:
+        """Asks both processes to end, the command first; the holder's end takes whatever stays."""
+        self._stopping = True
+        for process in (self._command, self._sidecar):
+            if process is not None and process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        waiting = [ended(process) for process in (self._command,) if process is not None]
+        if waiting:
+            await asyncio.wait([asyncio.ensure_future(each) for each in waiting], timeout=STOP_TIMEOUT_S)
+
+    async def _keep_sidecar(self) -> None:
+        wait_s = BACKOFF_FIRST_S
+        while not self._stopping:
+            began = time.monotonic()
+            code = await self._run_sidecar()
+            if self._stopping:
+                return
+            if time.monotonic() - began > STABLE_AFTER_S:
+                wait_s = BACKOFF_FIRST_S
+            self.restarts += 1
+            self.phase = "restarting" if self.phase in ("ready", "restarting") else self.phase
+            self.message = f"its sidecar ended ({describe_exit(code)}){_tail(self.place.sidecar_log)}"
+            self._changed()
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, BACKOFF_LAST_S)
+
+    async def _run_sidecar(self) -> int:
+        """One life of a sidecar, from start to exit code."""
+        argv = sidecar_command(str(self.instance.key), self.place.feed_socket)
+        program = launch.Program(argv, _sidecar_env(), launch.sidecar_user(), log=self.place.sidecar_log)
+        visible = [*launch.interpreter_folders(), self.place.feed_socket.parent]
+        try:
+            self._sidecar = launch.start_sidecar(self.place.holder, program, visible)
+        except MeshdpError as error:
+            self.message = error.message
+            return -1
+        self._changed()
+        watch = asyncio.create_task(self._await_sidecar())
+        try:
+            return await ended(self._sidecar)
+        finally:
+            watch.cancel()
+            self._sidecar_ready.clear()
+
+    async def _await_sidecar(self) -> None:
+        """Notices when the sidecar serves what it should."""
+        while not (self.feed is not None and self.feed.settled and await inside.ready(self.place.holder.pid)):
+            await asyncio.sleep(_POLL_S)
+        self._sidecar_ready.set()
+        if self.phase == "restarting":
+            self.phase, self.message = "ready", ""
+        self._changed()
+
+    async def _run_command(self) -> None:
+        """The command's one life: a command that ends is reported, not restarted."""
+        if self.instance.sidecar:
+            await self._sidecar_ready.wait()
+        env = launch.application_env(self._user, os.environ, self.instance.env)
+        program = launch.Program(self.instance.command, env, self._user, self.instance.working_dir, self.place.log)
+        try:
+            self._command = launch.start_application(self.place.holder, program)
+        except MeshdpError as error:
+            self.phase, self.message = "failed", error.message
+            self._changed()
+            return
+        self._changed()
+        watch = asyncio.create_task(self._await_command())
+        code = await ended(self._command)
+        watch.cancel()
+        if not self._stopping:
+            self.phase, self.exit_code = "exited", code
+            self.message = f"its command ended ({describe_exit(code)}){_tail(self.place.log)}"
+            self._changed()
+
+    async def _await_command(self) -> None:
+        """Notices when the command listens where its services expect it."""
+        while not inside.listening_ports(self.place.holder.pid).issuperset(self.ports):
+            await asyncio.sleep(_POLL_S)
+        self.phase, self.message = "ready", ""
+        self._changed()
+
+
+async def ended(process: subprocess.Popen[bytes]) -> int:
+    """Waits for a child without a thread; its exit code, negative for a signal."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+    descriptor = os.pidfd_open(process.pid)
+    loop.add_reader(descriptor, done.set)
+    try:
+        await done.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+    return process.wait()
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def sidecar_command(workload: str, feed: Path) -> list[str]:
+    """The sidecar's command line: this very interpreter, and nothing from the current folder."""
+    return [sys.executable, "-P", "-m", "meshdp", "sidecar", "--workload", workload, "--feed", str(feed)]
+
+
+def _tail(log: Path) -> str:
+    """The last lines of a log, as part of a message."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+    except OSError:
+        return ""
+    return "".join(f"\n    {line}" for line in lines)
+
+
+def _pid(process: subprocess.Popen[bytes] | None) -> int:
+    return process.pid if process is not None and process.poll() is None else 0
+
+
+def _sidecar_env() -> dict[str, str]:
+    """Nothing of the caller's but what names the interpreter's own modules."""
+    kept = {name: os.environ[name] for name in ("PYTHONPATH", "LANG", "TZ") if name in os.environ}
+    return {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", **kept}
+
+
+_POLL_S = 0.01
