@@ -37,11 +37,14 @@ def authorize(transaction: bytes, request: Json) -> Json:
     }
     facts["remote_ip"] = facts["source_ip"]
     if chain["protocol"] == "http":
+        if request["detected"]["tls"] and not chain["terminate"]:
+            return _answer(False, 0, "TLS bytes are not HTTP", chain["name"], None, "")
         refusal = _read_head(request["head"] or "", sections["mesh"]["path_normalization"], facts)
         if refusal is not None:
             return _answer(False, *refusal, chain["name"], None, "")
     policy = _denying(sections["authz"]["policies"], facts, chain["protocol"] == "http")
-    status = 0 if chain["protocol"] == "tcp" else 200 if policy is None else 403
+    grpc = facts.get("grpc", False)
+    status = 0 if chain["protocol"] == "tcp" else 200 if policy is None or grpc else 403
     detail = "" if policy is None else f"rbac_access_denied_matched_policy[{policy}]"
     return _answer(policy is None, status, detail, chain["name"], policy, facts.get("target", ""))
 
@@ -84,7 +87,8 @@ def _trusted(mesh: Json, peer: str | None) -> bool:
 def _read_head(head: str, normalization: str, facts: Json) -> tuple[int | None, str] | None:
     lines = head.split("\r\n")
     start = re.fullmatch(r"([A-Z]+) (\S+) HTTP/1\.([01])", lines[0])
-    if start is None:
+    malformed = any(line.startswith(":") for line in lines[1:])
+    if start is None or start[1] not in _METHODS or malformed or start[2][0] not in "/h":
         return (None, "not judged here")
     if start[3] == "0":
         return (426, "low_version")
@@ -104,6 +108,8 @@ def _read_head(head: str, normalization: str, facts: Json) -> tuple[int | None, 
     if forwarded and _address(forwarded[-1].strip()) is not None:
         facts["remote_ip"] = forwarded[-1].strip()
     pseudo = [(":method", start[1]), (":path", path), (":authority", ",".join(hosts)), ("host", ",".join(hosts))]
+    grpc = re.compile(r"application/grpc(\+.*)?")
+    facts["grpc"] = any(name == "content-type" and grpc.fullmatch(value) is not None for name, value in headers)
     facts |= {"method": start[1], "host": ",".join(hosts), "path": path.partition("?")[0], "target": path}
     facts["headers"] = [*pseudo, *((name, value) for name, value in headers if name != "host")]
     return None
@@ -147,7 +153,7 @@ def _predicate(predicate: Json, facts: Json) -> bool:
     found = _facts(predicate, facts)
     fold = predicate["field"] == "host"
     hit = any(_value(value, fact, fold) for value in predicate["values"] for fact in found)
-    return hit != predicate["negate"]
+    return hit is not bool(predicate["negate"])
 
 
 def _facts(predicate: Json, facts: Json) -> list[str]:
@@ -193,3 +199,6 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(text)
     except ValueError:
         return None
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
