@@ -2,7 +2,7 @@
 
 In:     a transaction (docs/snapshot.md) and a request: the JSON that `meshdp._native.authorize` takes.
 Out:    the JSON that it answers. Independent of the Rust code, so that both can be held against each other.
-Limits: refusals of the HTTP/1 parser are not judged here: `status` is None for heads it does not understand.
+Limits: of the HTTP/1 parser's refusals only those that the recorded verdicts contain.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def authorize(transaction: bytes, request: Json) -> Json:
     return _answer(policy is None, status, detail, chain["name"], policy, facts.get("target", ""))
 
 
-def _answer(allowed: bool, status: int | None, detail: str, chain: str, policy: str | None, path: str) -> Json:
+def _answer(allowed: bool, status: int, detail: str, chain: str, policy: str | None, path: str) -> Json:
     return {
         "allowed": allowed,
         "status": status,
@@ -84,12 +84,12 @@ def _trusted(mesh: Json, peer: str | None) -> bool:
     return not mesh["validate_trust_domain"] or any(peer.startswith(f"spiffe://{domain}/") for domain in domains)
 
 
-def _read_head(head: str, normalization: str, facts: Json) -> tuple[int | None, str] | None:
+def _read_head(head: str, normalization: str, facts: Json) -> tuple[int, str] | None:
     lines = head.split("\r\n")
     start = re.fullmatch(r"([A-Z]+) (\S+) HTTP/1\.([01])", lines[0])
     malformed = any(line.startswith(":") for line in lines[1:])
-    if start is None or start[1] not in _METHODS or malformed or start[2][0] not in "/h":
-        return (None, "not judged here")
+    if start is None or start[1] not in _METHODS or malformed:
+        return (400, "http1.codec_error")
     if start[3] == "0":
         return (426, "low_version")
     headers = [(line.partition(":")[0].lower(), line.partition(":")[2].strip(" \t")) for line in lines[1:] if line]
@@ -101,9 +101,11 @@ def _read_head(head: str, normalization: str, facts: Json) -> tuple[int | None, 
         hosts = [absolute[1]]
     if not hosts:
         return (400, "missing_host_header")
-    path = normalize(target, normalization)
+    if target == "*":
+        return (404, "absolute_path_rejected")
+    path = normalize(target, normalization) if target.startswith("/") else None
     if path is None:
-        return (None, "not judged here")
+        return (400, "path_normalization_failed")
     forwarded = [item for name, value in headers if name == "x-forwarded-for" for item in value.split(",")]
     if forwarded and _address(forwarded[-1].strip()) is not None:
         facts["remote_ip"] = forwarded[-1].strip()
