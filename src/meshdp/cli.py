@@ -1,4 +1,4 @@
-"""The command line: words in, exit code out. Each verb lives in `meshdp.commands.<verb>` and is imported when it is used.
+"""The command line: words in, exit code out. Each verb lives in `meshdp.commands.<verb>`, imported when it is used.
 
 In:     `sys.argv`.
 Out:    0 fine, 1 findings or refused, 2 usage, 3 unreachable.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         def run(self, args: argparse.Namespace) -> int: ...
 
 
-FINE, REFUSED, USAGE, UNREACHABLE = 0, 1, 2, 3
+FINE, REFUSED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 VERBS = {
     "up": "start a mesh on this machine from one file",
@@ -51,20 +51,25 @@ exit codes: 0 fine, 1 findings or refused, 2 usage, 3 unreachable
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the console script and `python -m meshdp` end here."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] not in VERBS:
-        return _without_verb(words)
-    command = _load(words[0])
-    parser = _Parser(prog=f"meshdp {words[0]}", formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.configure(parser)
-    _add_common(parser)
-    args = parser.parse_args(words[1:])
     try:
-        return command.run(args)
+        code = _run(*words) if words and words[0] in VERBS else _without_verb(words)
+        sys.stdout.flush()  # here, where a reader who has gone can be told from a failure
+        return code
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         _silence_stdout()
         return FINE
+    except Exception as refused:  # noqa: BLE001  # looked at, and raised again unless it says what it is
+        return _report(words[0], refused)
+
+
+def _run(verb: str, *words: str) -> int:
+    command = _load(verb)
+    parser = _Parser(prog=f"meshdp {verb}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.configure(parser)
+    _add_common(parser)
+    return command.run(parser.parse_args(words))
 
 
 def _without_verb(words: list[str]) -> int:
@@ -100,7 +105,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     """Give every verb the options that all share, unless it brought its own."""
     known = parser._option_string_actions
     if "--output" not in known and "-o" not in known:
-        parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="form of the answer")
+        parser.add_argument(
+            "-o", "--output", choices=("table", "json", "yaml"), default="table", help="form of the answer"
+        )
     if "--no-color" not in known:
         parser.add_argument("--no-color", action="store_true", help="plain text even on a terminal")
 
@@ -110,6 +117,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message}. `{self.prog} --help` explains.\n")
+
+
+def _report(verb: str, refused: Exception) -> int:
+    """Say what a command could not do; an exception that names no exit code is a bug and keeps its traceback."""
+    exit_code: int | None = getattr(refused, "exit_code", None)  # `errors.MeshdpError`, not imported for its sake
+    if exit_code is None:
+        raise refused
+    hint: str | None = getattr(refused, "hint", None)
+    print(f"meshdp {verb}: {refused}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr)
+    return exit_code
 
 
 def _silence_stdout() -> None:

@@ -70,6 +70,8 @@ ENGINE_FIELDS = (
     "single_instance",
 )
 
+ADDRESSES = ("outbound", "inbound", "admin", "status", "readiness", "metrics")
+
 
 def read(flags: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
     """Merge flags that were given (not None) over variables over defaults, and check each value."""
@@ -115,8 +117,13 @@ def _check(settings: Settings) -> None:
         raise SettingsError("--directory needs --credentials DIR (cert-chain.pem, key.pem, root-cert.pem)")
     if not 1 <= settings.concurrency <= 256:
         raise SettingsError(f"--concurrency {settings.concurrency}: expected 1 to 256 worker threads")
-    for field in ("outbound", "inbound", "admin", "status", "readiness", "metrics"):
-        _check_address(field, getattr(settings, field))
+    taken: dict[str, str] = {}
+    for field in ADDRESSES:
+        address = getattr(settings, field)
+        _check_address(field, address)
+        other = taken.setdefault(address, field)
+        if other != field:
+            raise SettingsError(f"--{field} and --{other} both say {address}: give each its own port")
 
 
 def _check_address(field: str, address: str) -> None:

@@ -6,7 +6,6 @@ import os
 import sys
 
 from meshdp import settings
-from meshdp.supervise import supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,10 +35,14 @@ def configure(parser: ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("--workload", metavar="NAMESPACE/NAME", help="the workload this sidecar serves")
     source = parser.add_argument_group("configuration (one of)")
-    source.add_argument("--feed", metavar="SOCKET", help="Unix socket that sends compiled configuration and certificates")
+    source.add_argument(
+        "--feed", metavar="SOCKET", help="Unix socket that sends compiled configuration and certificates"
+    )
     source.add_argument("--directory", metavar="DIR", help="YAML to compile here, watched for changes")
     parser.add_argument("--credentials", metavar="DIR", help="with --directory: cert-chain.pem, key.pem, root-cert.pem")
-    parser.add_argument("--identity", metavar="SPIFFE-ID", help="expected own identity; default: what the certificate says")
+    parser.add_argument(
+        "--identity", metavar="SPIFFE-ID", help="expected own identity; default: what the certificate says"
+    )
     parser.add_argument("--concurrency", type=int, metavar="N", help="worker threads (1)")
     for name, purpose in ADDRESSES.items():
         default = settings.Settings._field_defaults[name]
@@ -48,7 +51,9 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--access-log", metavar="WHERE", help="stdout, off, or a file (stdout)")
     parser.add_argument("--drain-s", type=float, metavar="SECONDS", help="how long connections may finish at stop (5)")
     parser.add_argument("--uid", type=int, metavar="N", help="give up root for this user and group")
-    parser.add_argument("--no-post-quantum", dest="post_quantum", action="store_false", default=None, help="offer X25519 alone")
+    parser.add_argument(
+        "--no-post-quantum", dest="post_quantum", action="store_false", default=None, help="offer X25519 alone"
+    )
 
 
 def run(args: Namespace) -> int:
@@ -58,4 +63,9 @@ def run(args: Namespace) -> int:
     except settings.SettingsError as wrong:
         print(f"meshdp sidecar: {wrong}", file=sys.stderr)
         return 2
+    try:
+        from meshdp.supervise import supervisor
+    except ImportError as missing:
+        print(f"meshdp sidecar: {missing}", file=sys.stderr)
+        return 1
     return supervisor.run(chosen)

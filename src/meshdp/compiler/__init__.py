@@ -40,7 +40,7 @@ def _compile(directory: Directory, workload: Workload) -> Snapshot:
         "workload": _self(directory, workload),
         "peers": _peers(directory),
         "telemetry": _telemetry(directory),
-        "authz": authz(directory.resources, workload),
+        "authz": authz(directory, workload),
         **inbound(directory, workload),
         **services(directory, workload),
         **upstreams(directory),

@@ -103,6 +103,7 @@ class Directory:
     def __init__(self, resources: ResourceSet) -> None:
         self.resources = resources
         self.mesh: MeshSpec = resources.mesh_spec
+        self.trust_domains = tuple(dict.fromkeys((self.mesh.trust_domain, *self.mesh.trust_domain_aliases)))
         self.workloads = workloads(resources)
         self.by_address = {address: workload for workload in self.workloads for address in workload.addresses}
         self.services = tuple(sorted(resources.all(Service), key=lambda service: service.meta.age_order))

@@ -120,7 +120,7 @@ def _peer_authentication(raw: RawDocument, meta: Meta) -> Decoded:
     if spec is None:
         fallback = security.PeerAuthenticationSpec(selector=_salvaged_selector(raw))
         return security.PeerAuthentication(meta, raw.where, fallback, broken=True), problems
-    return security.PeerAuthentication(meta, raw.where, spec), list(validate.peer_authentication(spec))
+    return security.PeerAuthentication(meta, raw.where, spec), list(validate.peer_authentication(spec, _spec(raw)))
 
 
 def _authorization_policy(raw: RawDocument, meta: Meta) -> Decoded:
@@ -129,7 +129,7 @@ def _authorization_policy(raw: RawDocument, meta: Meta) -> Decoded:
         fallback = security.AuthorizationPolicySpec(selector=_salvaged_selector(raw))
         return security.AuthorizationPolicy(meta, raw.where, fallback, broken=True), problems
     policy = security.AuthorizationPolicy(meta, raw.where, spec)
-    return policy, list(validate.authorization_policy(policy))
+    return policy, list(validate.authorization_policy(policy, _spec(raw)))
 
 
 def _request_authentication(raw: RawDocument, meta: Meta) -> Decoded:
@@ -139,6 +139,11 @@ def _request_authentication(raw: RawDocument, meta: Meta) -> Decoded:
         return security.RequestAuthentication(meta, raw.where, fallback, broken=True), problems
     policy = security.RequestAuthentication(meta, raw.where, spec)
     return policy, list(validate.request_authentication(policy))
+
+
+def _spec(raw: RawDocument) -> dict[str, Any]:
+    written = raw.data.get("spec", {})
+    return written if isinstance(written, dict) else {}
 
 
 def _salvaged_selector(raw: RawDocument) -> security.Selector:

@@ -135,14 +135,21 @@ class _Listing:
         """Add a path that somebody named: it must be there."""
         self._watch_way(root)
         if root.is_dir():
-            self._walk(root, 0)
+            self._walk(root, ())
         elif root.exists():
             self._add_file(root)
         else:
             self._lose(root, "no such file or directory")
 
-    def _walk(self, directory: Path, depth: int) -> None:
-        """Add what a directory holds."""
+    def _walk(self, directory: Path, above: tuple[Path, ...]) -> None:
+        """Add what a directory holds; `above` are the real paths of those it lies in."""
+        real = directory.resolve()
+        if real in above:
+            self._lose(directory, "a link to a directory it lies in")
+            return
+        if len(above) == DEPTH_LIMIT:
+            self._lose(directory, f"more than {DEPTH_LIMIT} levels of directories")
+            return
         self.directories[directory] = None
         try:
             entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
@@ -155,11 +162,8 @@ class _Listing:
                 self._watch_way(path)
             if entry.name.startswith("."):
                 continue  # editors' swap files, `..data` of a mounted volume (its files are listed beside it)
-            if entry.is_dir():
-                if depth < DEPTH_LIMIT:
-                    self._walk(path, depth + 1)
-                else:
-                    self._lose(path, f"more than {DEPTH_LIMIT} levels of directories")
+            if path.is_dir():
+                self._walk(path, (*above, real))
             elif entry.name.endswith(SUFFIXES):
                 self._add_file(path)
 
@@ -195,7 +199,9 @@ def read(path: Path) -> bytes | Finding:
     except OSError as refused:
         return _unreadable(path, refused.strerror or str(refused))
     if len(text) > FILE_SIZE_LIMIT_BYTES:
-        return Finding.of("MDP0103", Where(str(path), 1), "", "", f"the file is larger than {FILE_SIZE_LIMIT_BYTES} bytes")
+        return Finding.of(
+            "MDP0103", Where(str(path), 1), "", "", f"the file is larger than {FILE_SIZE_LIMIT_BYTES} bytes"
+        )
     return text
 
 

@@ -126,7 +126,7 @@ class Watch:
 
 
 def points(path: Path) -> dict[Path, frozenset[str]]:
-    """Directories, and the names in them, whose change can make `path` mean another file: itself and each link on the way."""
+    """Names whose change can make `path` mean another file, by directory: itself and each link on the way."""
     found: dict[Path, frozenset[str]] = {}
     pending = list(path.absolute().parts[1:])
     here = Path("/")

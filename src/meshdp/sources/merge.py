@@ -2,8 +2,8 @@
 
 In:     the decoded documents of each file, now and before, from `files`.
 Out:    one `ResourceSet` with the findings of duplicates.
-Limits: the unit is the file: while one of its documents cannot be read, documents that vanished from that file stay, because
-        nobody can tell whether the unreadable one is one of them.
+Limits: the unit is the file: while one of its documents cannot be read, documents that vanished from that file stay,
+        because nobody can tell whether the unreadable one is one of them.
 Fails:  never; what it keeps back was reported by the reader.
 """
 

@@ -1,8 +1,8 @@
 """The one door to Rust: the data plane and its decisions, as the rest of the package sees them.
 
-In:     snapshot transactions and requests as bytes.
-Out:    `Engine`, the pure decisions `authorize`, `route`, `explain`, `digest`, and their errors.
-Fails:  with `NativeUnavailable` where the extension was not built, saying how to build it.
+In:     settings, transactions and requests as bytes.
+Out:    `Engine`, the pure decisions `authorize`, `route`, `explain`, `digest`, and the errors they raise.
+Fails:  with ImportError where the extension was not built, saying how to build it.
 """
 
 try:
@@ -16,8 +16,9 @@ try:
         explain,
         route,
     )
-except ModuleNotFoundError as missing:
-    raise ImportError("the native extension is not built: run `make build`, or install a wheel of meshdp") from missing
+except ImportError as missing:
+    message = f"the native extension is not usable ({missing}): run `make build`, or install a wheel of meshdp"
+    raise ImportError(message) from missing
 
 __all__ = [
     "CredentialError",

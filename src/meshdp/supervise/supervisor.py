@@ -23,7 +23,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def run(settings: Settings) -> int:
     """Run one sidecar to its end."""
-    # Blocked before any thread exists: worker threads inherit the mask, so a signal always waits for this thread.
+    # Blocked before any thread exists: worker threads inherit the mask, so a signal always comes to this thread.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         if settings.uid is not None:
@@ -35,12 +35,16 @@ def run(settings: Settings) -> int:
         return 1
     if settings.directory is None:
         signal.sigwait(STOP_SIGNALS)
+    else:
+        from meshdp.supervise.reload import compile_until
+
+        compile_until(STOP_SIGNALS, engine, settings)
     _stop(engine, settings.drain_s)
     return 0
 
 
 def _become(uid: int) -> None:
-    """Give up root: supplementary groups, group, user, in the order that still may."""
+    """Give up root: supplementary groups, group, user, in the order that is still permitted."""
     os.setgroups([])
     os.setgid(uid)
     os.setuid(uid)

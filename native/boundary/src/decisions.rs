@@ -1,0 +1,249 @@
+//! The data plane's decisions as pure functions over a snapshot, for the command line, pytest and the conformance runner.
+//!
+//! In: a transaction with an empty base, and a request as JSON.  Out: JSON.
+//! Fails: `SnapshotError` for the transaction, `NativeError` for a request document that cannot be read.
+//! The stages and their order are those of `engine/connection.rs`, without sockets.
+
+use meshdp_engine::decide::{Head, Scratch, View, path_mode, read_head};
+use meshdp_model::authz::Denial;
+use meshdp_model::facts::{ConnectionFacts, Direction, RequestFacts};
+use meshdp_model::identity::Peer;
+use meshdp_model::listener::Outbound;
+use meshdp_model::route::Route;
+use meshdp_model::sections::{Chain, ChainProtocol};
+use meshdp_model::snapshot::Snapshot;
+use meshdp_proto::http1_head::{HttpVersion, Limits};
+use meshdp_proto::sniff::{Sniff, Wanted, sniff};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::errors::{NativeError, SnapshotError};
+
+/// The digest a transaction leads to, checked section by section.
+#[pyfunction]
+pub(crate) fn digest(transaction: &[u8]) -> PyResult<String> {
+    snapshot(transaction).map(|snapshot| snapshot.digest().to_owned())
+}
+
+/// Whether the connection or request is let in, and by which policy.
+#[pyfunction]
+pub(crate) fn authorize<'py>(python: Python<'py>, transaction: &[u8], request: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let (snapshot, asked) = (snapshot(transaction)?, asked(request)?);
+    Ok(answer(python, &judge(&snapshot, &asked)))
+}
+
+/// Where an outbound request would go.
+#[pyfunction]
+pub(crate) fn route<'py>(python: Python<'py>, transaction: &[u8], request: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let (snapshot, asked) = (snapshot(transaction)?, asked(request)?);
+    let facts = asked.facts()?;
+    let permit = snapshot.permit_outbound(&facts);
+    let mut scratch = Scratch::default();
+    let head = asked.read(&snapshot, &mut scratch).ok().flatten();
+    let authority = match &head {
+        Some(head) => asked.view(head, &scratch).authority().to_vec(),
+        None => Vec::new(),
+    };
+    let route = match snapshot.outbound(facts.destination) {
+        Outbound::Http { port } => snapshot.route_request(&permit, port, &authority, None, 0),
+        Outbound::Service(service) | Outbound::Auto(service) => snapshot.route_connection(&permit, service, 0),
+        Outbound::Unknown => snapshot.route_unknown(&permit),
+    };
+    Ok(answer(python, &describe_route(&route)))
+}
+
+/// Every policy, rule and condition with whether it held.
+#[pyfunction]
+pub(crate) fn explain<'py>(python: Python<'py>, transaction: &[u8], request: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let (snapshot, asked) = (snapshot(transaction)?, asked(request)?);
+    let facts = asked.facts()?;
+    let mut scratch = Scratch::default();
+    let head = asked.read(&snapshot, &mut scratch).map_err(|status| {
+        NativeError::new_err(format!("head: the data plane refuses it with status {status}; send a valid request head"))
+    })?;
+    let explanation = match &head {
+        None => snapshot.explain_connection(&facts),
+        Some(head) => {
+            let view = asked.view(head, &scratch);
+            let request = RequestFacts {
+                method: view.method(),
+                path: view.path(),
+                authority: view.authority(),
+                remote_ip: view.remote_ip(facts.source.ip()),
+                headers: &view,
+            };
+            snapshot.explain_request(&facts, &request)
+        }
+    };
+    let verdict = judge(&snapshot, &asked);
+    Ok(answer(python, &json!({"verdict": verdict, "explanation": explanation})))
+}
+
+/// A connection, and a request on it if there is one, as its asker knows it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    direction: Way,
+    peer: Option<String>,
+    source: std::net::SocketAddr,
+    destination: std::net::SocketAddr,
+    sni: Option<String>,
+    /// The request head (or the first bytes of an opaque connection), one character a byte.
+    head: Option<String>,
+    #[serde(default)]
+    detected: Detected,
+    #[serde(skip)]
+    bytes: Vec<u8>,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Way {
+    Inbound,
+    Outbound,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Detected {
+    tls: bool,
+    alpn: Vec<String>,
+}
+
+impl Asked {
+    fn facts(&self) -> PyResult<ConnectionFacts> {
+        let peer = self.peer.as_deref().map(Peer::parse).transpose();
+        Ok(ConnectionFacts {
+            direction: if self.direction == Way::Inbound { Direction::Inbound } else { Direction::Outbound },
+            peer: peer.map_err(|error| NativeError::new_err(format!("peer: {error}")))?,
+            source: self.source,
+            destination: self.destination,
+            sni: self.sni.as_ref().map(|name| name.to_ascii_lowercase().into_boxed_str()),
+        })
+    }
+
+    /// The parsed head, if there is one; the status of the refusal otherwise.
+    fn read(&self, snapshot: &Snapshot, scratch: &mut Scratch) -> Result<Option<Head>, u16> {
+        if self.head.is_none() {
+            return Ok(None);
+        }
+        let mode = path_mode(snapshot.mesh().path_normalization);
+        match read_head(&self.bytes, &Limits::default(), mode, scratch) {
+            Ok(Some(head)) => Ok(Some(head)),
+            Ok(None) => Err(400),
+            Err(refusal) => Err(refusal.status),
+        }
+    }
+
+    fn view<'a>(&'a self, head: &'a Head, scratch: &'a Scratch) -> View<'a> {
+        View { buffer: &self.bytes, head, fields: &scratch.fields, target: &scratch.target }
+    }
+
+    /// The chain that takes the connection, as sniffing would choose it.
+    fn chain<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Chain> {
+        let inbound = snapshot.inbound(self.destination.port())?;
+        if self.detected.tls {
+            let offered = |wanted: &[u8]| self.detected.alpn.iter().any(|name| name.as_bytes() == wanted);
+            return inbound.filter_chain_where(true, offered);
+        }
+        let found: &[u8] = match sniff(&self.bytes, Wanted { tls: inbound.inspect_tls, http: inbound.inspect_http }) {
+            Sniff::Http1(HttpVersion::Http10) => b"http/1.0",
+            Sniff::Http1(HttpVersion::Http11) => b"http/1.1",
+            Sniff::Http2Preface => b"h2c",
+            _ => b"",
+        };
+        inbound.filter_chain_where(false, |wanted| wanted == found)
+    }
+}
+
+fn judge(snapshot: &Snapshot, asked: &Asked) -> Value {
+    let Ok(facts) = asked.facts() else { return closed("peer_identity", "") };
+    let Some(chain) = asked.chain(snapshot) else { return closed("filter_chain_not_found", "") };
+    if chain.terminate {
+        let Some(peer) = &facts.peer else { return closed("tls_no_client_certificate", &chain.name) };
+        if !snapshot.mesh().trusts(peer) {
+            return closed("tls_trust_domain", &chain.name);
+        }
+    } else if facts.peer.is_some() {
+        // Bytes of a TLS session that does not end here prove nothing to us.
+        return judge_as(snapshot, asked, &ConnectionFacts { peer: None, ..facts }, chain);
+    }
+    judge_as(snapshot, asked, &facts, chain)
+}
+
+fn judge_as(snapshot: &Snapshot, asked: &Asked, facts: &ConnectionFacts, chain: &Chain) -> Value {
+    if chain.protocol == ChainProtocol::Tcp {
+        return match snapshot.authorize_connection(facts) {
+            Ok(_) => {
+                json!({"allowed": true, "status": 0, "detail": "", "chain": &*chain.name, "policy": null, "upstream_path": null})
+            }
+            Err(denial) => denied(&denial, 0, &chain.name),
+        };
+    }
+    let mut scratch = Scratch::default();
+    let head = match asked.read(snapshot, &mut scratch) {
+        Ok(Some(head)) => head,
+        Ok(None) => return closed("no request head", &chain.name),
+        Err(status) => {
+            return json!({"allowed": false, "status": status, "detail": "refused", "chain": &*chain.name,
+                          "policy": null, "upstream_path": null});
+        }
+    };
+    let view = asked.view(&head, &scratch);
+    match view.authorize(snapshot, facts) {
+        Err(denial) => denied(&denial, 403, &chain.name),
+        Ok(_) => json!({"allowed": true, "status": 200, "detail": "", "chain": &*chain.name, "policy": null,
+                        "upstream_path": latin1(&scratch.target)}),
+    }
+}
+
+fn closed(detail: &str, chain: &str) -> Value {
+    json!({"allowed": false, "status": 0, "detail": detail, "chain": chain, "policy": null, "upstream_path": null})
+}
+
+fn denied(denial: &Denial, status: u16, chain: &str) -> Value {
+    let policy = denial.policy.as_ref().map(|policy| {
+        json!({"namespace": &*policy.namespace, "name": &*policy.name, "rule": policy.rule, "where": &*policy.where_})
+    });
+    json!({"allowed": false, "status": status, "detail": denial.detail(), "chain": chain, "policy": policy,
+           "upstream_path": null})
+}
+
+fn describe_route(route: &Route<'_>) -> Value {
+    match route {
+        Route::Cluster { cluster, service, rule, .. } => {
+            json!({"kind": "cluster", "cluster": &*cluster.key, "service": &*service.host, "rule": rule})
+        }
+        Route::Passthrough => json!({"kind": "passthrough"}),
+        Route::Blocked => json!({"kind": "blocked"}),
+        Route::NoEndpoints { cluster, .. } => json!({"kind": "no_endpoints", "cluster": &*cluster.key}),
+        Route::NoCluster { service, rule } => json!({"kind": "no_cluster", "service": &*service.host, "rule": rule}),
+        Route::NoRule { service } => json!({"kind": "no_rule", "service": &*service.host}),
+    }
+}
+
+fn snapshot(transaction: &[u8]) -> PyResult<Snapshot> {
+    Snapshot::empty().apply(transaction).map_err(|error| SnapshotError::new_err(error.to_string()))
+}
+
+fn asked(request: &[u8]) -> PyResult<Asked> {
+    let mut asked: Asked = serde_json::from_slice(request)
+        .map_err(|error| NativeError::new_err(format!("request document: {error}; see docs/snapshot.md")))?;
+    let Some(head) = &asked.head else { return Ok(asked) };
+    asked.bytes = head
+        .chars()
+        .map(|character| u8::try_from(u32::from(character)))
+        .collect::<Result<_, _>>()
+        .map_err(|_| NativeError::new_err("head: expected one character a byte (Latin-1)"))?;
+    Ok(asked)
+}
+
+fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().map(|&byte| char::from(byte)).collect()
+}
+
+fn answer<'py>(python: Python<'py>, value: &Value) -> Bound<'py, PyBytes> {
+    PyBytes::new(python, value.to_string().as_bytes())
+}

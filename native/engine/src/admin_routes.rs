@@ -1,0 +1,1 @@
+//! Maps a request to its answer.

@@ -1,0 +1,68 @@
+//! Byte buffers lent by a worker while data is in flight, so that idle connections hold none.
+//!
+//! In: sessions that are about to read.  Out: empty vectors with capacity.
+//! Limits: `KEPT` spare buffers per worker, none larger than `LARGEST_KEPT` bytes.
+
+use std::cell::RefCell;
+
+/// The spare buffers of one worker.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    spare: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Buffers {
+    /// Lends an empty buffer with room for a usual message.
+    pub(crate) fn lend(&self) -> Vec<u8> {
+        self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(FIRST))
+    }
+
+    /// Takes a buffer back; its bytes are forgotten.
+    pub(crate) fn give(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.spare.borrow_mut();
+        if buffer.capacity() == 0 || buffer.capacity() > LARGEST_KEPT || spare.len() >= KEPT {
+            return;
+        }
+        buffer.clear();
+        spare.push(buffer);
+    }
+}
+
+/// How much to read next, given the bytes moved so far in this direction: small while a message may be all there is,
+/// large once it is clearly a transfer.
+pub(crate) const fn read_limit(moved: u64) -> usize {
+    match moved {
+        0..=8_191 => FIRST,
+        8_192..=262_143 => 16 * 1024,
+        _ => 256 * 1024,
+    }
+}
+
+/// Room of a fresh buffer: a head and a small body.
+pub(crate) const FIRST: usize = 4 * 1024;
+const LARGEST_KEPT: usize = 64 * 1024;
+const KEPT: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_returned_buffer_is_lent_again_and_empty() {
+        let buffers = Buffers::default();
+        let mut buffer = buffers.lend();
+        buffer.extend_from_slice(b"secret");
+        let address = buffer.as_ptr();
+        buffers.give(buffer);
+        let again = buffers.lend();
+        assert!(again.is_empty());
+        assert_eq!(again.as_ptr(), address);
+    }
+
+    #[test]
+    fn large_buffers_are_not_kept() {
+        let buffers = Buffers::default();
+        buffers.give(Vec::with_capacity(LARGEST_KEPT + 1));
+        assert!(buffers.spare.borrow().is_empty());
+    }
+}

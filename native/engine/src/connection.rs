@@ -1,0 +1,120 @@
+//! The map of the data plane: one connection, its stages in order.
+//!
+//! In: an accepted socket with its original destination.  Out: one `Outcome` per connection (opaque) or per request (HTTP).
+//! Limits: `settings::Limits`.  Fails: every stage returns a `Failure`; none forwards a byte without a `Permit`.
+//! A panic in a stage ends this connection alone and is counted as `bug`.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use meshdp_model::facts::ConnectionFacts;
+use meshdp_model::sections::ChainProtocol;
+
+use crate::downstream;
+use crate::listener::Accepted;
+use crate::outcome::Reason;
+use crate::registry::{Admitted, Entry};
+use crate::stream::Stream;
+use crate::worker::{Pinned, Worker};
+use crate::{http_session, record, tcp_session};
+
+/// Serves one connection to its end and records how it ended.
+pub(crate) async fn serve(accepted: Accepted, admitted: Admitted, worker: Rc<Worker>) {
+    let entry = Rc::clone(&admitted.entry);
+    let mut bug = record::BugGuard::new(&worker, &entry);
+    entry.register_waker().await;
+    let ended = stages(accepted, &worker, &entry).await;
+    record::connection_end(&worker, &entry, ended);
+    bug.disarm();
+    drop(admitted);
+}
+
+/// Runs the stages in order. One configuration is pinned for the whole of an opaque connection; an HTTP connection
+/// pins anew for each request.
+async fn stages(accepted: Accepted, worker: &Rc<Worker>, entry: &Rc<Entry>) -> Result<(), Failure> {
+    let pinned = worker.pin();
+    let port = downstream::port(&pinned, &accepted)?;
+    let sniffed = downstream::sniff(accepted, &port, worker, entry).await?;
+    let chain = port.filter_chain(&sniffed)?;
+    let secured = downstream::secure(sniffed, &chain, worker, entry).await?;
+    match chain.protocol {
+        ChainProtocol::Tcp => tcp_session::run(secured, &pinned, worker).await,
+        ChainProtocol::Http => http_session::run(secured, pinned, worker).await,
+    }
+}
+
+/// A connection whose peer is known: what sessions work on.
+pub(crate) struct Secured {
+    /// Its bytes, plain or decrypted.
+    pub(crate) stream: Stream,
+    /// Plain bytes that sniffing has read already.
+    pub(crate) received: Vec<u8>,
+    /// What decisions may see of it.
+    pub(crate) facts: ConnectionFacts,
+    /// What sniffing found, to judge the connection again after a swap.
+    pub(crate) sniffed: Detection,
+    /// The chain that took it.
+    pub(crate) chain: Chain,
+    /// SHA-256 of the peer's certificate, for XFCC.
+    pub(crate) peer_hash: Option<[u8; 32]>,
+    /// Its place in the registry.
+    pub(crate) entry: Rc<Entry>,
+}
+
+/// What sniffing found of a connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Detection {
+    /// A `ClientHello` was seen.
+    pub(crate) tls: bool,
+    /// ALPN values, or what plain bytes look like.
+    pub(crate) application: Vec<Box<[u8]>>,
+}
+
+/// The treatment chosen for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Chain {
+    /// Whether mutual TLS ends here.
+    pub(crate) terminate: bool,
+    /// What is spoken inside.
+    pub(crate) protocol: ChainProtocol,
+}
+
+/// Why a stage ended a connection.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// The stable reason.
+    pub(crate) reason: Reason,
+    /// What a person needs beside it: the policy, the field, the identity.
+    pub(crate) detail: Cow<'static, str>,
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self { reason, detail: Cow::Borrowed("") }
+    }
+}
+
+impl Failure {
+    /// A failure with its detail.
+    pub(crate) fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+/// Whether a connection that was taken under an older configuration would be taken the same way now.
+///
+/// # Errors
+/// `PolicyChanged` when its chain is gone or another, or its peer's trust domain is no longer accepted.
+pub(crate) fn still_accepted(secured: &Secured, pinned: &Pinned) -> Result<(), Failure> {
+    let facts = &secured.facts;
+    let now = downstream::port_of(pinned, facts.direction, facts.destination)
+        .and_then(|port| port.filter_chain_for(&secured.sniffed))
+        .map_err(|failure| Failure::new(Reason::PolicyChanged, failure.detail))?;
+    if now != secured.chain {
+        return Err(Failure::new(Reason::PolicyChanged, "the port now asks for another kind of connection"));
+    }
+    if facts.peer.as_ref().is_none_or(|peer| pinned.snapshot.mesh().trusts(peer)) {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::PolicyChanged, "the peer's trust domain is no longer accepted"))
+}

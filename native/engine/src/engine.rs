@@ -1,0 +1,221 @@
+//! One data plane from start to stop: it binds, starts the worker threads and the control thread, and ends them.
+//!
+//! In: `Settings`.  Out: `Engine`, which the language boundary holds.
+//! Limits: one sidecar per network namespace (an exclusive abstract socket), `concurrency` workers.
+//! Fails: `EngineError`, each a sentence with its cure; a failed start leaves nothing bound.
+//! Source: DESIGN sections 4.3 and 5 ("Runtime").
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use meshdp_model::facts::Direction;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+
+use crate::admin::{self, Face};
+use crate::control;
+use crate::force::Force;
+use crate::settings::Settings;
+use crate::sys;
+use crate::worker::{self, Command, Setup};
+
+/// A data plane; dropping it stops it.
+pub struct Engine {
+    force: Arc<Force>,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    workers: Vec<JoinHandle<()>>,
+    control: JoinHandle<()>,
+    stop_control: oneshot::Sender<()>,
+    _exclusive: Option<UnixListener>,
+}
+
+impl Engine {
+    /// Prepares a data plane; nothing is bound yet.
+    ///
+    /// # Errors
+    /// The access log cannot be opened.
+    pub fn new(settings: Settings) -> Result<Self, EngineError> {
+        Ok(Self { force: Arc::new(Force::new(settings)?), running: Mutex::new(None) })
+    }
+
+    /// Binds every port and starts the threads.
+    ///
+    /// # Errors
+    /// A second sidecar in the namespace, a port in use, no thread.
+    pub fn start(&self) -> Result<(), EngineError> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.is_some() {
+            return Err(EngineError::AlreadyStarted);
+        }
+        let settings = Arc::clone(&self.force.settings);
+        let exclusive = if settings.single_instance { Some(hold_namespace()?) } else { None };
+        let faces = bind_faces(&settings)?;
+        let mut setups = Vec::new();
+        let mut commands = Vec::new();
+        for id in 0..settings.concurrency {
+            let (send, receive) = mpsc::unbounded_channel();
+            commands.push(send);
+            setups.push(self.setup(id, receive)?);
+        }
+        self.force.attach(commands);
+        let mut workers = Vec::new();
+        for setup in setups {
+            workers.push(spawn("meshdp-worker", move || drop(worker::run(setup)))?);
+        }
+        let (stop_control, stopped) = oneshot::channel();
+        let force = Arc::clone(&self.force);
+        let control = spawn("meshdp-control", move || run_control(&force, faces, stopped))?;
+        *running = Some(Running { workers, control, stop_control, _exclusive: exclusive });
+        Ok(())
+    }
+
+    /// The state that swaps, certificates and statistics act on.
+    pub fn force(&self) -> &Arc<Force> {
+        &self.force
+    }
+
+    /// Stops accepting, lets what runs finish, and returns when all is quiet or the deadline has passed.
+    pub fn drain(&self, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        self.force.begin_drain();
+        while Instant::now() < until && self.force.live_connections() > 0 {
+            std::thread::sleep(DRAIN_POLL);
+        }
+    }
+
+    /// Ends every thread and closes every socket. What still runs is cut.
+    pub fn stop(&self) {
+        let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        self.force.tell_all(|| Command::Stop);
+        for worker in running.workers {
+            let _ = worker.join();
+        }
+        let _ = running.stop_control.send(());
+        let _ = running.control.join();
+        self.force.finish_log();
+    }
+
+    fn setup(&self, id: usize, commands: mpsc::UnboundedReceiver<Command>) -> Result<Setup, EngineError> {
+        let settings = &self.force.settings;
+        let listeners = vec![
+            (Direction::Outbound, bind("outbound capture", settings.outbound)?),
+            (Direction::Inbound, bind("inbound capture", settings.inbound)?),
+        ];
+        Ok(Setup {
+            id,
+            settings: Arc::clone(settings),
+            snapshot: self.force.snapshot(),
+            credentials: Arc::clone(&self.force.credentials),
+            listeners,
+            commands,
+            telemetry: self.force.telemetry.worker(),
+            access_log: self.force.access_log_of_worker(),
+            connection_limit: sys::open_file_limit() / 2 / settings.concurrency,
+        })
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Why the engine could not do what it was asked.
+#[derive(Debug)]
+pub enum EngineError {
+    /// The settings document is wrong.
+    Settings(String),
+    /// `start` was called twice.
+    AlreadyStarted,
+    /// Another sidecar holds this network namespace.
+    SecondInstance,
+    /// A port could not be bound.
+    Bind {
+        /// What the port is for.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's words.
+        error: std::io::Error,
+    },
+    /// The access log could not be opened.
+    AccessLog(String),
+    /// A thread could not be started.
+    Thread(std::io::Error),
+}
+
+impl std::fmt::Display for EngineError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Settings(problem) => write!(formatter, "engine settings: {problem}"),
+            Self::AlreadyStarted => formatter.write_str("the engine runs already; stop it before starting it again"),
+            Self::SecondInstance => formatter.write_str(
+                "another sidecar runs in this network namespace; stop it first (two would split the traffic between them)",
+            ),
+            Self::Bind { what, address, error } => write!(
+                formatter,
+                "cannot listen on {address} for {what}: {error}; free the port or choose another in the settings"
+            ),
+            Self::AccessLog(problem) => write!(formatter, "access log: {problem}"),
+            Self::Thread(error) => write!(formatter, "cannot start a thread: {error}; look at the process limits"),
+        }
+    }
+}
+
+impl std::error::Error for EngineError {}
+
+/// SO_REUSEPORT would let a second sidecar share our ports unseen, so an exclusive name guards the namespace.
+fn hold_namespace() -> Result<UnixListener, EngineError> {
+    let name = std::os::unix::net::SocketAddr::from_abstract_name(EXCLUSIVE_NAME).map_err(EngineError::Thread)?;
+    UnixListener::bind_addr(&name).map_err(|_| EngineError::SecondInstance)
+}
+
+fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, EngineError> {
+    worker::bind(address).map_err(|error| EngineError::Bind { what, address, error })
+}
+
+fn bind_faces(settings: &Settings) -> Result<Vec<(Face, TcpListener)>, EngineError> {
+    let wanted = [
+        (Face::Admin, "admin", settings.admin),
+        (Face::Status, "probes", settings.status),
+        (Face::Readiness, "readiness", settings.readiness),
+        (Face::Metrics, "metrics", settings.metrics),
+    ];
+    wanted.into_iter().map(|(face, what, address)| bind_alone(what, address).map(|listener| (face, listener))).collect()
+}
+
+fn bind_alone(what: &'static str, address: SocketAddr) -> Result<TcpListener, EngineError> {
+    let listener = TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    listener.map_err(|error| EngineError::Bind { what, address, error })
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, EngineError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(EngineError::Thread)
+}
+
+fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: oneshot::Receiver<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let Ok(runtime) = runtime else { return };
+    runtime.block_on(async move {
+        for (face, listener) in faces {
+            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { continue };
+            tokio::spawn(admin::serve(listener, face, Arc::clone(force) as Arc<dyn admin::AdminState>));
+        }
+        if let Some(feed) = &force.settings.feed {
+            let target = Arc::clone(force) as Arc<dyn control::FeedTarget>;
+            tokio::spawn(control::follow(feed.clone(), target));
+        }
+        let _ = stopped.await;
+    });
+}
+
+const EXCLUSIVE_NAME: &[u8] = b"meshdp/sidecar";
+const DRAIN_POLL: Duration = Duration::from_millis(20);

@@ -1,0 +1,1 @@
+//! The frames of the feed (`docs/feed.md`): length, kind, body.

@@ -1,0 +1,74 @@
+//! The accept loop of one capture port on one worker.
+//!
+//! In: a bound listener.  Out: one task per accepted connection, running `connection::serve`.
+//! Limits: the registry's; above it a new connection is closed at once and counted (refuse new work, never skip checks).
+//! Fails: out of descriptors: the loop pauses 100 ms and goes on.
+
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::time::Duration;
+
+use meshdp_model::facts::Direction;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::connection;
+use crate::original_dst::{Unusable, original_destination};
+use crate::outcome::Reason;
+use crate::record;
+use crate::worker::Worker;
+
+/// A connection with the place it was going to.
+pub(crate) struct Accepted {
+    pub(crate) tcp: TcpStream,
+    pub(crate) direction: Direction,
+    pub(crate) source: SocketAddr,
+    pub(crate) original_destination: SocketAddr,
+}
+
+/// Accepts until told to stop, and then empties the accept queue before the socket closes, so that no client that
+/// the kernel has already greeted is reset.
+pub(crate) async fn accept(
+    direction: Direction,
+    listener: StdListener,
+    worker: Rc<Worker>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    loop {
+        tokio::select! {
+            biased;
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, source)) => admit(direction, tcp, source, &worker),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            },
+            _ = stop.changed() => return,
+        }
+    }
+}
+
+fn admit(direction: Direction, tcp: TcpStream, source: SocketAddr, worker: &Rc<Worker>) {
+    let original_destination = match original_destination(&tcp, worker.capture_ports()) {
+        Ok(address) => address,
+        Err(why) => return refuse(direction, worker, why),
+    };
+    let Some(admitted) = worker.registry.admit(direction, source, original_destination) else {
+        record::refused_connection(worker, direction, Reason::Overload);
+        return;
+    };
+    if tcp.set_nodelay(true).is_err() {
+        return; // the peer is already gone
+    }
+    let accepted = Accepted { tcp, direction, source, original_destination };
+    tokio::task::spawn_local(connection::serve(accepted, admitted, Rc::clone(worker)));
+}
+
+fn refuse(direction: Direction, worker: &Worker, why: Unusable) {
+    let reason = match why {
+        Unusable::Loop => Reason::LoopRefused,
+        Unusable::NotRedirected => Reason::OriginalDestinationUnknown,
+    };
+    record::refused_connection(worker, direction, reason);
+}
+
+const PAUSE: Duration = Duration::from_millis(100);

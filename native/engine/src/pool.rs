@@ -1,0 +1,99 @@
+//! Idle upstream connections of one worker, kept for the next request to the same endpoint with the same security.
+//!
+//! In: connections whose last exchange ended cleanly.  Out: the most recently used one that is still quiet.
+//! Limits: `pool_per_endpoint` idle connections per key; each is closed after `pool_idle_ms` unused.
+//! The key is complete: worker (by owning the pool), own identity and credential epoch, endpoint address, and the cluster,
+//! whose section holds SNI, expected identities and TLS settings. A cluster is compared by the address of its shared
+//! section, which the pooled connection keeps alive, so a swap that changes it can never match an old connection.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use meshdp_model::sections::Cluster;
+
+use crate::stream::Stream;
+
+/// What two requests must share to share a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct PoolKey {
+    /// The endpoint.
+    pub(crate) address: SocketAddr,
+    /// TLS to this cluster under this credential epoch; `None` for plaintext.
+    pub(crate) security: Option<(Arc<Cluster>, u64)>,
+}
+
+#[derive(PartialEq, Eq, Hash, Clone, Copy)]
+struct Fingerprint(SocketAddr, usize, u64);
+
+impl PoolKey {
+    fn fingerprint(&self) -> Fingerprint {
+        match &self.security {
+            None => Fingerprint(self.address, 0, 0),
+            Some((cluster, epoch)) => Fingerprint(self.address, Arc::as_ptr(cluster).addr(), *epoch),
+        }
+    }
+}
+
+struct Idle {
+    stream: Stream,
+    since_ms: u64,
+}
+
+struct Bucket {
+    key: PoolKey,
+    idle: Vec<Idle>,
+}
+
+/// The idle connections of one worker.
+pub(crate) struct Pool {
+    buckets: HashMap<Fingerprint, Bucket>,
+    per_endpoint: usize,
+    idle_ms: u64,
+}
+
+impl Pool {
+    /// An empty pool with its bounds.
+    pub(crate) fn new(per_endpoint: usize, idle_ms: u64) -> Self {
+        Self { buckets: HashMap::new(), per_endpoint, idle_ms }
+    }
+
+    /// Takes the most recently used connection that has nothing unread; surplus bytes or a close retire it.
+    pub(crate) fn take(&mut self, key: &PoolKey) -> Option<Stream> {
+        let bucket = self.buckets.get_mut(&key.fingerprint())?;
+        while let Some(idle) = bucket.idle.pop() {
+            if idle.stream.is_idle_clean() {
+                return Some(idle.stream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose exchange ended cleanly.
+    pub(crate) fn give(&mut self, key: &PoolKey, stream: Stream, now_ms: u64) {
+        let bucket =
+            self.buckets.entry(key.fingerprint()).or_insert_with(|| Bucket { key: key.clone(), idle: Vec::new() });
+        if bucket.idle.len() < self.per_endpoint {
+            bucket.idle.push(Idle { stream, since_ms: now_ms });
+        }
+    }
+
+    /// Closes what has been idle too long.
+    pub(crate) fn sweep(&mut self, now_ms: u64) {
+        let oldest = now_ms.saturating_sub(self.idle_ms);
+        self.buckets.retain(|_, bucket| {
+            bucket.idle.retain(|idle| idle.since_ms >= oldest);
+            !bucket.idle.is_empty()
+        });
+    }
+
+    /// Closes the connections that `keep` does not name: their cluster or credentials are no longer in force.
+    pub(crate) fn retire(&mut self, keep: impl Fn(&PoolKey) -> bool) {
+        self.buckets.retain(|_, bucket| keep(&bucket.key));
+    }
+
+    /// How many idle connections are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.buckets.values().map(|bucket| bucket.idle.len()).sum()
+    }
+}

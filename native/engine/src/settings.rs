@@ -1,0 +1,110 @@
+//! The engine's settings: the JSON document that the process hands over once, before anything starts.
+//!
+//! In: `Engine(settings)` from Python's `settings.py`.  Out: one frozen value shared by every thread.
+//! Fails: `EngineError::Settings` naming the field.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::EngineError;
+
+/// What one data plane is started with.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// `namespace/name` of the workload served.
+    pub workload: String,
+    /// Worker threads; Istio's `concurrency`.
+    pub concurrency: usize,
+    /// Where captured outbound connections arrive.
+    pub outbound: SocketAddr,
+    /// Where captured inbound connections arrive.
+    pub inbound: SocketAddr,
+    /// Admin, loopback only.
+    pub admin: SocketAddr,
+    /// Probes and merged metrics.
+    pub status: SocketAddr,
+    /// Readiness.
+    pub readiness: SocketAddr,
+    /// Own metrics.
+    pub metrics: SocketAddr,
+    /// Source address of connections to the application (A.5).
+    pub inbound_source: IpAddr,
+    /// `stdout`, `off`, or a path.
+    pub access_log: String,
+    /// Unix socket of the feed, if configuration comes from one.
+    pub feed: Option<PathBuf>,
+    /// Expected own identity, if known before the first configuration.
+    pub identity: Option<String>,
+    /// Version of the product, for the feed and the admin pages.
+    pub version: String,
+    /// Whether the hybrid X25519MLKEM768 key exchange is offered and preferred.
+    pub post_quantum: bool,
+    /// Refuse to start when another sidecar holds this network namespace.
+    pub single_instance: bool,
+    /// Bounds of waiting and of size.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Bounds on waiting and on counts; defaults from attack-cases section 4.1.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// A TLS handshake must end within this.
+    pub handshake_ms: u64,
+    /// A request head must be whole within this after its first byte.
+    pub head_ms: u64,
+    /// A connection without a request, or a stream without a byte, ends after this.
+    pub idle_ms: u64,
+    /// A pooled upstream connection is closed after this long unused.
+    pub pool_idle_ms: u64,
+    /// A TCP connection to an endpoint must stand within this unless the cluster says otherwise.
+    pub connect_ms: u64,
+    /// Bytes of a refused request's body that are read and dropped to keep the connection.
+    pub discard_bytes: u64,
+    /// Idle upstream connections kept per endpoint and worker.
+    pub pool_per_endpoint: usize,
+    /// Interim (1xx) responses forwarded for one request.
+    pub interim_responses: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handshake_ms: 10_000,
+            head_ms: 10_000,
+            idle_ms: 300_000,
+            pool_idle_ms: 60_000,
+            connect_ms: 10_000,
+            discard_bytes: 256 * 1024,
+            pool_per_endpoint: 1_024,
+            interim_responses: 10,
+        }
+    }
+}
+
+impl Settings {
+    /// Reads and checks the settings document.
+    ///
+    /// # Errors
+    /// `EngineError::Settings` with the field and what was expected.
+    pub fn decode(json: &[u8]) -> Result<Self, EngineError> {
+        let settings: Self = serde_json::from_slice(json).map_err(|error| EngineError::Settings(error.to_string()))?;
+        if settings.concurrency == 0 || settings.concurrency > 64 {
+            return Err(EngineError::Settings(format!("concurrency: expected 1 to 64, got {}", settings.concurrency)));
+        }
+        if !settings.admin.ip().is_loopback() {
+            return Err(EngineError::Settings(format!("admin: expected a loopback address, got {}", settings.admin)));
+        }
+        Ok(settings)
+    }
+
+    /// The handshake bound as a duration.
+    pub(crate) fn handshake(&self) -> Duration {
+        Duration::from_millis(self.limits.handshake_ms)
+    }
+}

@@ -1,0 +1,130 @@
+//! One connection's bytes, plain or TLS, polled so that one task can pump both directions.
+//!
+//! In: a socket, or a TLS connection after its handshake. Out: bytes appended to a lent buffer, bytes taken from one.
+//! Limits: a read appends what the caller allows; a write takes what the socket or one sealed batch holds.
+//! Fails: with `io::Error`; over TLS an end without close_notify is `UnexpectedEof`, so truncation never looks complete.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::tls::TlsStream;
+
+/// One connection, either side of the proxy.
+pub(crate) enum Stream {
+    /// Bytes as they are on the wire.
+    Plain(TcpStream),
+    /// Mutual TLS.
+    Tls(Box<TlsStream>),
+}
+
+impl Stream {
+    /// Appends at most `limit` (above zero) bytes to `buf`; 0 is a clean end of the peer's side.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(tcp) => poll_read_plain(tcp, cx, buf, limit),
+            Self::Tls(tls) => tls.poll_read(cx, buf, limit),
+        }
+    }
+
+    /// Takes some of `bytes`. Over TLS they may still wait for [`Stream::poll_flush`].
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Tls(tls) => tls.poll_write(cx, bytes),
+        }
+    }
+
+    /// Brings all that was taken into the socket.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(tls) => tls.poll_flush(cx),
+        }
+    }
+
+    /// Ends our side (close_notify where there is TLS, then FIN). Reading may go on.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => tls.poll_shutdown(cx),
+        }
+    }
+
+    /// [`Stream::poll_read`] as a future.
+    pub(crate) async fn read(&mut self, buf: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read(cx, buf, limit)).await
+    }
+
+    /// Writes all of `bytes` and flushes.
+    pub(crate) async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        poll_fn(|cx| {
+            while !bytes.is_empty() {
+                match ready!(self.poll_write(cx, bytes))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    taken => bytes = &bytes[taken..],
+                }
+            }
+            self.poll_flush(cx)
+        })
+        .await
+    }
+
+    /// [`Stream::poll_flush`] as a future.
+    pub(crate) async fn flush(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// [`Stream::poll_shutdown`] as a future.
+    pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_shutdown(cx)).await
+    }
+
+    /// Ready when a read would find bytes, the end or an error; no buffer is held meanwhile. A plain socket may wake
+    /// in vain once after a read that filled its buffer; the read then just waits.
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(tcp) => tcp.poll_read_ready(cx),
+            Self::Tls(tls) => tls.poll_readable(cx),
+        }
+    }
+
+    /// Whether a pool may keep this connection: nothing unread, nothing unsent, not ended.
+    pub(crate) fn is_idle_clean(&self) -> bool {
+        match self {
+            Self::Plain(tcp) => tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending(),
+            Self::Tls(tls) => tls.is_idle_clean(),
+        }
+    }
+
+    /// The socket, for its addresses and options.
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.tcp(),
+        }
+    }
+}
+
+/// Reads into spare capacity. tokio remembers a short read, so the next one waits instead of asking the kernel in vain.
+fn poll_read_plain(
+    tcp: &mut TcpStream,
+    cx: &mut Context<'_>,
+    buf: &mut Vec<u8>,
+    limit: usize,
+) -> Poll<io::Result<usize>> {
+    debug_assert!(limit > 0, "a read of nothing would look like the end");
+    buf.reserve(limit);
+    let mut bounded = AsyncReadExt::take(tcp, limit as u64);
+    // The future holds no state between polls: it may be made anew for each.
+    pin!(bounded.read_buf(buf)).poll(cx)
+}

@@ -1,0 +1,118 @@
+//! Every unsafe call of the data plane: socket options and system calls that no safe crate offers.
+//!
+//! In: open sockets of the worker that calls.  Out: plain values and `io::Result`.
+//! Limits: none of these block; all sockets here are non-blocking.
+//! Source: netfilter `SO_ORIGINAL_DST`, splice(2), ip(7) `IP_BIND_ADDRESS_NO_PORT`, getrlimit(2).
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// The address a redirected connection was meant for, as conntrack remembers it.
+///
+/// # Errors
+/// `ENOENT` when the connection was not redirected, or the kernel's error.
+pub(crate) fn original_destination(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<SocketAddr> {
+    if ipv6 { original_destination_v6(socket) } else { original_destination_v4(socket) }
+}
+
+fn original_destination_v4(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    // SAFETY: an all-zero sockaddr_in is a valid value of that plain C struct.
+    let mut address: libc::sockaddr_in = unsafe { mem::zeroed() };
+    let mut size = mem::size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    // SAFETY: the pointer and the size describe one writable sockaddr_in that outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IP,
+            libc::SO_ORIGINAL_DST,
+            (&raw mut address).cast::<libc::c_void>(),
+            &raw mut size,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let ip = Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
+    Ok(SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(address.sin_port))))
+}
+
+fn original_destination_v6(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    const IP6T_SO_ORIGINAL_DST: libc::c_int = 80;
+    // SAFETY: an all-zero sockaddr_in6 is a valid value of that plain C struct.
+    let mut address: libc::sockaddr_in6 = unsafe { mem::zeroed() };
+    let mut size = mem::size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+    // SAFETY: the pointer and the size describe one writable sockaddr_in6 that outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IPV6,
+            IP6T_SO_ORIGINAL_DST,
+            (&raw mut address).cast::<libc::c_void>(),
+            &raw mut size,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let ip = Ipv6Addr::from(address.sin6_addr.s6_addr);
+    Ok(SocketAddr::V6(SocketAddrV6::new(ip, u16::from_be(address.sin6_port), 0, 0)))
+}
+
+/// Lets `bind` to an address choose its port at `connect`, so that a port is shared by many destinations.
+pub(crate) fn bind_address_without_port(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer and the size describe one readable c_int that outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast::<libc::c_void>(),
+            mem::size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A non-blocking pipe of about `size_bytes` for splicing: read end, write end.
+pub(crate) fn pipe(size_bytes: i32) -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: `ends` is two writable ints, which is what pipe2 fills.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_NONBLOCK | libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: pipe2 succeeded, so both descriptors are open and owned by nobody else.
+    let (read, write) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+    // SAFETY: F_SETPIPE_SZ takes an int; a refusal leaves the default size, which works as well.
+    unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, size_bytes) };
+    Ok((read, write))
+}
+
+/// Moves up to `limit` bytes between a socket and a pipe without copying them through user space.
+pub(crate) fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, limit: usize) -> io::Result<usize> {
+    // SAFETY: both descriptors are open for the borrow; null offsets mean "use the stream position".
+    let moved = unsafe {
+        libc::splice(
+            from.as_raw_fd(),
+            std::ptr::null_mut(),
+            to.as_raw_fd(),
+            std::ptr::null_mut(),
+            limit,
+            libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK,
+        )
+    };
+    if moved < 0 { Err(io::Error::last_os_error()) } else { Ok(moved.cast_unsigned()) }
+}
+
+/// The soft limit of open files, from which the connection cap follows.
+pub(crate) fn open_file_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer describes one writable rlimit that outlives the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return 1_024;
+    }
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
+}

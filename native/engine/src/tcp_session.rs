@@ -1,0 +1,133 @@
+//! An opaque connection: authorized once, connected, and relayed to its end.
+//!
+//! In: a secured connection and the snapshot pinned for it.  Out: bytes moved; recorded by `connection::serve`.
+//! Limits: the idle bound of the settings.  Fails: denial, no upstream, an error of either side, a lost permit.
+//! Deviation: a denied connection is closed at once; Envoy waits for the first byte (D.6).
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use meshdp_model::authz::Permit;
+use meshdp_model::facts::Direction;
+use meshdp_model::listener::Outbound;
+use meshdp_model::route::Route;
+
+use crate::connection::{Failure, Secured, still_accepted};
+use crate::outcome::Reason;
+use crate::record::{self, TcpRecord};
+use crate::relay::{Relay, Side};
+use crate::stream::Stream;
+use crate::tls::ClientAlpn;
+use crate::upstream::Target;
+use crate::worker::{Pinned, Worker};
+
+/// Runs an opaque connection to its end.
+///
+/// # Errors
+/// The failure that ended it; `Completed` ends are `Ok`.
+pub(crate) async fn run(mut secured: Secured, pinned: &Rc<Pinned>, worker: &Rc<Worker>) -> Result<(), Failure> {
+    let permit = authorize(&secured, pinned, worker)?;
+    let target = route(&permit, &secured, pinned, worker)?;
+    let mut upstream = target.connect(worker).await?;
+    let record = TcpRecord::open(&secured, &target, pinned, worker);
+    let mut relay = Relay::new(std::mem::take(&mut secured.received), Vec::new());
+    let ended = relay_until_end(&mut secured, &mut upstream, &mut relay, worker, reauthorize).await;
+    let reason = ended.as_ref().map_or_else(|failure| failure.reason, |()| Reason::Completed);
+    record.close(&secured, reason, (relay.upstream.moved, relay.downstream.moved), worker);
+    secured.entry.relayed.set(true);
+    ended
+}
+
+fn authorize(secured: &Secured, pinned: &Pinned, worker: &Worker) -> Result<Permit, Failure> {
+    let facts = &secured.facts;
+    match facts.direction {
+        Direction::Outbound => Ok(pinned.snapshot.permit_outbound(facts)),
+        Direction::Inbound => pinned.snapshot.authorize_connection(facts).map_err(|denial| {
+            worker.telemetry.borrow_mut().denied(&record::policy_name(&denial));
+            Failure::new(Reason::RbacDenied, denial.detail())
+        }),
+    }
+}
+
+fn route(permit: &Permit, secured: &Secured, pinned: &Pinned, worker: &Worker) -> Result<Target, Failure> {
+    let destination = secured.facts.destination;
+    if secured.facts.direction == Direction::Inbound {
+        return Ok(Target::application(permit, destination, worker));
+    }
+    let snapshot = &pinned.snapshot;
+    let route = match snapshot.outbound(destination) {
+        Outbound::Service(service) | Outbound::Auto(service) => {
+            snapshot.route_connection(permit, service, worker.random())
+        }
+        Outbound::Http { .. } | Outbound::Unknown => snapshot.route_unknown(permit),
+    };
+    match route {
+        Route::Cluster { cluster, endpoints, .. } => Ok(Target::endpoint(cluster, endpoints, ClientAlpn::Tcp, worker)?),
+        Route::Passthrough => Ok(Target::passthrough(permit, destination, worker)),
+        Route::Blocked => Err(Reason::RegistryOnlyBlocked.into()),
+        Route::NoEndpoints { .. } => Err(Reason::NoHealthyUpstream.into()),
+        Route::NoCluster { .. } => Err(Reason::ClusterNotFound.into()),
+        Route::NoRule { .. } => Err(Reason::NoRoute.into()),
+    }
+}
+
+/// Relays until both directions have ended; a swap asks `reauthorize` whether the connection may go on.
+///
+/// # Errors
+/// The side that ended it, idleness, or a lost permit.
+pub(crate) async fn relay_until_end(
+    secured: &mut Secured,
+    upstream: &mut Stream,
+    relay: &mut Relay,
+    worker: &Worker,
+    reauthorize: impl Fn(&Secured, &Worker) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let idle_ms = worker.settings.limits.idle_ms;
+    let mut epoch = worker.epoch();
+    let mut moved = u64::MAX;
+    loop {
+        let entry = Rc::clone(&secured.entry);
+        let stream = &mut secured.stream;
+        let step = poll_fn(|context| {
+            if worker.epoch() != epoch {
+                return Poll::Ready(Step::Swapped);
+            }
+            let ended = relay.poll(context, stream, upstream, &worker.buffers);
+            let now = relay.upstream.moved + relay.downstream.moved;
+            if now != moved {
+                moved = now;
+                entry.deadline_ms.set(worker.coarse_ms() + idle_ms);
+            } else if entry.deadline_ms.get() <= worker.coarse_ms() {
+                return Poll::Ready(Step::Idle);
+            }
+            ended.map(Step::Ended)
+        });
+        match step.await {
+            Step::Swapped => {
+                epoch = worker.epoch();
+                reauthorize(secured, worker)?;
+            }
+            Step::Idle => return Err(Reason::IdleTimeout.into()),
+            Step::Ended(Ok(())) => return Ok(()),
+            Step::Ended(Err(Side::Downstream)) => return Err(Reason::DownstreamClosed.into()),
+            Step::Ended(Err(Side::Upstream)) => return Err(Reason::UpstreamClosedMidResponse.into()),
+        }
+    }
+}
+
+fn reauthorize(secured: &Secured, worker: &Worker) -> Result<(), Failure> {
+    let pinned = worker.pin();
+    still_accepted(secured, &pinned)?;
+    if secured.facts.direction == Direction::Inbound {
+        let judged = pinned.snapshot.authorize_connection(&secured.facts);
+        judged.map_err(|denial| Failure::new(Reason::PolicyChanged, denial.detail()))?;
+    }
+    Ok(())
+}
+
+enum Step {
+    Swapped,
+    Idle,
+    Ended(Result<(), Side>),
+}

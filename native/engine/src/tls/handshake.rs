@@ -1,0 +1,85 @@
+//! A socket becomes a mutual TLS connection to a known peer: accept on the server side, connect on the client side.
+//!
+//! In: a connected socket, credentials, what may be spoken, who may answer. Out: the stream and the peer's certificate.
+//! Limits: no time limit of its own; the caller sets one around the whole handshake.
+//! Fails: with the [`TlsFailure`] that ended the handshake; the peer was told by an alert where it still listens.
+
+use std::future::poll_fn;
+
+use rustls::pki_types::{DnsName, ServerName};
+use tokio::net::TcpStream;
+
+use super::config::{ClientAlpn, ServerAlpn};
+use super::failure::TlsFailure;
+use super::leaf::Leaf;
+use super::session::Session;
+use super::stream::TlsStream;
+use crate::credentials::Credentials;
+
+/// The peer of a finished handshake, as its verified certificate names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PeerCertificate {
+    /// The one URI name, a SPIFFE id.
+    pub(crate) uri: String,
+    /// SHA-256 of the certificate; its hex goes into `x-forwarded-client-cert`.
+    pub(crate) hash: [u8; 32],
+    /// The last second of its validity.
+    pub(crate) not_after_unix: u64,
+}
+
+/// Who may answer: the identities of the service, or anyone under the roots when there are none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExpectedPeer<'a> {
+    pub(crate) identities: &'a [String],
+}
+
+/// Serves the handshake on a socket whose first bytes, `prefix`, the sniffer has read.
+///
+/// `client_offers_http11` says whether the ClientHello's ALPN list held `http/1.1`: without overlap nothing is selected
+/// and nothing is refused, as with Envoy (B.2, attack case TL-15).
+pub(crate) async fn accept(
+    tcp: TcpStream,
+    prefix: Vec<u8>,
+    credentials: &Credentials,
+    alpn: ServerAlpn,
+    client_offers_http11: bool,
+) -> Result<(TlsStream, PeerCertificate), TlsFailure> {
+    let session = Session::server(credentials.server_config(alpn, client_offers_http11))?;
+    shake(TlsStream::new(tcp, session, prefix)).await
+}
+
+/// Opens a handshake towards an endpoint. An empty `sni` sends none.
+pub(crate) async fn connect(
+    tcp: TcpStream,
+    credentials: &Credentials,
+    sni: &str,
+    expected: &ExpectedPeer<'_>,
+    alpn: ClientAlpn,
+) -> Result<(TlsStream, PeerCertificate), TlsFailure> {
+    let name = server_name(sni, &tcp)?;
+    let session = Session::client(credentials.client_config(expected.identities)?, name, alpn.protocols())?;
+    shake(TlsStream::new(tcp, session, Vec::new())).await
+}
+
+async fn shake(mut stream: TlsStream) -> Result<(TlsStream, PeerCertificate), TlsFailure> {
+    poll_fn(|cx| stream.poll_handshake(cx)).await?;
+    let der = stream.session().peer_leaf().ok_or(TlsFailure::NoClientCertificate)?;
+    let Leaf { uri, hash, validity } = Leaf::parse(der)?;
+    Ok((stream, PeerCertificate { uri, hash, not_after_unix: validity.until }))
+}
+
+/// Istio's SNI (`outbound_.9080_._.host`) is no host name, but a DNS name of underscored labels, which rustls takes.
+fn server_name(sni: &str, tcp: &TcpStream) -> Result<ServerName<'static>, TlsFailure> {
+    if sni.is_empty() {
+        // rustls sends no SNI for an address (RFC 6066 section 3).
+        return Ok(ServerName::IpAddress(tcp.peer_addr()?.ip().into()));
+    }
+    match DnsName::try_from(sni.to_owned()) {
+        Ok(name) => Ok(ServerName::DnsName(name)),
+        Err(_) => Err(TlsFailure::ServerName(sni.to_owned())),
+    }
+}
+
+#[cfg(test)]
+#[path = "handshake_tests.rs"]
+mod tests;

@@ -1,0 +1,275 @@
+//! One TLS connection over one socket: ciphertext to plaintext and back, without a buffer while idle.
+//!
+//! In: readiness of the socket. Out: plaintext appended to the caller's buffer, records written to the socket.
+//! Limits: one socket read at a time (`READ_BYTES`), one sealed batch at a time (`BATCH_BYTES`), `PENDING_BYTES` of one
+//! unfinished record or handshake message. Nothing new is sealed before the last batch is in the socket.
+//! Fails: with an `io::Error` that carries a [`TlsFailure`]; a FIN without close_notify is `UnexpectedEof`, never an end.
+//! Source: RFC 8446 section 6.1 (closure), attack cases TL-18, TL-22, TL-23.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::failure::TlsFailure;
+use super::session::{Opened, RECORD_PLAINTEXT, Session};
+
+/// A TLS connection. Both directions are polled by one task.
+pub(crate) struct TlsStream {
+    tcp: TcpStream,
+    session: Session,
+    /// Received bytes of an unfinished record or handshake message; no capacity when there are none.
+    unfinished: Vec<u8>,
+    /// Opened plaintext beyond what the reader asked for; no capacity when there is none.
+    plaintext: Vec<u8>,
+    /// Sealed bytes that the socket did not take yet; no capacity when there are none.
+    sealed: Vec<u8>,
+    peer_closed: bool,
+    closing: bool,
+}
+
+impl TlsStream {
+    /// `prefix` is what was read from the socket before, by the sniffer.
+    pub(crate) fn new(tcp: TcpStream, session: Session, prefix: Vec<u8>) -> Self {
+        Self {
+            tcp,
+            session,
+            unfinished: prefix,
+            plaintext: Vec::new(),
+            sealed: Vec::new(),
+            peer_closed: false,
+            closing: false,
+        }
+    }
+
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    /// The protocol both agreed on, if any.
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        self.session.alpn()
+    }
+
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Runs the handshake to its end, ours flushed.
+    pub(crate) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsFailure>> {
+        if let Err(failure) = self.open(0, &mut Vec::new()) {
+            return Poll::Ready(Err(self.with_alert(cx, failure)));
+        }
+        loop {
+            let flushed = self.poll_flush(cx)?.is_ready();
+            if !self.session.is_handshaking() && flushed {
+                return Poll::Ready(Ok(()));
+            }
+            if self.peer_closed {
+                return Poll::Ready(Err(TlsFailure::PeerClosed));
+            }
+            if self.session.is_handshaking() {
+                ready!(self.poll_fill(cx, &mut Vec::new(), 0))?;
+            } else {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Appends at most `limit` bytes to `buf`; 0 means that the peer ended its side with close_notify.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        debug_assert!(limit > 0, "a read of nothing would look like the end");
+        let start = buf.len();
+        if !self.plaintext.is_empty() {
+            take_front(&mut self.plaintext, buf, limit);
+        }
+        while buf.len() == start && !self.peer_closed {
+            ready!(self.poll_fill(cx, buf, limit))?;
+        }
+        Poll::Ready(Ok(buf.len() - start))
+    }
+
+    /// Waits until plaintext, the peer's end or an error is there, holding no buffer meanwhile.
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.plaintext.is_empty() && !self.peer_closed {
+            ready!(self.poll_fill(cx, &mut Vec::new(), 0))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Seals at most `BATCH_PLAINTEXT` of `bytes` and offers them to the socket; what it does not take waits for
+    /// [`TlsStream::poll_flush`] or the next write.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_flush(cx))?;
+        if self.closing {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let batch = &bytes[..bytes.len().min(BATCH_PLAINTEXT)];
+        let sealing = lend(&WRITE_BUFFER, |records| {
+            records.clear();
+            let mut opened = Opened { into: &mut Vec::new(), room: 0, overflow: &mut self.plaintext };
+            self.session.seal(batch, &mut self.unfinished, &mut opened, records)?;
+            let sent = poll_send(&mut self.tcp, cx, records)?;
+            self.sealed.extend_from_slice(&records[sent..]);
+            Ok(batch.len())
+        });
+        Poll::Ready(sealing)
+    }
+
+    /// Brings every sealed byte into the socket.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.sealed.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let sent = poll_send(&mut self.tcp, cx, &self.sealed)?;
+        if sent < self.sealed.len() {
+            self.sealed.drain(..sent);
+            return Poll::Pending;
+        }
+        self.sealed = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends our side: close_notify, then FIN. Reading may go on.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.closing {
+            self.closing = true;
+            let mut opened = Opened { into: &mut Vec::new(), room: 0, overflow: &mut self.plaintext };
+            self.session.close(&mut self.unfinished, &mut opened, &mut self.sealed)?;
+        }
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+
+    /// Whether a pool may keep this connection: open both ways and not a byte under way.
+    pub(crate) fn is_idle_clean(&self) -> bool {
+        let quiet = self.unfinished.is_empty() && self.plaintext.is_empty() && self.sealed.is_empty();
+        let nothing_arrived = self.tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending();
+        quiet && !self.peer_closed && !self.closing && nothing_arrived
+    }
+
+    /// Reads once from the socket and opens what came. Ready does not promise plaintext: it may have been a fragment.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut Vec<u8>, limit: usize) -> Poll<io::Result<()>> {
+        let read = lend(&READ_BUFFER, |lent| {
+            let kept = self.unfinished.len();
+            let want = kept + READ_BYTES.min(limit.max(RECORD_PLAINTEXT) + RECORD_EXTRA);
+            lent.resize(lent.len().max(want), 0);
+            lent[..kept].copy_from_slice(&self.unfinished);
+            let read = match poll_socket(&mut self.tcp, cx, &mut lent[kept..want]) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => return Poll::Pending,
+            };
+            if read == 0 {
+                return Poll::Ready(Err(io::Error::from(TlsFailure::PeerClosed)));
+            }
+            let used = self.open_in(&mut lent[..kept + read], buf, limit);
+            Poll::Ready(used.map_err(io::Error::from))
+        });
+        if let Err(error) = ready!(read) {
+            return Poll::Ready(Err(self.with_alert(cx, error)));
+        }
+        // An answer that the protocol owes waits for room in the socket without holding back the reader.
+        let _ = self.poll_flush(cx)?;
+        Poll::Ready(Ok(()))
+    }
+
+    /// The alert that explains an error is sent if the socket takes it now; nobody waits for it.
+    fn with_alert<E>(&mut self, cx: &mut Context<'_>, error: E) -> E {
+        let _ = self.poll_flush(cx);
+        error
+    }
+
+    /// Opens what is in `unfinished` without reading.
+    fn open(&mut self, limit: usize, buf: &mut Vec<u8>) -> Result<(), TlsFailure> {
+        let mut received = std::mem::take(&mut self.unfinished);
+        self.open_in(&mut received, buf, limit)
+    }
+
+    /// Opens `received`, which starts with `unfinished`, and keeps the tail that ends no record.
+    fn open_in(&mut self, received: &mut [u8], buf: &mut Vec<u8>, limit: usize) -> Result<(), TlsFailure> {
+        let mut opened = Opened { into: buf, room: limit, overflow: &mut self.plaintext };
+        let advance = self.session.advance(received, &mut opened, &mut self.sealed)?;
+        self.peer_closed |= advance.closed;
+        // RFC 8446 section 6.1: what follows close_notify is ignored.
+        let tail = if self.peer_closed { &[] } else { &received[advance.consumed..] };
+        if tail.len() > PENDING_BYTES {
+            return Err(TlsFailure::Protocol(format!("an unfinished message of {} bytes", tail.len())));
+        }
+        if tail.is_empty() {
+            self.unfinished = Vec::new();
+        } else {
+            self.unfinished.clear();
+            self.unfinished.extend_from_slice(tail);
+        }
+        if self.sealed.len() > BATCH_PLAINTEXT {
+            return Err(TlsFailure::Protocol("the peer asks for answers and does not read them".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// One read. tokio remembers a short read, so the next one waits instead of asking the kernel in vain.
+fn poll_socket(tcp: &mut TcpStream, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
+    let mut space = ReadBuf::new(space);
+    ready!(Pin::new(tcp).poll_read(cx, &mut space))?;
+    Poll::Ready(Ok(space.filled().len()))
+}
+
+/// Writes until the socket is full (the waker is then registered) or `bytes` are gone; the count written.
+fn poll_send(tcp: &mut TcpStream, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match Pin::new(&mut *tcp).poll_write(cx, &bytes[sent..]) {
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(count)) => sent += count,
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => break,
+        }
+    }
+    Ok(sent)
+}
+
+fn take_front(from: &mut Vec<u8>, into: &mut Vec<u8>, limit: usize) {
+    if from.len() <= limit {
+        into.append(from);
+        *from = Vec::new();
+    } else {
+        into.extend_from_slice(&from[..limit]);
+        from.drain(..limit);
+    }
+}
+
+thread_local! {
+    /// The worker's buffer for ciphertext that was just read. It is back before any poll returns.
+    static READ_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// The worker's buffer for records that are written at once.
+    static WRITE_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+fn lend<T>(pool: &'static std::thread::LocalKey<Cell<Vec<u8>>>, with: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let mut buffer = pool.take();
+    let result = with(&mut buffer);
+    pool.set(buffer);
+    result
+}
+
+/// The most ciphertext of one socket read.
+const READ_BYTES: usize = 64 << 10;
+/// The plaintext of one write: four full records.
+const BATCH_PLAINTEXT: usize = 4 * RECORD_PLAINTEXT;
+/// RFC 8446 section 5.2: what a record may be larger than its plaintext, with its header.
+const RECORD_EXTRA: usize = 256 + 5;
+/// rustls joins handshake messages of at most 64 KiB; one more record may be unfinished behind it.
+const PENDING_BYTES: usize = 96 << 10;
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;

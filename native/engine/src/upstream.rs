@@ -1,0 +1,158 @@
+//! From a permitted route to an upstream connection: which address, from which source, under which security.
+//!
+//! In: a `Permit` and the pinned snapshot.  Out: `Target`, then an open `Stream`, pooled or fresh.
+//! Limits: connect time-out of the cluster; handshake bound of the settings.
+//! Fails: a `Reason` naming what did not work, before any byte of the request was sent.
+//! Source: istio-semantics A.5 (127.0.0.6), B.2 (ALPN, SNI), B.4 (client-side mTLS per endpoint).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshdp_model::authz::Permit;
+use meshdp_model::balance::{self, EndpointSet};
+use meshdp_model::sections::{Cluster, Endpoint};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::outcome::Reason;
+use crate::pool::PoolKey;
+use crate::stream::Stream;
+use crate::sys;
+use crate::tls::{self, ClientAlpn, ExpectedPeer, TlsFailure};
+use crate::worker::Worker;
+
+/// Where a permitted connection or request goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// The address dialled.
+    pub(crate) address: SocketAddr,
+    /// The source address, towards the application only.
+    source: Option<IpAddr>,
+    /// The cluster and the endpoint in it; `None` for the application and for unknown destinations.
+    pub(crate) member: Option<Member>,
+    connect_timeout: Duration,
+    alpn: ClientAlpn,
+}
+
+/// One endpoint of a cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    /// The cluster; it names the identities that the peer must prove.
+    pub(crate) cluster: Arc<Cluster>,
+    endpoints: Arc<EndpointSet>,
+    index: usize,
+}
+
+impl Member {
+    /// The endpoint.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoints[self.index]
+    }
+}
+
+impl Target {
+    /// The application behind an inbound connection. Needs the permit that let the connection in.
+    pub(crate) fn application(_permit: &Permit, address: SocketAddr, worker: &Worker) -> Self {
+        let source = worker.settings.inbound_source;
+        // A loopback source reaches this host's own addresses only; a destination of the other family has none.
+        let source = (source.is_ipv4() == address.is_ipv4()).then_some(source);
+        let connect_timeout = Duration::from_millis(worker.settings.limits.connect_ms);
+        Self { address, source, member: None, connect_timeout, alpn: ClientAlpn::Tcp }
+    }
+
+    /// A destination outside the registry, dialled as the application meant it.
+    pub(crate) fn passthrough(_permit: &Permit, address: SocketAddr, worker: &Worker) -> Self {
+        let connect_timeout = Duration::from_millis(worker.settings.limits.connect_ms);
+        Self { address, source: None, member: None, connect_timeout, alpn: ClientAlpn::Tcp }
+    }
+
+    /// One endpoint of a cluster, chosen among the healthy ones by least requests of two.
+    ///
+    /// # Errors
+    /// `NoHealthyUpstream` when none may be picked.
+    pub(crate) fn endpoint(
+        cluster: &Arc<Cluster>,
+        endpoints: &Arc<EndpointSet>,
+        alpn: ClientAlpn,
+        worker: &Worker,
+    ) -> Result<Self, Reason> {
+        let address = |index: usize| SocketAddr::new(endpoints[index].address, endpoints[index].port);
+        let in_flight = |index: usize| worker.load.of(address(index));
+        let picked = balance::pick(endpoints, in_flight, worker.random()).ok_or(Reason::NoHealthyUpstream)?;
+        Ok(Self {
+            address: address(picked),
+            source: None,
+            member: Some(Member { cluster: Arc::clone(cluster), endpoints: Arc::clone(endpoints), index: picked }),
+            connect_timeout: Duration::from_millis(cluster.connect_timeout_ms),
+            alpn,
+        })
+    }
+
+    /// Whether the connection will be mutual TLS.
+    pub(crate) fn is_mutual_tls(&self) -> bool {
+        self.secure_cluster().is_some()
+    }
+
+    /// The key under which connections to this target may be shared.
+    pub(crate) fn pool_key(&self, worker: &Worker) -> PoolKey {
+        let security = self.secure_cluster().map(|cluster| {
+            let epoch = worker.credentials.load().map_or(0, |credentials| credentials.epoch);
+            (Arc::clone(cluster), epoch)
+        });
+        PoolKey { address: self.address, security }
+    }
+
+    /// Opens a fresh connection: TCP, then TLS to an expected identity where the endpoint speaks it.
+    ///
+    /// # Errors
+    /// The reason, before any byte of the request was sent.
+    pub(crate) async fn connect(&self, worker: &Worker) -> Result<Stream, Reason> {
+        let tcp = match timeout(self.connect_timeout, dial(self.address, self.source)).await {
+            Err(_) => return Err(Reason::UpstreamConnectTimeout),
+            Ok(Err(_)) => return Err(Reason::UpstreamConnectFailed),
+            Ok(Ok(tcp)) => tcp,
+        };
+        let Some(cluster) = self.secure_cluster() else { return Ok(Stream::Plain(tcp)) };
+        let credentials = worker.credentials.load().ok_or(Reason::NotReady)?;
+        let identities: Vec<String> = cluster.identities.iter().map(ToString::to_string).collect();
+        let expected = ExpectedPeer { identities: &identities };
+        let handshake = tls::connect(tcp, &credentials, &cluster.sni, &expected, self.alpn);
+        match timeout(worker.settings.handshake(), handshake).await {
+            Err(_) => Err(Reason::UpstreamTlsTimeout),
+            Ok(Err(failure)) => {
+                let reason = reason_of(&failure);
+                worker.telemetry.borrow().tls_failed(reason);
+                Err(reason)
+            }
+            Ok(Ok((stream, _peer))) => Ok(Stream::Tls(Box::new(stream))),
+        }
+    }
+}
+
+impl Target {
+    /// The cluster whose identities the peer must prove; `None` dials plaintext.
+    fn secure_cluster(&self) -> Option<&Arc<Cluster>> {
+        self.member.as_ref().filter(|member| member.endpoint().mtls).map(|member| &member.cluster)
+    }
+}
+
+async fn dial(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    if let Some(source) = source {
+        sys::bind_address_without_port(socket.as_fd())?;
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    socket.connect(address).await
+}
+
+fn reason_of(failure: &TlsFailure) -> Reason {
+    match failure.code() {
+        "tls_identity_mismatch" => Reason::UpstreamTlsIdentity,
+        "tls_untrusted_chain" | "tls_expired" | "tls_trust_domain" => Reason::UpstreamTlsUntrusted,
+        _ => Reason::UpstreamTlsFailed,
+    }
+}

@@ -1,0 +1,254 @@
+//! Compiling policies: the `authz` section into rules over marks, with an index from marks to the rules they can satisfy.
+//!
+//! In:      the section, from `decode`.      Out: `Policies`, read by `authz`.
+//! Fails:   a sentence naming the policy and the value; the sender must not emit it.
+//! Source:  istio-semantics D.2 and D.5; docs/snapshot.md, `authz`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::authz::PolicyRef;
+use crate::authz::matching::{Marks, Matchers};
+use crate::sections::{Action, Authz, Field, Policy, Predicate, Rule, ValueKind};
+
+/// The policies of a snapshot: the section, and its two compiled forms.
+#[derive(Debug)]
+pub(crate) struct Policies {
+    pub(crate) section: Authz,
+    pub(crate) matchers: Matchers,
+    pub(crate) http: Layer,
+    pub(crate) tcp: Layer,
+    /// How many value lists there are, hence marks.
+    pub(crate) list_count: usize,
+}
+
+/// The enforced rules of one kind of traffic.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) deny: RuleSet,
+    pub(crate) allow: RuleSet,
+    /// An ALLOW policy exists, though none of its rules may be left.
+    pub(crate) allow_exists: bool,
+}
+
+impl Policies {
+    /// Compiles a section.
+    pub(crate) fn compile(section: Authz) -> Result<Self, String> {
+        section.policies.iter().try_for_each(check_lists)?;
+        section.policies.iter().filter(|policy| !is_enforced(policy)).try_for_each(check_values)?;
+        let mut lists = ListTable::default();
+        let http = Layer::compile(&section, &mut lists, |field| field == Field::Unsupported);
+        let tcp = Layer::compile(&section, &mut lists, Field::is_http_only);
+        // Values are checked where they are compiled; only then, when one is wrong, is its policy looked for.
+        let matchers = Matchers::build(&lists.lists);
+        let matchers =
+            matchers.or_else(|reason| section.policies.iter().try_for_each(check_values).and(Err(reason)))?;
+        Ok(Self { matchers, http, tcp, list_count: lists.lists.len(), section })
+    }
+
+    /// Denies everything: one ALLOW policy without rules.
+    pub(crate) fn closed() -> Self {
+        let policy = Policy {
+            namespace: "".into(),
+            name: "".into(),
+            action: Action::Allow,
+            dry_run: false,
+            where_: "".into(),
+            rules: Vec::new(),
+        };
+        Self::compile(Authz { policies: vec![policy] }).expect("a policy without values compiles")
+    }
+}
+
+impl Layer {
+    fn compile(section: &Authz, lists: &mut ListTable, cannot_hold: impl Fn(Field) -> bool) -> Self {
+        let (mut deny, mut allow, mut allow_exists) = (Vec::new(), Vec::new(), false);
+        for policy in section.policies.iter().filter(|policy| is_enforced(policy)) {
+            let place = match policy.action {
+                Action::Allow => &mut allow,
+                Action::Deny => &mut deny,
+                Action::Audit => continue,
+            };
+            allow_exists |= policy.action == Action::Allow;
+            for (index, rule) in policy.rules.iter().enumerate() {
+                if policy.action == Action::Allow && predicates(rule).any(|predicate| cannot_hold(predicate.field)) {
+                    continue;
+                }
+                let policy = Arc::new(PolicyRef::new(policy, index));
+                place.push(CompiledRule::compile(policy, rule, lists, &cannot_hold));
+            }
+        }
+        Self { deny: RuleSet::new(deny), allow: RuleSet::new(allow), allow_exists }
+    }
+}
+
+/// Rules of one action.
+#[derive(Debug)]
+pub(crate) struct RuleSet {
+    /// In the order in which Envoy asks them: by the text of their reference.
+    rules: Vec<CompiledRule>,
+    /// By list: the rules that need a mark of this list or of another that leads to them too.
+    guarded: HashMap<u32, Vec<u32>>,
+    /// Rules that may match without any mark.
+    unguarded: Vec<u32>,
+}
+
+impl RuleSet {
+    fn new(mut rules: Vec<CompiledRule>) -> Self {
+        rules.sort_by_cached_key(|rule| rule.policy.to_string());
+        let (mut guarded, mut unguarded) = (HashMap::<u32, Vec<u32>>::new(), Vec::new());
+        for (number, rule) in (0..).zip(&rules) {
+            match rule.guard() {
+                Some(lists) => lists.iter().for_each(|list| guarded.entry(*list).or_default().push(number)),
+                None => unguarded.push(number),
+            }
+        }
+        Self { rules, guarded, unguarded }
+    }
+
+    /// The first rule that matches. Only rules are asked of which a guard is marked.
+    pub(crate) fn first_match(&self, marks: &Marks) -> Option<&Arc<PolicyRef>> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let mut candidates = Marks::new(self.rules.len());
+        self.unguarded.iter().for_each(|&rule| candidates.set(rule));
+        if !self.guarded.is_empty() {
+            let rules = marks.iter().filter_map(|list| self.guarded.get(&list)).flatten();
+            rules.for_each(|&rule| candidates.set(rule));
+        }
+        candidates
+            .iter()
+            .map(|number| &self.rules[number as usize])
+            .find(|rule| rule.matches(marks))
+            .map(|rule| &rule.policy)
+    }
+}
+
+/// One rule over marks.
+#[derive(Debug)]
+struct CompiledRule {
+    policy: Arc<PolicyRef>,
+    from: AnyOf,
+    to: AnyOf,
+    when: AllOf,
+}
+
+/// Holds when empty, or when one alternative does.
+type AnyOf = Vec<AllOf>;
+
+/// Holds when every test does.
+type AllOf = Vec<Test>;
+
+/// A list of values, and whether it must be marked or must not.
+#[derive(Clone, Copy, Debug)]
+struct Test {
+    list: u32,
+    negate: bool,
+    /// How few requests mark the list, roughly; lower is fewer.
+    rank: u8,
+}
+
+impl CompiledRule {
+    fn compile(
+        policy: Arc<PolicyRef>,
+        rule: &Rule,
+        lists: &mut ListTable,
+        cannot_hold: &impl Fn(Field) -> bool,
+    ) -> Self {
+        let mut all_of = |predicates: &Vec<Predicate>| -> AllOf {
+            predicates
+                .iter()
+                .filter(|predicate| !cannot_hold(predicate.field))
+                .map(|predicate| lists.test(predicate))
+                .collect()
+        };
+        Self {
+            policy,
+            from: rule.from.iter().map(&mut all_of).collect(),
+            to: rule.to.iter().map(&mut all_of).collect(),
+            when: all_of(&rule.when),
+        }
+    }
+
+    fn matches(&self, marks: &Marks) -> bool {
+        let all = |tests: &AllOf| tests.iter().all(|test| marks.has(test.list) != test.negate);
+        let any = |alternatives: &AnyOf| alternatives.is_empty() || alternatives.iter().any(all);
+        any(&self.from) && any(&self.to) && all(&self.when)
+    }
+
+    /// Lists of which one is marked whenever the rule matches; the choice that is marked least often. `None` when there is no such choice.
+    fn guard(&self) -> Option<Vec<u32>> {
+        let of_any = |alternatives: &AnyOf| -> Option<Vec<Test>> {
+            alternatives.iter().map(rarest).collect::<Option<Vec<_>>>().filter(|tests| !tests.is_empty())
+        };
+        let choices = [of_any(&self.from), of_any(&self.to), rarest(&self.when).map(|test| vec![test])];
+        let choice = choices.into_iter().flatten().min_by_key(|tests| tests.iter().map(|test| test.rank).max());
+        choice.map(|tests| tests.into_iter().map(|test| test.list).collect())
+    }
+}
+
+/// The test for a mark that is set least often.
+fn rarest(tests: &AllOf) -> Option<Test> {
+    tests.iter().filter(|test| !test.negate).min_by_key(|test| test.rank).copied()
+}
+
+/// The distinct value lists; a negated list is the same list.
+#[derive(Default)]
+struct ListTable {
+    lists: Vec<Predicate>,
+    numbers: HashMap<Predicate, u32>,
+}
+
+impl ListTable {
+    fn test(&mut self, predicate: &Predicate) -> Test {
+        let list = Predicate { negate: false, ..predicate.clone() };
+        let next = self.lists.len() as u32;
+        let number = *self.numbers.entry(list.clone()).or_insert(next);
+        if number == next {
+            self.lists.push(list);
+        }
+        Test { list: number, negate: predicate.negate, rank: rank(predicate) }
+    }
+}
+
+/// Estimates how often a list is marked: callers and paths differ, methods and ports hardly.
+fn rank(predicate: &Predicate) -> u8 {
+    let field = match predicate.field {
+        Field::Principal | Field::Identity => 0,
+        Field::Path | Field::Host | Field::Header => 1,
+        Field::SourceIp | Field::RemoteIp | Field::Sni => 2,
+        Field::DestinationIp | Field::DestinationPort | Field::Method | Field::Unsupported => 3,
+    };
+    let present = predicate.values.iter().any(|value| value.kind == ValueKind::Present);
+    field + if present { 4 } else { 0 }
+}
+
+/// Whether a policy decides anything.
+fn is_enforced(policy: &Policy) -> bool {
+    policy.action != Action::Audit && !policy.dry_run
+}
+
+/// A list without values would never hold, or always when negated: neither can have been meant.
+fn check_lists(policy: &Policy) -> Result<(), String> {
+    let empty = |predicate: &&Predicate| predicate.field != Field::Unsupported && predicate.values.is_empty();
+    match policy.rules.iter().flat_map(predicates).find(empty) {
+        Some(predicate) => Err(of_policy(policy, &format!("{:?} is compared with no values", predicate.field))),
+        None => Ok(()),
+    }
+}
+
+/// Every value is one that its field can have.
+fn check_values(policy: &Policy) -> Result<(), String> {
+    let check = |predicate: &Predicate| Matchers::build(std::slice::from_ref(predicate)).map(drop);
+    policy.rules.iter().flat_map(predicates).try_for_each(check).map_err(|reason| of_policy(policy, &reason))
+}
+
+fn of_policy(policy: &Policy, reason: &str) -> String {
+    format!("policy {}/{} ({}): {reason}", policy.namespace, policy.name, policy.where_)
+}
+
+/// All predicates of a rule.
+fn predicates(rule: &Rule) -> impl Iterator<Item = &Predicate> {
+    rule.from.iter().chain(&rule.to).flatten().chain(&rule.when)
+}

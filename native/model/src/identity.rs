@@ -1,0 +1,181 @@
+//! SPIFFE identities: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>` into its parts, and back.
+//!
+//! In:      text of a snapshot, or the URI SAN of a verified peer certificate.
+//! Out:     `Identity` (exactly Istio's five parts) and `Peer` (any SPIFFE URI; policy compares its text).
+//! Limits:  `MAX_IDENTITY_BYTES`.      Fails: `IdentityError`; for a peer that is the peer's fault.
+//! Source:  SPIFFE-ID specification sections 2.1 to 2.4; istio-semantics C.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A workload identity in Istio's form. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity(Arc<str>);
+
+impl Identity {
+    /// Parses the strict form: exactly five parts, the literals `ns` and `sa`, no part empty.
+    pub fn parse(text: &str) -> Result<Self, IdentityError> {
+        check_uri(text)?;
+        let parts: Vec<&str> = text[SCHEME.len()..].split('/').collect();
+        let [_, "ns", namespace, "sa", service_account] = parts[..] else {
+            return Err(IdentityError::NotIstioForm);
+        };
+        if namespace.is_empty() || service_account.is_empty() {
+            return Err(IdentityError::EmptyPart);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The trust domain: the authority of the URI.
+    pub fn trust_domain(&self) -> &str {
+        self.part(0)
+    }
+
+    /// The namespace of the service account.
+    pub fn namespace(&self) -> &str {
+        self.part(2)
+    }
+
+    /// The name of the service account.
+    pub fn service_account(&self) -> &str {
+        self.part(4)
+    }
+
+    /// The whole URI.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The URI without `spiffe://`, as policies write it.
+    pub fn principal(&self) -> &str {
+        &self.0[SCHEME.len()..]
+    }
+
+    fn part(&self, index: usize) -> &str {
+        self.principal().split('/').nth(index).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// An authenticated peer: the one URI SAN of its verified certificate. The path may have any shape. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Peer {
+    uri: Arc<str>,
+    trust_domain: Range<usize>,
+}
+
+impl Peer {
+    /// Takes a peer's URI SAN: any SPIFFE URI with a trust domain.
+    pub fn parse(uri: &str) -> Result<Self, IdentityError> {
+        check_uri(uri)?;
+        let end = uri[SCHEME.len()..].find('/').map_or(uri.len(), |slash| SCHEME.len() + slash);
+        Ok(Self { uri: uri.into(), trust_domain: SCHEME.len()..end })
+    }
+
+    /// The whole URI.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// The whole URI, shared.
+    pub fn shared_uri(&self) -> Arc<str> {
+        Arc::clone(&self.uri)
+    }
+
+    /// The URI without `spiffe://`, as policies write it.
+    pub fn principal(&self) -> &str {
+        &self.uri[SCHEME.len()..]
+    }
+
+    /// The trust domain: the authority of the URI.
+    pub fn trust_domain(&self) -> &str {
+        &self.uri[self.trust_domain.clone()]
+    }
+
+    /// The identity, when the path has Istio's form.
+    pub fn identity(&self) -> Option<Identity> {
+        Identity::parse(&self.uri).ok()
+    }
+}
+
+impl From<&Identity> for Peer {
+    fn from(identity: &Identity) -> Self {
+        let end = SCHEME.len() + identity.trust_domain().len();
+        Self { uri: Arc::clone(&identity.0), trust_domain: SCHEME.len()..end }
+    }
+}
+
+/// Why a text is not a SPIFFE identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentityError {
+    /// The text does not start with `spiffe://` (in lower case).
+    NotSpiffe,
+    /// The trust domain is empty or holds a byte outside of `a-z 0-9 . - _`.
+    BadTrustDomain,
+    /// The path does not have the form `/ns/<namespace>/sa/<service account>`.
+    NotIstioForm,
+    /// The namespace or the service account is empty.
+    EmptyPart,
+    /// The text is longer than `MAX_IDENTITY_BYTES`.
+    TooLong,
+    /// The path holds a byte that a SPIFFE ID must not hold: white space, a control byte, `?`, `#` or one above 0x7e.
+    BadByte,
+}
+
+impl fmt::Display for IdentityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotSpiffe => "an identity starts with spiffe://",
+            Self::BadTrustDomain => {
+                "the trust domain of an identity is made of a-z, 0-9, '.', '-' and '_' and is not empty"
+            }
+            Self::NotIstioForm => {
+                "an identity has the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>"
+            }
+            Self::EmptyPart => "the namespace and the service account of an identity are not empty",
+            Self::TooLong => "an identity has at most 2048 bytes",
+            Self::BadByte => "an identity holds no white space, control byte, query, fragment or byte above 0x7e",
+        })
+    }
+}
+
+impl std::error::Error for IdentityError {}
+
+/// Checks what holds for every SPIFFE URI. Deviation: path segments may be empty or hold `%`, `..` and other printable bytes;
+/// a certificate of the mesh's own authority is compared as text, and refusing it here would hide it from negated policies.
+fn check_uri(text: &str) -> Result<(), IdentityError> {
+    if text.len() > MAX_IDENTITY_BYTES {
+        return Err(IdentityError::TooLong);
+    }
+    let rest = text.strip_prefix(SCHEME).ok_or(IdentityError::NotSpiffe)?;
+    let trust_domain = rest.split('/').next().unwrap_or_default();
+    if trust_domain.is_empty() || !trust_domain.bytes().all(is_trust_domain_byte) {
+        return Err(IdentityError::BadTrustDomain);
+    }
+    if rest.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'?' || byte == b'#') {
+        return Err(IdentityError::BadByte);
+    }
+    Ok(())
+}
+
+/// SPIFFE-ID 2.1: letters in lower case, digits, dots, dashes and underscores.
+fn is_trust_domain_byte(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_')
+}
+
+const SCHEME: &str = "spiffe://";
+
+/// SPIFFE-ID 2.3: implementations take identities of up to 2048 bytes.
+pub const MAX_IDENTITY_BYTES: usize = 2048;

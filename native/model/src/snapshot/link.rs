@@ -1,0 +1,159 @@
+//! Linking: the sections of a snapshot into the tables that decisions read, with every reference checked.
+//!
+//! In:      decoded sections, and the tables of the snapshot before, from `snapshot`.      Out: `Linked`.
+//! Fails:   `SnapshotError`: a section that must exist is missing, or a reference dangles.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::authz::compile::Policies;
+use crate::balance::EndpointSet;
+use crate::sections::{
+    Cluster, Inbound, Mesh, OutboundPolicy, PathNormalization, PeerEntry, Service, Telemetry, TlsVersion, Workload,
+};
+use crate::snapshot::decode::Decoded;
+use crate::snapshot::services::ServiceIndex;
+use crate::snapshot::{Section, SnapshotError};
+
+/// The tables of one snapshot.
+#[derive(Debug)]
+pub(crate) struct Linked {
+    pub(crate) mesh: Arc<Mesh>,
+    pub(crate) workload: Option<Arc<Workload>>,
+    pub(crate) telemetry: Option<Arc<Telemetry>>,
+    pub(crate) peers: Arc<PeerTable>,
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) inbound: HashMap<u16, Arc<Inbound>>,
+    pub(crate) passthrough: Option<Arc<Inbound>>,
+    pub(crate) services: Arc<ServiceIndex>,
+    pub(crate) clusters: HashMap<Arc<str>, (Arc<Cluster>, Arc<EndpointSet>)>,
+}
+
+impl Linked {
+    /// The tables before there is a configuration: everything is denied.
+    pub(crate) fn closed() -> Self {
+        Self {
+            mesh: Arc::new(closed_mesh()),
+            workload: None,
+            telemetry: None,
+            peers: Arc::new(PeerTable::new(Vec::new())),
+            policies: Arc::new(Policies::closed()),
+            inbound: HashMap::new(),
+            passthrough: None,
+            services: Arc::new(ServiceIndex::default()),
+            clusters: HashMap::new(),
+        }
+    }
+
+    /// Links sections; tables that would come out the same are taken over from the snapshot before.
+    pub(crate) fn link(sections: &BTreeMap<Arc<str>, Section>, before: &Self) -> Result<Self, SnapshotError> {
+        let mut linked = Self::closed();
+        let mut found = Found::default();
+        for (name, section) in sections {
+            linked.place(name, &section.decoded, &mut found);
+        }
+        if let Some(missing) = ALWAYS.iter().find(|name| !sections.contains_key(**name)) {
+            return Err(SnapshotError::SectionMissing { name: (*missing).into() });
+        }
+        linked.join_clusters(found.clusters, found.endpoints)?;
+        linked.check_routes(&found.services)?;
+        linked.services = before.services.unless_changed(found.services);
+        Ok(linked)
+    }
+
+    fn place(&mut self, name: &str, decoded: &Decoded, found: &mut Found) {
+        match decoded {
+            Decoded::Mesh(mesh) => self.mesh = Arc::clone(mesh),
+            Decoded::Workload(workload) => self.workload = Some(Arc::clone(workload)),
+            Decoded::Peers(peers) => self.peers = Arc::clone(peers),
+            Decoded::Authz(policies) => self.policies = Arc::clone(policies),
+            Decoded::Telemetry(telemetry) => self.telemetry = Some(Arc::clone(telemetry)),
+            Decoded::Inbound(inbound) => drop(self.inbound.insert(inbound.port, Arc::clone(inbound))),
+            Decoded::InboundPassthrough(inbound) => self.passthrough = Some(Arc::clone(inbound)),
+            Decoded::Service(service) => found.services.push(Arc::clone(service)),
+            Decoded::Cluster(cluster) => found.clusters.push(Arc::clone(cluster)),
+            Decoded::Endpoints(endpoints) => {
+                let key = name.strip_prefix("endpoints/").unwrap_or(name);
+                found.endpoints.insert(key.to_owned(), Arc::clone(endpoints));
+            }
+        }
+    }
+
+    /// Joins each cluster with its endpoints: neither may be without the other.
+    fn join_clusters(
+        &mut self,
+        clusters: Vec<Arc<Cluster>>,
+        mut endpoints: BTreeMap<String, Arc<EndpointSet>>,
+    ) -> Result<(), SnapshotError> {
+        for cluster in clusters {
+            let Some(set) = endpoints.remove(&cluster.key[..]) else {
+                return Err(dangling(format!("cluster/{}", cluster.key), format!("endpoints/{}", cluster.key)));
+            };
+            self.clusters.insert(Arc::clone(&cluster.key), (cluster, set));
+        }
+        match endpoints.into_keys().next() {
+            Some(key) => Err(dangling(format!("endpoints/{key}"), format!("cluster/{key}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn check_routes(&self, services: &[Arc<Service>]) -> Result<(), SnapshotError> {
+        for service in services {
+            let mut keys = service.rules.iter().flat_map(|rule| &rule.clusters).map(|cluster| &cluster.key);
+            if let Some(key) = keys.find(|key| !self.clusters.contains_key(*key)) {
+                let from = format!("service/{}/{}/{}", service.namespace, service.host, service.port);
+                return Err(dangling(from, format!("cluster/{key}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sections that come many, collected while placing.
+#[derive(Default)]
+struct Found {
+    services: Vec<Arc<Service>>,
+    clusters: Vec<Arc<Cluster>>,
+    endpoints: BTreeMap<String, Arc<EndpointSet>>,
+}
+
+/// Callers by address.
+#[derive(Debug)]
+pub(crate) struct PeerTable {
+    /// Sorted by address; several may share one.
+    peers: Vec<PeerEntry>,
+}
+
+impl PeerTable {
+    /// Sorts the entries by address as a number, keeping the order of equals.
+    pub(crate) fn new(mut peers: Vec<PeerEntry>) -> Self {
+        peers.sort_by_key(|peer| peer.address);
+        Self { peers }
+    }
+
+    /// The entry at an address, with the identity if one is given.
+    pub(crate) fn at(&self, address: IpAddr, identity: Option<&str>) -> Option<&PeerEntry> {
+        let start = self.peers.partition_point(|peer| peer.address < address);
+        let mut here = self.peers[start..].iter().take_while(|peer| peer.address == address);
+        here.find(|peer| identity.is_none_or(|identity| *peer.identity == *identity))
+    }
+}
+
+fn dangling(from: String, to: String) -> SnapshotError {
+    SnapshotError::ReferenceDangling { from, to }
+}
+
+fn closed_mesh() -> Mesh {
+    Mesh {
+        trust_domain: "".into(),
+        trust_domain_aliases: Vec::new(),
+        validate_trust_domain: true,
+        outbound_policy: OutboundPolicy::RegistryOnly,
+        path_normalization: PathNormalization::DecodeAndMergeSlashes,
+        protocol_detection_timeout_ms: 0,
+        min_tls_version: TlsVersion::Tls13,
+    }
+}
+
+const ALWAYS: [&str; 6] = ["authz", "inbound/passthrough", "mesh", "peers", "telemetry", "workload"];

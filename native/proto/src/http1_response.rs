@@ -1,0 +1,121 @@
+//! The bytes of an HTTP/1 response head become a [`ResponseHead`], or a reason to answer 502.
+//!
+//! In: the buffer so far and what was asked. Out: head plus [`FieldTable`]. Limits: [`Limits`]. Fails: [`Refusal`], always 502.
+//! Source: RFC 9112 4 and 6.3.
+
+use crate::http1_fields::{ConnectionOptions, FieldTable, Span};
+use crate::http1_head::{Framing, HttpVersion, Limits, declared_framing, parse_version};
+use crate::http1_scan::{HeadExtent, is_value};
+use crate::refusal::{LineFault, Refusal};
+
+/// The requests whose responses are framed differently. RFC 9112 6.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    /// HEAD: never a body.
+    Head,
+    /// CONNECT: a 2xx starts a tunnel.
+    Connect,
+    /// Everything else.
+    Other,
+}
+
+/// One response head over the caller's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// How many bytes of the buffer the head takes.
+    pub len: usize,
+    /// The status code.
+    pub status: u16,
+    /// The reason phrase; may be empty.
+    pub reason: Span,
+    /// HTTP/1.0 or HTTP/1.1.
+    pub version: HttpVersion,
+    /// How the body is delimited.
+    pub framing: Framing,
+    /// The declared length, kept for responses without a body (HEAD, 304).
+    pub declared_length: Option<u64>,
+    /// Whether the upstream lets the connection live on.
+    pub keep_alive: bool,
+}
+
+impl ResponseHead {
+    /// Whether another head follows for the same request (1xx except 101).
+    pub fn is_interim(&self) -> bool {
+        self.status < 200 && self.status != 101
+    }
+}
+
+/// Parses the response at the start of `buf`; `None` while its head is incomplete. Refusals carry status 502.
+pub fn parse_response(
+    buf: &[u8],
+    limits: &Limits,
+    request: RequestKind,
+    fields: &mut FieldTable,
+) -> Result<Option<ResponseHead>, Refusal> {
+    let parsed = parse_started(buf, limits, request, fields);
+    if !matches!(parsed, Ok(None)) {
+        fields.scan = Default::default();
+    }
+    parsed.map_err(|refusal| Refusal { status: 502, ..refusal })
+}
+
+fn parse_started(
+    buf: &[u8],
+    limits: &Limits,
+    request: RequestKind,
+    fields: &mut FieldTable,
+) -> Result<Option<ResponseHead>, Refusal> {
+    check_start(buf)?;
+    let Some(extent) = fields.scan.advance(buf, limits)? else { return Ok(None) };
+    let (version, status, reason) = parse_status_line(buf, &extent)?;
+    fields.read(buf, extent.first_end + 2, extent.fields_end, limits)?;
+    let mut options = ConnectionOptions::default();
+    fields.mark_listed(buf, &mut options)?;
+    let declared = declared_framing(buf, version, fields)?;
+    let framing = response_framing(status, request, declared);
+    let persistent = match version {
+        HttpVersion::Http11 => !options.close,
+        HttpVersion::Http10 => options.keep_alive && !options.close,
+    };
+    Ok(Some(ResponseHead {
+        len: extent.len,
+        status,
+        reason,
+        version,
+        framing,
+        declared_length: if let Some(Framing::Length(length)) = declared { Some(length) } else { None },
+        keep_alive: persistent && framing != Framing::UntilClose,
+    }))
+}
+
+fn check_start(buf: &[u8]) -> Result<(), Refusal> {
+    let expected = &b"HTTP/1."[..buf.len().min(7)];
+    if buf.starts_with(expected) { Ok(()) } else { Err(Refusal::new(502, LineFault::Version)) }
+}
+
+fn parse_status_line(buf: &[u8], extent: &HeadExtent) -> Result<(HttpVersion, u16, Span), Refusal> {
+    let line = &buf[extent.first_start..extent.first_end];
+    let shape = Refusal::new(502, LineFault::Shape);
+    let version = parse_version(line.get(..8).ok_or(shape)?).map_err(|_| Refusal::new(502, LineFault::Version))?;
+    let (status, reason) = match &line[8..] {
+        [b' ', a, b, c] => ([*a, *b, *c], &[][..]),
+        [b' ', a, b, c, b' ', reason @ ..] => ([*a, *b, *c], reason),
+        _ => return Err(shape),
+    };
+    if !status.iter().all(u8::is_ascii_digit) || status[0] == b'0' {
+        return Err(Refusal::new(502, LineFault::Status));
+    }
+    if !is_value(reason) {
+        return Err(shape);
+    }
+    let code = status.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+    Ok((version, code, Span::new(extent.first_end - reason.len(), extent.first_end)))
+}
+
+fn response_framing(status: u16, request: RequestKind, declared: Option<Framing>) -> Framing {
+    let tunnel = request == RequestKind::Connect && (200..300).contains(&status);
+    if request == RequestKind::Head || status < 200 || status == 204 || status == 304 || tunnel {
+        return Framing::None;
+    }
+    declared.unwrap_or(Framing::UntilClose)
+}

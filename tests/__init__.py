@@ -1,0 +1,1 @@
+"""Tests of meshdp, one folder a lane."""

@@ -1,0 +1,1 @@
+"""Conformance: cases of ../shared/conformance through the real compiler and the real matcher."""

@@ -1,0 +1,56 @@
+"""AuthorizationPolicy: what a real istiod and a real Envoy answered to 13,799 requests, against our judge."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.conformance import ROOT, Unsupported, params
+from tests.support.judges import judge
+from tests.support.verdicts import compiled, request_of
+
+TOPIC = "authz-verdicts"
+FOLDER = ROOT / TOPIC
+IDS = sorted(path.stem for path in FOLDER.glob("[0-9]*.json"))
+JUDGE, JUDGED_BY = judge()
+
+
+@pytest.mark.parametrize("case", params(TOPIC, IDS))
+def test_a_recorded_set(case: str) -> None:
+    recorded = json.loads((FOLDER / f"{case}.json").read_text())
+    unsupported = Unsupported.of(TOPIC)
+    transaction, findings = compiled(recorded)
+    if not recorded["admission"]["accepted"]:
+        refused = any(finding.severity == "error" for finding in findings)
+        unsupported.settle(case, None if refused else f"a cluster refuses this set: {recorded['admission']}")
+        return
+    failures = [str(finding) for finding in findings if finding.severity == "error"]
+    for request in recorded["requests"]:
+        difference = _difference(transaction, request)
+        listed = f"{case}/{request['id']}" in unsupported.entries
+        if listed and difference is None:
+            failures.append(f"{request['id']}: listed as unsupported, but it passes")
+        elif difference is not None and not listed:
+            failures.append(f"{request['id']}: {difference}")
+    unsupported.settle(case, "\n".join(failures) or None)
+
+
+def _difference(transaction: bytes, recorded: dict[str, Any]) -> str | None:
+    """What differs between the recorded answer and ours; None when nothing does."""
+    expect = recorded["expect"]
+    request = request_of(recorded)
+    answer = JUDGED_BY(transaction, request)
+    if answer["status"] is None:  # only the reference: a head it leaves to the HTTP parser
+        assert JUDGE == "reference"
+        return None
+    wanted: dict[str, Any] = {"allowed": expect["allowed"]}
+    if "status" in expect:
+        wanted["status"] = expect["status"]
+    if expect.get("detail", "").startswith("rbac_access_denied"):
+        wanted["detail"] = expect["detail"]
+    if expect["allowed"] and "upstreamPath" in expect:
+        wanted["upstream_path"] = expect["upstreamPath"]
+    got = {name: answer[name] for name in wanted}
+    return None if got == wanted else f"expected {wanted}, got {got} for {request}"

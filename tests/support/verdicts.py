@@ -1,0 +1,114 @@
+"""Reads sets of conformance/authz-verdicts and peerauth-verdicts: resources in, snapshot and requests out.
+
+In:     one set as documented in conformance/authz-verdicts/README.md.
+Out:    `compiled`: the transaction of its workload and the findings; `request_of`: one request for a judge.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from meshdp.compiler import compile_workload
+from meshdp.compiler.select import Workload
+from meshdp.errors import Finding
+from meshdp.resources import load
+
+Json = dict[str, Any]
+
+ADDRESS = "10.20.0.1"
+# Every port of the recorded pods: name as the port was declared.
+PORTS = {
+    8080: "http",
+    8081: "http-b",
+    8082: "http2",
+    7070: "grpc",
+    7071: "grpc-web",
+    7003: "http-c",
+    7004: "http2-b",
+    9000: "tcp",
+    9001: "tcp-b",
+    7005: "tcp-c",
+    7006: "tcp-d",
+    8443: "https",
+    8444: "tls",
+    6379: "redis",
+    3307: "mysql",
+    27018: "mongo",
+    7000: "",
+    3306: "auto-b",
+}
+
+
+def compiled(case: Json) -> tuple[bytes, list[Finding]]:
+    """Compiles a set for its workload; findings of its own resources only."""
+    namespace, mesh = case["workload"]["namespace"], case["mesh"]
+    files = [(f"{index}.json", json.dumps(resource)) for index, resource in enumerate(case["resources"])]
+    settings = {
+        "trustDomain": mesh["trustDomain"],
+        "trustDomainAliases": mesh["trustDomainAliases"],
+        "rootNamespace": mesh["rootNamespace"],
+        "pathNormalization": {"normalization": mesh["pathNormalization"]},
+    }
+    validate = "false" if mesh.get("skipValidateTrustDomain") else "true"
+    surroundings = [
+        _object("meshdp.io/v1alpha1", "MeshConfig", "mesh", "istio-system", spec=settings)
+        | {"metadata": {"name": "mesh", "annotations": {"meshdp.io/validate-trust-domain": validate}}},
+        _object("v1", "Service", "w", namespace, spec=_service(case["workload"]["labels"])),
+    ]
+    files.extend((f"surroundings{index}.json", json.dumps(item)) for index, item in enumerate(surroundings))
+    loaded = load(files)
+    workload = Workload(
+        name="w",
+        namespace=namespace,
+        service_account="w",
+        labels={**case["workload"]["labels"], "security.istio.io/tlsMode": "istio"},
+        addresses=(ADDRESS,),
+    )
+    findings = [item for item in loaded.findings if not item.where.file.startswith("surroundings")]
+    assert len(findings) == len(loaded.findings), loaded.findings
+    return compile_workload(loaded.resources, workload).transaction(None), findings
+
+
+def request_of(recorded: Json) -> Json:
+    """A recorded request as a judge takes it."""
+    source, request = recorded["source"], recorded["request"]
+    http = "method" in request
+    plain_http = http and not recorded["tls"] and request.get("version", "1.1") == "1.1"
+    alpn = ["istio-http/1.1", "istio", "http/1.1"] if http else ["istio-peer-exchange", "istio"]
+    seen = alpn if recorded["tls"] else ["http/1.1"] if plain_http else []
+    return {
+        "direction": "inbound",
+        "peer": None if source["principal"] is None else f"spiffe://{source['principal']}",
+        "source": f"{source['ip']}:40000",
+        "destination": f"{ADDRESS}:{recorded['port']}",
+        "sni": recorded.get("sni"),
+        "head": _head(request, source["xff"]) if http else None,
+        "detected": {"tls": recorded["tls"], "alpn": seen},
+    }
+
+
+def _head(request: Json, forwarded: str | None) -> str:
+    """Order on the wire: Host, authorization, headers, x-forwarded-for."""
+    lines = [f"{request['method']} {request['path']} HTTP/{request.get('version', '1.1')}"]
+    if request["host"] is not None:
+        lines.append(f"Host: {request['host']}")
+    if request["jwt"] is not None:
+        lines.append(f"authorization: Bearer {request['jwt']}")
+    lines.extend(f"{name}: {value}" for name, value in request["headers"])
+    if forwarded is not None:
+        lines.append(f"x-forwarded-for: {forwarded}")
+    return "\r\n".join(lines) + "\r\n\r\n"
+
+
+def _service(labels: Json) -> Json:
+    ports = [
+        {"port": port, "targetPort": port} | ({"name": name} if name else {"name": "anything"})
+        for port, name in PORTS.items()
+    ]
+    return {"selector": labels, "ports": ports, "clusterIP": "10.96.0.1"}
+
+
+def _object(api_version: str, kind: str, name: str, namespace: str, **rest: Any) -> Json:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **rest}

@@ -1,0 +1,88 @@
+"""The command line as its users meet it: help, versions, mistakes, exit codes, and how fast it starts."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from meshdp import __version__, cli
+
+FORBIDDEN_IN_A_FED_SIDECAR = (
+    "yaml",
+    "msgspec",
+    "asyncio",
+    "logging",
+    "ssl",
+    "cryptography",
+    "subprocess",
+    "dataclasses",
+)
+
+
+def run(*words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([sys.executable, "-m", "meshdp", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == expect, done
+    return done
+
+
+def test_help_names_every_verb_and_every_exit_code() -> None:
+    said = run("--help").stdout
+    for verb in cli.VERBS:
+        assert f"\n  {verb} " in said
+    assert "exit codes: 0 fine, 1 findings or refused, 2 usage, 3 unreachable" in said
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"meshdp {__version__}\n"
+
+
+def test_no_verb_is_a_usage_error_that_shows_the_way() -> None:
+    assert "verbs:" in run(expect=2).stdout
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("chekc", "check"), ("sidcar", "sidecar"), ("log", "logs")])
+def test_unknown_verb_suggests_the_nearest(typed: str, meant: str) -> None:
+    done = run(typed, expect=2)
+    assert f"there is no verb `{typed}`. Did you mean `{meant}`?" in done.stderr
+    assert done.stdout == ""
+
+
+def test_unknown_option_is_one_line_with_the_way_out() -> None:
+    said = run("check", "--nonsense", "x", expect=2).stderr
+    assert said == "meshdp check: unrecognized arguments: --nonsense. `meshdp check --help` explains.\n"
+
+
+@pytest.mark.parametrize("verb", ["check", "sidecar"])
+def test_help_of_a_verb_has_examples(verb: str) -> None:
+    said = run(verb, "--help").stdout
+    assert "examples:" in said
+    assert "--no-color" in said
+
+
+def test_help_is_quick() -> None:
+    def once() -> float:
+        start = time.perf_counter()
+        run("--help")
+        return time.perf_counter() - start
+
+    assert min(once() for _ in range(5)) < 0.1
+
+
+def test_broken_pipe_is_no_error() -> None:
+    line = f"{sys.executable} -m meshdp --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_a_fed_sidecar_imports_little() -> None:
+    program = (
+        "import sys\n"
+        "from meshdp import cli\n"
+        "code = cli.main(['sidecar', '--workload', 'a/b', '--feed', '/nowhere', '--outbound', 'wrong'])\n"
+        "print(code, *sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    code, *modules = done.stdout.split()
+    assert code == "2"
+    assert not [name for name in FORBIDDEN_IN_A_FED_SIDECAR if name in modules]

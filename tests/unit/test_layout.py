@@ -1,0 +1,205 @@
+"""The rules of CONTRIBUTING.md that no linter knows: sizes, the map against the tree, where `unsafe` may stand.
+
+In:     the files git knows. Limits: the constants below.
+"""
+
+import ast
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.support import rust_scan
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FILE_LINES_LIMIT = 500
+FUNCTION_LINES_LIMIT = 60
+PARAMETERS_LIMIT = 5
+FOLDER_FILES_LIMIT = 16
+
+# What may be larger, each with its reason. Fewer than five.
+EXCEPTIONS: dict[str, str] = {}
+
+
+@cache
+def tracked() -> tuple[Path, ...]:
+    """Every file that git knows or would add."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return tuple(sorted(Path(name) for name in set(listed.split("\0")) if name and (ROOT / name).is_file()))
+
+
+def sources(*suffixes: str) -> list[Path]:
+    return [path for path in tracked() if path.suffix in suffixes]
+
+
+def text_of(path: Path) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def excused(path: Path) -> bool:
+    return str(path) in EXCEPTIONS
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def test_exceptions_are_few_and_real() -> None:
+    assert len(EXCEPTIONS) < 5
+    assert [name for name in EXCEPTIONS if Path(name) not in tracked()] == []
+    assert all(len(reason) > 20 for reason in EXCEPTIONS.values())
+
+
+@pytest.mark.parametrize("path", sources(".rs", ".py", ".pyi"), ids=str)
+def test_file_is_short(path: Path) -> None:
+    lines = rust_scan.without_inline_tests(text_of(path)) if path.suffix == ".rs" else text_of(path).splitlines()
+    assert excused(path) or len(lines) <= FILE_LINES_LIMIT, f"{len(lines)} lines"
+
+
+def test_functions_are_short() -> None:
+    long = [
+        f"{path}:{line} {name} has {length} lines"
+        for path in sources(".rs", ".py")
+        for name, line, length, _ in functions_of(path)
+        if length > FUNCTION_LINES_LIMIT and not excused(path)
+    ]
+    assert long == []
+
+
+def test_functions_take_few_parameters() -> None:
+    many = [
+        f"{path}:{line} {name} takes {parameters}"
+        for path in sources(".rs", ".py")
+        for name, line, _, parameters in functions_of(path)
+        if parameters > PARAMETERS_LIMIT and not excused(path) and not is_test(path)
+    ]
+    assert many == []
+
+
+def test_folders_hold_few_files() -> None:
+    held = Counter(path.parent for path in sources(".rs", ".py") if not is_test(path))
+    assert {str(folder): count for folder, count in held.items() if count > FOLDER_FILES_LIMIT} == {}
+
+
+def is_test(path: Path) -> bool:
+    return path.parts[0] == "tests" or path.stem.endswith("_tests") or "tests" in path.parts
+
+
+def functions_of(path: Path) -> Iterator[rust_scan.Function]:
+    yield from rust_scan.functions(text_of(path)) if path.suffix == ".rs" else python_functions(text_of(path))
+
+
+def python_functions(text: str) -> Iterator[rust_scan.Function]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            parameters = sum(item.arg not in ("self", "cls") for item in named)
+            yield node.name, node.lineno, (node.end_lineno or node.lineno) - node.lineno + 1, parameters
+
+
+def test_the_scanner_sees_what_it_should() -> None:
+    sample = """
+fn plain(a: u8, b: &'static str) -> Vec<u8> { let brace = '{'; let text = "}{"; r#"{"#; /* { */ }
+impl X {
+    pub async fn generic<T: Into<String>, F: Fn(u8) -> u8>(&self, t: T, f: F, m: Map<a::B, C>)
+    where T: Send,
+    { // }
+    }
+    fn declared(self: &Arc<Self>, x: u8);
+}
+"""
+    assert list(rust_scan.functions(sample)) == [("plain", 2, 1, 2), ("generic", 4, 4, 3)]
+
+
+# --- files say what they are -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sources(".rs", ".py", ".pyi"), ids=str)
+def test_file_opens_with_a_header(path: Path) -> None:
+    text = text_of(path)
+    assert text.startswith("//!") if path.suffix == ".rs" else ast.get_docstring(ast.parse(text)), "no header"
+
+
+# --- where things may stand -------------------------------------------------------------------------------------------
+
+
+def test_unsafe_stands_in_sys_alone() -> None:
+    allowed = {Path("native/engine/src/sys.rs"), Path("initc/src/sys.rs")}
+    found = {
+        path
+        for path in sources(".rs")
+        if re.search(r"\bunsafe\s*(\{|fn|impl|extern)", rust_scan.blanked(text_of(path)))
+    }
+    assert {str(path) for path in found - allowed} == set()
+
+
+def test_one_module_imports_the_extension() -> None:
+    importing = [str(path) for path in sources(".py") if path.parts[0] == "src" and imports_native(text_of(path))]
+    assert importing == ["src/meshdp/supervise/engine.py"]
+
+
+def imports_native(text: str) -> bool:
+    for node in ast.walk(ast.parse(text)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        if any("_native" in name.split(".") for name in [*names, *module.split(".")]):
+            return True
+    return False
+
+
+# --- the map ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_path_in_the_map_exists() -> None:
+    known = {str(path) for path in tracked()} | {f"{parent}" for path in tracked() for parent in path.parents}
+    named = [name.rstrip("/") for name in re.findall(r"`([\w.-]+(?:/[\w.-]+)+/?)`", text_of(Path("ARCHITECTURE.md")))]
+    assert named, "the map names no path"
+    assert [name for name in named if name not in known and not name.startswith(GENERATED)] == []
+
+
+def test_every_source_file_is_on_the_map_or_in_its_folder() -> None:
+    map_text = text_of(Path("ARCHITECTURE.md"))
+    unnamed = [
+        str(path)
+        for path in sources(".rs", ".py")
+        if path.parts[0] in ("native", "initc", "src")
+        and not is_test(path)
+        and path.name not in ("__init__.py", "lib.rs", "main.rs", "build.rs")
+        and not re.search(rf"\b{re.escape(path.stem)}\b", map_text + folder_page(path))
+    ]
+    assert unnamed == []
+
+
+def folder_page(path: Path) -> str:
+    """What a folder says about itself: its package, crate or module file, declarations included."""
+    pages = [path.parent / "__init__.py", path.parent / "lib.rs", path.parent / "main.rs"]
+    pages += [path.parent.with_suffix(".rs"), path.parent / "mod.rs", path.parent.parent / "lib.rs"]
+    return "\n".join(text_of(page) for page in pages if page in tracked())
+
+
+GENERATED = ("src/meshdp/bin", "src/meshdp/_native.abi3.so")
+
+
+# --- safe to publish --------------------------------------------------------------------------------------------------
+
+
+def test_no_file_names_a_machine() -> None:
+    suspicious = re.compile(r"/(?:home|Users)/\w+/|/root/\w|\b(?:[\w-]+\.)+(?:internal|corp|intranet)\b")
+    hits = [
+        f"{path}:{number}"
+        for path in tracked()
+        if path.suffix in (".rs", ".py", ".toml", ".md", ".yaml", ".yml", ".json", ".lock", "")
+        for number, line in enumerate(text_of(path).splitlines(), 1)
+        if suspicious.search(line) and path != Path("tests/unit/test_layout.py")
+    ]
+    assert hits == []
+
+
+def test_dependencies_come_from_the_public_registry() -> None:
+    found = set(re.findall(r'^source = "(.+)"$', text_of(Path("Cargo.lock")), re.MULTILINE))
+    assert found == {"registry+https://github.com/rust-lang/crates.io-index"}
