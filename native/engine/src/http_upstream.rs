@@ -70,7 +70,7 @@ pub(crate) async fn serve(
             {
                 exchange.rewind();
             }
-            Err(broken) => return broken_off(session, request, &target, (exchange, broken)),
+            Err(broken) => return Ok(broken_off(session, request, &target, (exchange, broken))),
         }
     }
     Ok(Served::Unanswered(Reason::UpstreamResetBeforeResponse))
@@ -225,7 +225,7 @@ fn broken_off(
     request: &Request,
     target: &Target,
     (exchange, broken): (Exchange, Broken),
-) -> Result<Served, Failure> {
+) -> Served {
     let started = exchange.download.started;
     let until_close = exchange.download.until_close;
     let mut outcome = Outcome::of(broken.reason).answered(exchange.download.status());
@@ -235,14 +235,14 @@ fn broken_off(
     give_back(exchange, session.worker);
     if !started && broken.reason != Reason::DownstreamClosed {
         let unanswered = if request_at_hand { Served::Unanswered } else { Served::UnansweredMidBody };
-        return Ok(unanswered(broken.reason));
+        return unanswered(broken.reason);
     }
     // Part of a response is already out: only a visible cut is honest.
     if until_close {
         session.secured.stream.abort();
     }
     RequestRecord { session, request, target: Some(target), outcome }.write();
-    Ok(Served::Next(Next::Cut))
+    Served::Next(Next::Cut)
 }
 
 fn give_back(exchange: Exchange, worker: &Worker) {

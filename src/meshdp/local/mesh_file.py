@@ -162,9 +162,7 @@ def _problems(shape: MeshShape, mesh: MeshFile) -> Iterator[Problem]:
         yield Problem("MDP0204", ("spec", "workloads"), f"more than {INSTANCE_LIMIT} instances")
 
 
-def _workload_problems(
-    workload: WorkloadShape, mesh: MeshFile, path: tuple[str | int, ...]
-) -> Iterator[Problem]:
+def _workload_problems(workload: WorkloadShape, mesh: MeshFile, path: tuple[str | int, ...]) -> Iterator[Problem]:
     for field, value in (("name", workload.name), ("namespace", workload.namespace)):
         if not _LABEL.fullmatch(value):
             yield Problem("MDP0205", (*path, field), f"{value[:60]!r} is not a DNS label")
