@@ -244,13 +244,18 @@ fn is_enforced(policy: &Policy) -> bool {
     policy.action != Action::Audit && !policy.dry_run
 }
 
-/// A list without values would never hold, or always when negated: neither can have been meant.
+/// A list without values would never hold, or always when negated, and so would a header whose name no header has:
+/// neither can have been meant.
 fn check_lists(policy: &Policy) -> Result<(), String> {
-    let empty = |predicate: &&Predicate| predicate.field != Field::Unsupported && predicate.values.is_empty();
-    match policy.rules.iter().flat_map(predicates).find(empty) {
-        Some(predicate) => Err(of_policy(policy, &format!("{:?} is compared with no values", predicate.field))),
-        None => Ok(()),
-    }
+    let check = |predicate: &Predicate| match predicate.field {
+        Field::Unsupported => Ok(()),
+        field if predicate.values.is_empty() => Err(format!("{field:?} is compared with no values")),
+        Field::Header if predicate.name.is_empty() || predicate.name.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+            Err(format!("a header has a name in lower case, not {:?}", predicate.name))
+        }
+        _ => Ok(()),
+    };
+    policy.rules.iter().flat_map(predicates).try_for_each(check).map_err(|reason| of_policy(policy, &reason))
 }
 
 /// Every value is one that its field can have.
