@@ -3,24 +3,27 @@
 //! In: readiness of the socket. Out: plaintext appended to the caller's buffer, records written to the socket.
 //! Limits: one socket read at a time (`READ_BYTES`), one sealed batch at a time (`BATCH_BYTES`), `PENDING_BYTES` of one
 //! unfinished record or handshake message. Nothing new is sealed before the last batch is in the socket.
-//! Fails: with an `io::Error` that carries a [`TlsFailure`]; a FIN without close_notify is `UnexpectedEof`, never an end.
+//! Fails: with an `io::Error` that carries a [`TlsFailure`]; a FIN without `close_notify` is `UnexpectedEof`, never an end.
 //! Source: RFC 8446 section 6.1 (closure), attack cases TL-18, TL-22, TL-23.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::thread::LocalKey;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::failure::TlsFailure;
-use super::session::{Opened, RECORD_PLAINTEXT, Session};
+use super::session::{Opened, RECORD_PLAINTEXT, Sealed, Session};
 
 /// A TLS connection. Both directions are polled by one task.
 pub(crate) struct TlsStream {
     tcp: TcpStream,
-    session: Session,
+    /// Boxed, because the futures that carry a stream through its handshake would otherwise keep room for it for ever.
+    session: Box<Session>,
     /// Received bytes of an unfinished record or handshake message; no capacity when there are none.
     unfinished: Vec<u8>,
     /// Opened plaintext beyond what the reader asked for; no capacity when there is none.
@@ -36,7 +39,7 @@ impl TlsStream {
     pub(crate) fn new(tcp: TcpStream, session: Session, prefix: Vec<u8>) -> Self {
         Self {
             tcp,
-            session,
+            session: Box::new(session),
             unfinished: prefix,
             plaintext: Vec::new(),
             sealed: Vec::new(),
@@ -59,10 +62,18 @@ impl TlsStream {
     }
 
     /// Runs the handshake to its end, ours flushed.
-    pub(crate) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsFailure>> {
-        if let Err(failure) = self.open(0, &mut Vec::new()) {
-            return Poll::Ready(Err(self.with_alert(cx, failure)));
-        }
+    pub(crate) async fn handshake(&mut self) -> Result<(), TlsFailure> {
+        poll_fn(|cx| Poll::Ready(self.begin(cx))).await?;
+        poll_fn(|cx| self.poll_handshake(cx)).await
+    }
+
+    /// Opens the prefix, which may already hold a whole `ClientHello`; a client seals its own.
+    fn begin(&mut self, cx: &mut Context<'_>) -> Result<(), TlsFailure> {
+        let mut prefix = std::mem::take(&mut self.unfinished);
+        self.open(&mut prefix, &mut Vec::new(), 0).map_err(|failure| self.with_alert(cx, failure))
+    }
+
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsFailure>> {
         loop {
             let flushed = self.poll_flush(cx)?.is_ready();
             if !self.session.is_handshaking() && flushed {
@@ -79,7 +90,7 @@ impl TlsStream {
         }
     }
 
-    /// Appends at most `limit` bytes to `buf`; 0 means that the peer ended its side with close_notify.
+    /// Appends at most `limit` bytes to `buf`; 0 means that the peer ended its side with `close_notify`.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -113,13 +124,13 @@ impl TlsStream {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let batch = &bytes[..bytes.len().min(BATCH_PLAINTEXT)];
-        let sealing = lend(&WRITE_BUFFER, |records| {
-            records.clear();
+        let sealing = lend(&WRITE_BUFFER, |sealed| {
+            sealed.clear();
             let mut opened = Opened { into: &mut Vec::new(), room: 0, overflow: &mut self.plaintext };
-            let advance = self.session.seal(batch, &mut self.unfinished, &mut opened, records)?;
+            let advance = self.session.seal(batch, &mut self.unfinished, &mut opened, sealed)?;
             self.unfinished.drain(..advance.consumed);
-            let sent = poll_send(&mut self.tcp, cx, records)?;
-            self.sealed.extend_from_slice(&records[sent..]);
+            let sent = poll_send(&mut self.tcp, cx, sealed.records())?;
+            self.sealed.extend_from_slice(&sealed.records()[sent..]);
             Ok(batch.len())
         });
         Poll::Ready(sealing)
@@ -139,13 +150,15 @@ impl TlsStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends our side: close_notify, then FIN. Reading may go on.
+    /// Ends our side: `close_notify`, then FIN. Reading may go on.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.closing {
             self.closing = true;
             let mut opened = Opened { into: &mut Vec::new(), room: 0, overflow: &mut self.plaintext };
-            let advance = self.session.close(&mut self.unfinished, &mut opened, &mut self.sealed)?;
+            let mut sealed = Sealed::default();
+            let advance = self.session.close(&mut self.unfinished, &mut opened, &mut sealed)?;
             self.unfinished.drain(..advance.consumed);
+            self.sealed.extend_from_slice(sealed.records());
         }
         ready!(self.poll_flush(cx))?;
         Pin::new(&mut self.tcp).poll_shutdown(cx)
@@ -172,7 +185,7 @@ impl TlsStream {
             if read == 0 {
                 return Poll::Ready(Err(io::Error::from(TlsFailure::PeerClosed)));
             }
-            let used = self.open_in(&mut lent[..kept + read], buf, limit);
+            let used = self.open(&mut lent[..kept + read], buf, limit);
             Poll::Ready(used.map_err(io::Error::from))
         });
         if let Err(error) = ready!(read) {
@@ -189,18 +202,15 @@ impl TlsStream {
         error
     }
 
-    /// Opens what is in `unfinished` without reading.
-    fn open(&mut self, limit: usize, buf: &mut Vec<u8>) -> Result<(), TlsFailure> {
-        let mut received = std::mem::take(&mut self.unfinished);
-        self.open_in(&mut received, buf, limit)
-    }
-
     /// Opens `received`, which starts with `unfinished`, and keeps the tail that ends no record.
-    fn open_in(&mut self, received: &mut [u8], buf: &mut Vec<u8>, limit: usize) -> Result<(), TlsFailure> {
+    fn open(&mut self, received: &mut [u8], buf: &mut Vec<u8>, limit: usize) -> Result<(), TlsFailure> {
         let mut opened = Opened { into: buf, room: limit, overflow: &mut self.plaintext };
-        let advance = self.session.advance(received, &mut opened, &mut self.sealed)?;
+        let mut sealed = Sealed::default();
+        let advance = self.session.advance(received, &mut opened, &mut sealed);
+        self.sealed.extend_from_slice(sealed.records());
+        let advance = advance?;
         self.peer_closed |= advance.closed;
-        // RFC 8446 section 6.1: what follows close_notify is ignored.
+        // RFC 8446 section 6.1: what follows `close_notify` is ignored.
         let tail = if self.peer_closed { &[] } else { &received[advance.consumed..] };
         if tail.len() > PENDING_BYTES {
             return Err(TlsFailure::Protocol(format!("an unfinished message of {} bytes", tail.len())));
@@ -253,10 +263,10 @@ thread_local! {
     /// The worker's buffer for ciphertext that was just read. It is back before any poll returns.
     static READ_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     /// The worker's buffer for records that are written at once.
-    static WRITE_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static WRITE_BUFFER: Cell<Sealed> = Cell::default();
 }
 
-fn lend<T>(pool: &'static std::thread::LocalKey<Cell<Vec<u8>>>, with: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+fn lend<B: Default, T>(pool: &'static LocalKey<Cell<B>>, with: impl FnOnce(&mut B) -> T) -> T {
     let mut buffer = pool.take();
     let result = with(&mut buffer);
     pool.set(buffer);

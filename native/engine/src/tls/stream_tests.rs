@@ -1,4 +1,5 @@
 //! Bytes over finished connections: all of them, ends, truncation, bounds, memory.
+#![allow(clippy::unwrap_used, reason = "the unwraps of a test are assertions")]
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};

@@ -1,4 +1,5 @@
 //! Chains and time, without sockets.
+#![allow(clippy::unwrap_used, reason = "the unwraps of a test are assertions")]
 
 use rcgen::date_time_ymd;
 
