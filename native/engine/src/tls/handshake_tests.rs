@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rcgen::{ExtendedKeyUsagePurpose, SanType};
 use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
 use rustls::version::TLS12;
-use rustls::{NamedGroup, ProtocolVersion};
+use rustls::{HandshakeKind, NamedGroup, ProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::super::config::provider;
@@ -445,5 +445,40 @@ fn a_handshake_is_a_small_future() {
         let dialled = size_of_val(&connect(near, &credentials, SNI, &peer, ClientAlpn::Tcp));
         println!("{served} {dialled}");
         assert!(served.max(dialled) <= 1536, "{served} {dialled}");
+    });
+}
+
+#[test]
+fn tl_13_no_session_is_resumed() {
+    run(async {
+        let ca = Authority::new("root");
+        let bob = ca.credentials(BOB);
+        let key = pki::base(&ca.issue(&svid(ALICE)), &policy()).key;
+        for version in [&TLS12, &rustls::version::TLS13] {
+            // This client would resume: its session store is rustls' default.
+            let config = rustls::ClientConfig::builder_with_details(provider(true), Arc::new(Clock(NOW)))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .dangerous()
+                .with_custom_certificate_verifier(blank_verifier(&ca))
+                .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from((*key).clone())));
+            let config = Arc::new(config);
+            for _ in 0..2 {
+                let (near, far) = sockets().await;
+                let session = Session::client(config.clone(), server_name("bob", &near).unwrap(), Vec::new()).unwrap();
+                let mut client = TlsStream::new(near, session, Vec::new());
+                let server = accept(far, Vec::new(), &bob, ServerAlpn::Tcp, false);
+                let (server, dialled) = tokio::join!(server, client.handshake());
+                dialled.unwrap();
+                let mut server = server.unwrap().0;
+                poll_fn(|cx| server.poll_write(cx, b"x")).await.unwrap();
+                poll_fn(|cx| client.poll_read(cx, &mut Vec::new(), 1)).await.unwrap();
+                let kind = client.session().common().handshake_kind();
+                assert!(
+                    matches!(kind, Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)),
+                    "{kind:?}"
+                );
+            }
+        }
     });
 }

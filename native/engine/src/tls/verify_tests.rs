@@ -104,3 +104,13 @@ fn a_bundle_without_certificates_is_none() {
         assert!(Trust::parse(bundle.as_bytes(), 1, provider(true).signature_verification_algorithms).is_err());
     }
 }
+
+#[test]
+fn tl_09_a_padded_chain_is_not_even_looked_at() {
+    let (ca, other) = (Authority::new("root"), Authority::new("other"));
+    let mut pair = ca.issue(&svid(ALICE));
+    pair.chain += &other.bundle().repeat(CHAIN_CERTIFICATES - 1);
+    assert_eq!(verify(&trust(&ca.bundle()), &pair, Role::Client, NOW), Ok(()));
+    pair.chain += &other.bundle();
+    assert_eq!(verify(&trust(&ca.bundle()), &pair, Role::Client, NOW), Err("tls_untrusted_chain"));
+}
