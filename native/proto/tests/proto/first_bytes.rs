@@ -34,7 +34,7 @@ fn alpn(names: &[&[u8]]) -> Vec<u8> {
     extension(16, &vector(2, &names.iter().flat_map(|name| vector(1, name)).collect::<Vec<u8>>()))
 }
 
-/// A ClientHello handshake message with these extensions.
+/// A `ClientHello` handshake message with these extensions.
 fn message(extensions: &[u8]) -> Vec<u8> {
     let body = [
         &[3, 3][..],
