@@ -1,7 +1,7 @@
 //! Field lines become a reusable table of spans over the message buffer, each name classified once.
 //!
 //! In: the bytes between a first line and the empty line. Out: [`FieldTable`], in wire order.
-//! Limits: [`Limits`](crate::http1_head::Limits). Fails: [`FieldFault`]. Source: RFC 9112 5, RFC 9110 5 and 7.6.1.
+//! Limits: [`Limits`]. Fails: [`FieldFault`]. Source: RFC 9112 5, RFC 9110 5 and 7.6.1.
 
 use crate::http1_head::Limits;
 use crate::http1_scan::{HeadScan, is_value, token_prefix};

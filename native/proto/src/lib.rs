@@ -1,6 +1,6 @@
 //! Sans-IO protocol cores: bytes in, decisions and bytes out; no sockets, no clock, no threads, no unsafe.
 //!
-//! Reading order is the order of a connection: [`sniff`] and [`client_hello`] look at the first bytes, [`http1_head`]
+//! Reading order is the order of a connection: [`mod@sniff`] and [`client_hello`] look at the first bytes, [`http1_head`]
 //! and [`http1_response`] turn message heads into spans over the caller's buffer ([`http1_fields`]), [`path`] makes the
 //! one path that policy, routing and the upstream see, [`http1_body`] checks and re-frames bodies, and
 //! [`http1_forward`] writes edited heads, [`http1_conn`] says which connections go on. [`refusal`] names every reason to say no.
