@@ -78,9 +78,7 @@ class Authority:
             builder = builder.add_extension(extension, critical=critical)
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
-    def _leaf_extensions(
-        self, key: ec.EllipticCurvePublicKey, identity: str
-    ) -> list[tuple[x509.ExtensionType, bool]]:
+    def _leaf_extensions(self, key: ec.EllipticCurvePublicKey, identity: str) -> list[tuple[x509.ExtensionType, bool]]:
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         return [

@@ -122,5 +122,3 @@ def _targets(directory: Directory) -> list[Target]:
         for port in service.spec.ports
         if port.protocol == "TCP" and ":" not in address
     ]
-
-

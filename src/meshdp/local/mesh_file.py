@@ -59,7 +59,7 @@ class MeshFile:
     instances: tuple[Instance, ...]
 
 
-class WorkloadShape(Shape):
+class WorkloadShape(Shape, frozen=True):
     """One entry of `spec.workloads` as written."""
 
     name: str
@@ -73,14 +73,14 @@ class WorkloadShape(Shape):
     sidecar: bool = True
 
 
-class SpecShape(Shape):
+class SpecShape(Shape, frozen=True):
     """The `spec` of a LocalMesh as written."""
 
     workloads: list[WorkloadShape]
     resources: list[str] = []
 
 
-class MetadataShape(Shape):
+class MetadataShape(Shape, frozen=True):
     """The `metadata` of a LocalMesh as written: it is not a Kubernetes object and needs no more."""
 
     name: str
@@ -88,7 +88,7 @@ class MetadataShape(Shape):
     annotations: dict[str, str] = {}
 
 
-class MeshShape(Shape):
+class MeshShape(Shape, frozen=True):
     """The whole document as written."""
 
     api_version: str
@@ -162,9 +162,7 @@ def _problems(shape: MeshShape, mesh: MeshFile) -> Iterator[Problem]:
         yield Problem("MDP0204", ("spec", "workloads"), f"more than {INSTANCE_LIMIT} instances")
 
 
-def _workload_problems(
-    workload: WorkloadShape, mesh: MeshFile, path: tuple[str | int, ...]
-) -> Iterator[Problem]:
+def _workload_problems(workload: WorkloadShape, mesh: MeshFile, path: tuple[str | int, ...]) -> Iterator[Problem]:
     for field, value in (("name", workload.name), ("namespace", workload.namespace)):
         if not _LABEL.fullmatch(value):
             yield Problem("MDP0205", (*path, field), f"{value[:60]!r} is not a DNS label")
