@@ -1,0 +1,182 @@
+"""What the acts stand on: a running Bookinfo, its policies to change, its workloads to send from, its link to tap.
+
+In:      the state folder of a mesh that `meshdp up` runs, the folder that its files were copied to.
+Out:     replies, recordings, admin answers: evidence, never an opinion.
+Limits:  a change of policy is in force everywhere within 10 s.
+Fails:   MeshdpError when the mesh does not do what a walk cannot go on without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from meshdp.demo import capture
+from meshdp.errors import MeshdpError
+from meshdp.local import inside, namespaces
+from meshdp.local.namespaces import Holder
+from meshdp.local.state import Folder, InstanceState, MeshState, instance_named
+
+CHANGE_TIMEOUT_S = 10.0
+EVIDENCE_TIMEOUT_S = 3.0
+POLICY_FILE = "current.yaml"
+
+T = TypeVar("T")
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What came back for a request; status 0 and an error when nothing did."""
+
+    status: int
+    headers: dict[str, str]
+    body: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.body.strip()[:60]!r}" if self.status else self.error
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A request to be sent from inside a workload."""
+
+    url: str
+    method: str = "GET"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Recorded(NamedTuple):
+    """A recording and the streams in it."""
+
+    path: Path
+    streams: list[capture.Stream]
+
+
+class Stage:
+    """One running Bookinfo."""
+
+    def __init__(self, folder: Folder, files: Path) -> None:
+        self.files = files
+        self._folder = folder
+
+    @property
+    def mesh(self) -> MeshState:
+        """The mesh as it is now."""
+        state = self._folder.read()
+        if state is None:
+            raise MeshdpError("the mesh went away during the walk", "start it again: meshdp demo")
+        return state
+
+    def instance(self, name: str) -> InstanceState:
+        """One instance as it is now."""
+        return instance_named(self.mesh, name)
+
+    def apply(self, step: str) -> float:
+        """Puts a step's policies in force everywhere, by writing the watched file; the seconds it took."""
+        before = self._digests(self.mesh)
+        began = time.monotonic()
+        fresh = self.files / "policies" / f".{POLICY_FILE}"
+        fresh.write_bytes((self.files / "steps" / f"{step}.yaml").read_bytes())
+        fresh.rename(self.files / "policies" / POLICY_FILE)
+        if not wait_for(lambda: self.mesh.settled and self._digests(self.mesh) != before, CHANGE_TIMEOUT_S):
+            raise MeshdpError(f"{step} was not in force after {CHANGE_TIMEOUT_S:.0f} s", "see `meshdp ps`")
+        return time.monotonic() - began
+
+    def send(self, workload: str, *wanted: Wanted) -> list[Reply]:
+        """Sends requests from inside a workload, as its application would."""
+        done = subprocess.run(self._probe(workload, wanted, hold=False), capture_output=True, text=True, check=False)
+        replies = [msgspec.json.decode(line, type=Reply) for line in done.stdout.splitlines()]
+        if len(replies) != len(wanted):
+            raise MeshdpError(f"cannot send from {workload}: {done.stderr.strip()}")
+        return replies
+
+    def get(self, workload: str, url: str) -> Reply:
+        """Sends one GET from inside a workload."""
+        return self.send(workload, Wanted(url))[0]
+
+    @contextlib.contextmanager
+    def holding(self, workload: str, url: str) -> Iterator[Reply]:
+        """Sends one GET and keeps its connection open while the body runs."""
+        command = self._probe(workload, (Wanted(url),), hold=True)
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            try:
+                yield msgspec.json.decode(line, type=Reply)
+            finally:
+                process.stdin.close()
+
+    @contextlib.contextmanager
+    def recording(self, workload: str, name: str) -> Iterator[Callable[[], Recorded]]:
+        """Records the workload's side of the link while the body runs; call what is given afterwards."""
+        path = self.files / f"{name}.pcap"
+        with capture.recording(self.mesh.link.pid, self.instance(workload).port_name, path):
+            yield lambda: Recorded(path, capture.streams(capture.read_pcap(path)))
+
+    def admin(self, workload: str, path: str) -> Any:
+        """The JSON that a sidecar's admin port answers; None when it does not."""
+        answer = asyncio.run(inside.ask(self.instance(workload).holder.pid, inside.ADMIN_PORT, path))
+        if answer is None or answer.status != 200:
+            return None
+        try:
+            return json.loads(answer.body)
+        except ValueError:
+            return None
+
+    def connections(self, workload: str) -> list[dict[str, Any]]:
+        """The rows of a sidecar's live connections."""
+        found = self.admin(workload, "/connections")
+        rows = found.get("connections") if isinstance(found, dict) else found
+        return rows if isinstance(rows, list) else []
+
+    def rules(self, workload: str) -> str:
+        """What `iptables-save` prints in a workload's namespace."""
+        holder = self.instance(workload).holder
+        return namespaces.run_inside(Holder(holder.pid, holder.started), ["iptables-save", "-t", "nat"])
+
+    def sockets(self, workload: str) -> str:
+        """The kernel's table of TCP sockets in a workload's namespace."""
+        return Path(f"/proc/{self.instance(workload).holder.pid}/net/tcp").read_text()
+
+    def sidecar_log(self, workload: str) -> str:
+        """Everything that a workload's sidecar has written."""
+        instance = self.instance(workload)
+        return self._folder.logs_of(instance.namespace, instance.name)[1].read_text(errors="replace")
+
+    def service_address(self, workload: str, name: str) -> str:
+        """Where a service's name leads inside a workload, as its hosts file says."""
+        instance = self.instance(workload)
+        lines = (self._folder.files_of(instance.namespace, instance.name) / "hosts").read_text().splitlines()
+        return next((line.split()[0] for line in lines if name in line.split()[1:]), "")
+
+    def _probe(self, workload: str, wanted: tuple[Wanted, ...], *, hold: bool) -> list[str]:
+        requests = [{"method": each.method, "url": each.url, "headers": each.headers} for each in wanted]
+        words = json.dumps({"requests": requests, "hold": hold})
+        command = [sys.executable, "-P", "-m", "meshdp", "exec", "--mesh", self._folder.mesh, workload]
+        return [*command, "--", "python3", str(self.files / "probe.py"), words]
+
+    @staticmethod
+    def _digests(mesh: MeshState) -> list[str]:
+        return [instance.digest for instance in mesh.instances]
+
+
+def wait_for(found: Callable[[], T], timeout_s: float = EVIDENCE_TIMEOUT_S) -> T:
+    """Asks again and again until the answer is something, or time is up; the last answer."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := found()) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return answer
+
+
+_POLL_S = 0.01
