@@ -22,7 +22,7 @@ FOLDER_FILES_LIMIT = 16
 
 # What may be larger, each with its reason. Fewer than five.
 EXCEPTIONS = {
-    "native/engine/src": "one file a stage of a connection, listed in the order of the data in lib.rs; folders would hide the order",
+    "native/engine/src": "a file for each stage, in the order of the data in lib.rs; folders would hide the order",
 }
 
 
