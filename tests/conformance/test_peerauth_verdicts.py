@@ -33,7 +33,8 @@ MESH = {
 @pytest.mark.parametrize("case", params(TOPIC, sorted(CASES)))
 def test_a_recorded_connection(case: str) -> None:
     recorded = CASES[case]
-    Unsupported.of(TOPIC).settle(case, _difference(recorded), final=JUDGE == "native")
+    http2 = {"reason": "HTTP/2 is not served", "milestone": "M3"} if recorded["carries"] == "http/2" else None
+    Unsupported.of(TOPIC).settle(case, _difference(recorded), final=JUDGE == "native", feature=http2)
 
 
 def _difference(recorded: dict[str, Any]) -> str | None:
