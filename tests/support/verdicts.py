@@ -85,6 +85,8 @@ def request_feature_of(recorded: Json) -> Entry | None:
     """What one request needs that is not built yet."""
     if recorded.get("http") == 2:
         return {"reason": "HTTP/2 is not served", "milestone": "M3"}
+    if "\t" in recorded["request"].get("path", ""):
+        return {"reason": "a tab before the version is refused (attack case H1-49)", "milestone": "by design"}
     note = recorded.get("note", "")
     if "certificate with" in note:
         reason = "a certificate without exactly one SPIFFE URI is refused in the handshake (DESIGN section 5)"
