@@ -49,10 +49,10 @@ CASES = _cases()
 def test_a_golden(case: str) -> None:
     source, files, table_row = CASES[case]
     http = "/http/" in case
-    policies = list(yaml.safe_load_all(source.read_text()))
+    policies = list(yaml.safe_load_all(_plain(source.read_text())))
     names = dict(zip(sorted(_odd_methods(policies)), sorted(METHODS), strict=False))
     policies = _renamed(policies, names)
-    filters = _renamed([yaml.safe_load(path.read_text()) for path in files], names)
+    filters = _renamed([yaml.safe_load(_plain(path.read_text())) for path in files], names)
     transaction = _compiled(policies, table_row)
     failure = None
     for facts in _requests(case, [*filters, *policies]):
@@ -67,6 +67,11 @@ def test_a_golden(case: str) -> None:
     elif re.search(r"request\.auth|equestPrincipals|experimental", text):
         feature = {"reason": "tokens are not verified: fails closed", "milestone": "M4"}
     Unsupported.of(TOPIC).settle(case, failure, final=JUDGE == "native", feature=feature)
+
+
+def _plain(text: str) -> str:
+    """Writes the `[0]` of made-up names as `-0`, also where a regex escapes it: no identity holds brackets."""
+    return re.sub(r"\\?\[(\d)\\?\]", r"-\1", text)
 
 
 def _odd_methods(policies: Any) -> Iterator[str]:
@@ -122,11 +127,7 @@ def _pools(literals: list[str], expand: Callable[[str], Iterator[str]]) -> dict[
     numbers = {int(literal) + step for literal in literals if literal.isdecimal() for step in (-1, 0, 1)}
     addresses = {address for literal in literals for address in _addresses(literal)}
     return {
-        "peer": {
-            "",
-            "spiffe://cluster.local/ns/foo/sa/x",
-            *(f"spiffe://{text}" for text in strings if text and "//" not in text),
-        },
+        "peer": {"", *(f"spiffe://{text}" for text in strings if re.fullmatch(_IDENTITY, text))},
         "host": {"w.example", *(text for text in strings if re.fullmatch(r"[A-Za-z0-9.-]+", text))},
         "method": {"GET", *(text for text in strings if text in METHODS)},
         "path": {"/", *(text for text in strings if re.fullmatch(r"/[A-Za-z0-9/._-]*", text) and "//" not in text)},
@@ -208,3 +209,6 @@ def _request(facts: Json, http: bool) -> Json:
         "head": "\r\n".join(lines) + "\r\n\r\n" if http else None,
         "detected": {"tls": bool(facts["peer"]), "alpn": mesh_alpn if facts["peer"] else plain},
     }
+
+
+_IDENTITY = r"[a-z0-9._-]+(/[A-Za-z0-9._-]+)+"
