@@ -172,7 +172,7 @@ def test_values(case: str) -> None:
 
 WEBHOOK = {
     f"{kind}/{name}": (kind, row)
-    for kind in ("AuthorizationPolicy", "PeerAuthentication")
+    for kind in ("AuthorizationPolicy", "PeerAuthentication", "WorkloadEntry")
     for name, row in _named(
         "webhook", table("validation/networking_validation_cases.json", f"TestValidate{kind}")
     ).items()
@@ -229,7 +229,8 @@ def _policy(kind: str, config: Json, index: str) -> Json:
 
 
 def _object(kind: str, metadata: Json, spec: Json) -> Json:
-    return {"apiVersion": "security.istio.io/v1", "kind": kind, "metadata": metadata, "spec": spec}
+    group = "networking" if kind == "WorkloadEntry" else "security"
+    return {"apiVersion": f"{group}.istio.io/v1", "kind": kind, "metadata": metadata, "spec": spec}
 
 
 def _mesh(root: str) -> str:
