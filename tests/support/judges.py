@@ -26,7 +26,5 @@ def judge() -> tuple[str, Judge]:
         except (ImportError, AttributeError):
             pass
         else:
-            return "native", lambda transaction, request: json.loads(
-                native(transaction, json.dumps(request).encode())
-            )
+            return "native", lambda transaction, request: json.loads(native(transaction, json.dumps(request).encode()))
     return "reference", reference_authz.authorize
