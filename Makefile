@@ -37,10 +37,10 @@ demo: build
 
 build: packages $(VENV)/installed $(init) install-native
 
-$(VENV)/installed: requirements.txt Makefile
+$(VENV)/installed: requirements.txt Makefile | packages
 	@echo "==> Python environment in $(VENV)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "meshdp needs Python 3.11 or newer; name one with PYTHON=…" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "venv is missing: apt install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "meshdp.pth").write_text(str(pathlib.Path("src").resolve()) + "\n")'
 	@printf '#!%s\nimport sys\n\nfrom meshdp.cli import main\n\nsys.exit(main())\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/meshdp
@@ -62,17 +62,7 @@ $(init): $(shell find initc -name '*.rs' -o -name Cargo.toml) Cargo.toml build_b
 	@touch $@
 
 packages:
-	@missing=""; \
-	for pair in iptables-restore:iptables ip:iproute2 tcpdump:tcpdump; do \
-		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${pair%%:*}" > /dev/null || missing="$$missing $${pair##*:}"; \
-	done; \
-	[ -z "$$missing" ] && exit 0; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-		echo "==> Debian packages:$$missing"; \
-		apt-get install --yes --no-install-recommends $$missing > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends $$missing; }; \
-	else \
-		echo "Missing:$$missing. Install them as root: apt-get install$$missing" >&2; \
-	fi
+	@scripts/debian-packages $(PYTHON)
 
 # --- what is checked -----------------------------------------------------------------------------------------------
 
@@ -81,13 +71,13 @@ test: lint cargo-test pytest
 lint: build
 	@echo "==> lint"
 	@cargo fmt --all --check
-	@cargo clippy --locked --workspace --all-targets --profile $(PROFILE) -- --deny warnings
-	@$(BIN)/ruff check
-	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --quiet --check
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/lint-imports --no-logo | tail -n 1
 	@MYPYPATH=src $(BIN)/python -m mypy.stubtest meshdp._native
 	@$(BIN)/python -m pytest --quiet tests/unit/test_layout.py
+	@cargo clippy --quiet --locked --workspace --all-targets --profile $(PROFILE) -- --deny warnings
 
 cargo-test: build
 	@echo "==> Rust tests"

@@ -7,21 +7,21 @@ Limits: this module imports nothing that a sidecar would have to pay for.
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from meshdp import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
     from collections.abc import Sequence
-    from typing import NoReturn, Protocol
+    from typing import Protocol
 
     class Command(Protocol):
-        """What a module in `meshdp.commands` offers."""
+        """What a module in `meshdp.commands` offers; `sidecar` offers `run_plain` too."""
 
-        def configure(self, parser: argparse.ArgumentParser) -> None: ...
-        def run(self, args: argparse.Namespace) -> int: ...
+        def configure(self, parser: ArgumentParser) -> None: ...
+        def run(self, args: Namespace) -> int: ...
 
 
 FINE, REFUSED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -66,10 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(verb: str, *words: str) -> int:
     command = _load(verb)
-    parser = _Parser(prog=f"meshdp {verb}", formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.configure(parser)
-    _add_common(parser)
-    return command.run(parser.parse_args(words))
+    if verb == "sidecar":
+        code: int | None = command.run_plain(words)  # type: ignore[attr-defined]
+        if code is not None:
+            return code
+    from meshdp.arguments import parser_of
+
+    return command.run(parser_of(verb, command).parse_args(words))
 
 
 def _without_verb(words: list[str]) -> int:
@@ -99,24 +102,6 @@ def _load(verb: str) -> Command:
 
     command: Command = import_module(f"meshdp.commands.{verb}")
     return command
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    """Give every verb the options that all share, unless it brought its own."""
-    known = parser._option_string_actions
-    if "--output" not in known and "-o" not in known:
-        parser.add_argument(
-            "-o", "--output", choices=("table", "json", "yaml"), default="table", help="form of the answer"
-        )
-    if "--no-color" not in known:
-        parser.add_argument("--no-color", action="store_true", help="plain text even on a terminal")
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, with errors that end in the cure rather than in a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: {message}. `{self.prog} --help` explains.\n")
 
 
 def _report(verb: str, refused: Exception) -> int:

@@ -87,7 +87,7 @@ def _text(text: str | bytes, file: str) -> str | Finding:
         try:
             text = text.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            line = text.count(b"\n", 0, error.start) + 1
+            line = error.object.count(b"\n", 0, error.start) + 1
             return Finding.of("MDP0105", Where(file, line), "", "", f"not UTF-8 at byte {error.start}")
     text = text.removeprefix("\ufeff")
     bad = _UNPRINTABLE.search(text)

@@ -46,7 +46,7 @@ class Finding:
         row = CODES[code]
         return cls(code, row.severity, where, object_, path, message, row.cure)
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, str | int]:
         """Shapes the finding for `-o json`; keys are stable."""
         return {
             "code": self.code,

@@ -7,8 +7,6 @@ Fails:  with `SettingsError` naming the flag or the variable, what it held and w
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from meshdp import __version__
 
 TYPE_CHECKING = False
@@ -22,27 +20,33 @@ class SettingsError(ValueError):
     """A flag or a variable that cannot be used."""
 
 
-class Settings(NamedTuple):
-    """Everything a sidecar does not learn from its configuration."""
+class Settings:
+    """Everything a sidecar does not learn from its configuration. Frozen; a plain class: `typing` costs time."""
 
     workload: str
-    feed: str | None = None
-    directory: str | None = None
-    credentials: str | None = None
-    identity: str | None = None
-    concurrency: int = 1
-    outbound: str = "0.0.0.0:15001"
-    inbound: str = "0.0.0.0:15006"
-    admin: str = "127.0.0.1:15000"
-    status: str = "0.0.0.0:15020"
-    readiness: str = "0.0.0.0:15021"
-    metrics: str = "0.0.0.0:15090"
-    inbound_source: str = "127.0.0.6"
-    access_log: str = "stdout"
-    drain_s: float = 5.0
-    uid: int | None = None
-    post_quantum: bool = True
-    single_instance: bool = True
+    feed: str | None
+    directory: str | None
+    credentials: str | None
+    identity: str | None
+    concurrency: int
+    outbound: str
+    inbound: str
+    admin: str
+    status: str
+    readiness: str
+    metrics: str
+    inbound_source: str
+    access_log: str
+    drain_s: float
+    uid: int | None
+    post_quantum: bool
+    single_instance: bool
+
+    def __init__(self, chosen: Mapping[str, object]) -> None:
+        self.__dict__.update(DEFAULTS | dict(chosen))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"settings are frozen: {name}")
 
     def for_engine(self) -> bytes:
         """Encode what the engine needs; nothing secret is in it."""
@@ -51,6 +55,27 @@ class Settings(NamedTuple):
         engine = {name: getattr(self, name) for name in ENGINE_FIELDS}
         return dumps(engine | {"version": __version__}).encode()
 
+
+DEFAULTS: dict[str, object] = {
+    "workload": "",
+    "feed": None,
+    "directory": None,
+    "credentials": None,
+    "identity": None,
+    "concurrency": 1,
+    "outbound": "0.0.0.0:15001",
+    "inbound": "0.0.0.0:15006",
+    "admin": "127.0.0.1:15000",
+    "status": "0.0.0.0:15020",
+    "readiness": "0.0.0.0:15021",
+    "metrics": "0.0.0.0:15090",
+    "inbound_source": "127.0.0.6",
+    "access_log": "stdout",
+    "drain_s": 5.0,
+    "uid": None,
+    "post_quantum": True,
+    "single_instance": True,
+}
 
 # What the data plane reads; the rest steers the process around it.
 ENGINE_FIELDS = (
@@ -76,24 +101,28 @@ ADDRESSES = ("outbound", "inbound", "admin", "status", "readiness", "metrics")
 def read(flags: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
     """Merge flags that were given (not None) over variables over defaults, and check each value."""
     chosen: dict[str, object] = {}
-    for name in Settings._fields:
+    for name in DEFAULTS:
         flag = flags.get(name)
-        variable = environment.get(PREFIX + name.upper())
+        variable = PREFIX + name.upper()
         if flag is not None:
-            chosen[name] = flag
-        elif variable is not None:
-            chosen[name] = _convert(name, variable)
-    if "workload" not in chosen:
+            chosen[name] = _convert(name, flag, flag_of(name) + " ") if isinstance(flag, str) else flag
+        elif variable in environment:
+            chosen[name] = _convert(name, environment[variable], variable + "=")
+    if not chosen.get("workload"):
         raise SettingsError("a sidecar serves one workload: name it with --workload NAMESPACE/NAME")
-    settings = Settings(**chosen)  # type: ignore[arg-type]
+    settings = Settings(chosen)
     _check(settings)
     return settings
 
 
-def _convert(name: str, text: str) -> object:
-    """Turn a variable's text into the type of its field."""
-    default = Settings._field_defaults.get(name)
-    variable = PREFIX + name.upper()
+def flag_of(name: str) -> str:
+    """The flag that sets a field."""
+    return "--" + name.replace("_", "-")
+
+
+def _convert(name: str, text: str, shown: str) -> object:
+    """Turn text into the type of its field; `shown` is the flag or variable as it was written."""
+    default = DEFAULTS[name]
     try:
         if isinstance(default, bool):
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
@@ -103,7 +132,7 @@ def _convert(name: str, text: str) -> object:
             return float(text)
     except (ValueError, KeyError):
         expected = "true or false" if isinstance(default, bool) else "a number"
-        raise SettingsError(f"{variable}={text}: expected {expected}") from None
+        raise SettingsError(f"{shown}{text}: expected {expected}") from None
     return text
 
 
@@ -129,4 +158,4 @@ def _check(settings: Settings) -> None:
 def _check_address(field: str, address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise SettingsError(f"--{field} {address}: expected ADDRESS:PORT, such as {Settings._field_defaults[field]}")
+        raise SettingsError(f"--{field} {address}: expected ADDRESS:PORT, such as {DEFAULTS[field]}")

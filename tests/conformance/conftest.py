@@ -29,8 +29,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not counts:
         return
     terminalreporter.section("conformance")
-    width = max(len(topic) for topic in counts)
+    width = max(len(name) for name in counts)
     terminalreporter.write_line("  ".join([" " * width, *(column.rjust(11) for column in _COLUMNS)]))
-    for topic, counted in sorted(counts.items()):
+    for name, counted in sorted(counts.items()):
         cells = (str(counted[column]).rjust(11) for column in _COLUMNS)
-        terminalreporter.write_line("  ".join([topic.ljust(width), *cells]))
+        terminalreporter.write_line("  ".join([name.ljust(width), *cells]))

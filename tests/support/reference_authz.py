@@ -2,7 +2,7 @@
 
 In:     a transaction (docs/snapshot.md) and a request: the JSON that `meshdp._native.authorize` takes.
 Out:    the JSON that it answers. Independent of the Rust code, so that both can be held against each other.
-Limits: refusals of the HTTP/1 parser are not judged here: `status` is None for heads it does not understand.
+Limits: of the HTTP/1 parser's refusals only those that the recorded verdicts contain.
 """
 
 from __future__ import annotations
@@ -37,16 +37,19 @@ def authorize(transaction: bytes, request: Json) -> Json:
     }
     facts["remote_ip"] = facts["source_ip"]
     if chain["protocol"] == "http":
+        if request["detected"]["tls"] and not chain["terminate"]:
+            return _answer(False, 0, "TLS bytes are not HTTP", chain["name"], None, "")
         refusal = _read_head(request["head"] or "", sections["mesh"]["path_normalization"], facts)
         if refusal is not None:
             return _answer(False, *refusal, chain["name"], None, "")
     policy = _denying(sections["authz"]["policies"], facts, chain["protocol"] == "http")
-    status = 0 if chain["protocol"] == "tcp" else 200 if policy is None else 403
+    grpc = facts.get("grpc", False)
+    status = 0 if chain["protocol"] == "tcp" else 200 if policy is None or grpc else 403
     detail = "" if policy is None else f"rbac_access_denied_matched_policy[{policy}]"
     return _answer(policy is None, status, detail, chain["name"], policy, facts.get("target", ""))
 
 
-def _answer(allowed: bool, status: int | None, detail: str, chain: str, policy: str | None, path: str) -> Json:
+def _answer(allowed: bool, status: int, detail: str, chain: str, policy: str | None, path: str) -> Json:
     return {
         "allowed": allowed,
         "status": status,
@@ -81,11 +84,12 @@ def _trusted(mesh: Json, peer: str | None) -> bool:
     return not mesh["validate_trust_domain"] or any(peer.startswith(f"spiffe://{domain}/") for domain in domains)
 
 
-def _read_head(head: str, normalization: str, facts: Json) -> tuple[int | None, str] | None:
+def _read_head(head: str, normalization: str, facts: Json) -> tuple[int, str] | None:
     lines = head.split("\r\n")
     start = re.fullmatch(r"([A-Z]+) (\S+) HTTP/1\.([01])", lines[0])
-    if start is None:
-        return (None, "not judged here")
+    malformed = any(line.startswith(":") for line in lines[1:])
+    if start is None or start[1] not in _METHODS or malformed:
+        return (400, "http1.codec_error")
     if start[3] == "0":
         return (426, "low_version")
     headers = [(line.partition(":")[0].lower(), line.partition(":")[2].strip(" \t")) for line in lines[1:] if line]
@@ -97,13 +101,17 @@ def _read_head(head: str, normalization: str, facts: Json) -> tuple[int | None, 
         hosts = [absolute[1]]
     if not hosts:
         return (400, "missing_host_header")
-    path = normalize(target, normalization)
+    if target == "*":
+        return (404, "absolute_path_rejected")
+    path = normalize(target, normalization) if target.startswith("/") else None
     if path is None:
-        return (None, "not judged here")
+        return (400, "path_normalization_failed")
     forwarded = [item for name, value in headers if name == "x-forwarded-for" for item in value.split(",")]
     if forwarded and _address(forwarded[-1].strip()) is not None:
         facts["remote_ip"] = forwarded[-1].strip()
     pseudo = [(":method", start[1]), (":path", path), (":authority", ",".join(hosts)), ("host", ",".join(hosts))]
+    grpc = re.compile(r"application/grpc(\+.*)?")
+    facts["grpc"] = any(name == "content-type" and grpc.fullmatch(value) is not None for name, value in headers)
     facts |= {"method": start[1], "host": ",".join(hosts), "path": path.partition("?")[0], "target": path}
     facts["headers"] = [*pseudo, *((name, value) for name, value in headers if name != "host")]
     return None
@@ -147,7 +155,7 @@ def _predicate(predicate: Json, facts: Json) -> bool:
     found = _facts(predicate, facts)
     fold = predicate["field"] == "host"
     hit = any(_value(value, fact, fold) for value in predicate["values"] for fact in found)
-    return hit != predicate["negate"]
+    return hit is not bool(predicate["negate"])
 
 
 def _facts(predicate: Json, facts: Json) -> list[str]:
@@ -193,3 +201,6 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(text)
     except ValueError:
         return None
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})

@@ -24,7 +24,7 @@ def normalize(target: str, mode: str) -> str | None:
         return None
     if mode == "DECODE_AND_MERGE_SLASHES":
         path = re.sub(r"%(2[fF]|5[cC])", lambda found: chr(int(found[1], 16)), path)
-    path = re.sub(r"%([0-9A-Fa-f]{2})", _decoded, path)
+    path = re.sub(r"%([0-9A-Fa-f]{2})?", _decoded, path)
     path = path.replace("\\", "/")
     path = "".join(f"%{ord(char):02X}" if char in _ENCODED else char for char in path)
     path = _without_dots(path)
@@ -34,6 +34,8 @@ def normalize(target: str, mode: str) -> str | None:
 
 
 def _decoded(found: re.Match[str]) -> str:
+    if found[1] is None:
+        return "%25"
     char = chr(int(found[1], 16))
     return char if char in _UNRESERVED else found[0]
 

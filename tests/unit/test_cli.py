@@ -8,15 +8,8 @@ import pytest
 
 from meshdp import __version__, cli
 
-FORBIDDEN_IN_A_FED_SIDECAR = (
-    "yaml",
-    "msgspec",
-    "asyncio",
-    "logging",
-    "ssl",
-    "cryptography",
-    "subprocess",
-    "dataclasses",
+FORBIDDEN_IN_A_FED_SIDECAR = tuple(
+    "argparse typing dataclasses re yaml msgspec asyncio logging ssl cryptography subprocess meshdp.compiler".split()
 )
 
 
@@ -86,3 +79,9 @@ def test_a_fed_sidecar_imports_little() -> None:
     code, *modules = done.stdout.split()
     assert code == "2"
     assert not [name for name in FORBIDDEN_IN_A_FED_SIDECAR if name in modules]
+
+
+@pytest.mark.parametrize("words", [("--concurrency", "many"), ("--concurrency=many",)])
+def test_both_ways_of_reading_a_sidecars_flags_refuse_alike(words: tuple[str, ...]) -> None:
+    said = run("sidecar", "--workload", "a/b", "--feed", "x", *words, expect=2).stderr
+    assert said == "meshdp sidecar: --concurrency many: expected a number\n"

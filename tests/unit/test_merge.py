@@ -11,7 +11,7 @@ def policy(name: str, action: str = "DENY", file: str = "a.yaml") -> Resource:
     """An AuthorizationPolicy; any other action than Istio's makes a broken one."""
     text = (
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
-        f"metadata: {{name: {name}, namespace: default}}\nspec: {{action: {action}}}\n"
+        f"metadata: {{name: {name}, namespace: default}}\nspec: {{action: {action}, rules: [{{}}]}}\n"
     )
     return load([(file, text)]).resources[Key("AuthorizationPolicy", "default", name)]
 

@@ -66,8 +66,13 @@ def test_refusals_name_the_flag_and_what_is_expected(
         read(environment, **flags)
 
 
+def test_settings_are_frozen() -> None:
+    with pytest.raises(AttributeError, match="frozen: uid"):
+        read().uid = 0
+
+
 def test_two_listeners_cannot_share_a_port() -> None:
-    ports = [read()._asdict()[name].rpartition(":")[2] for name in settings.ADDRESSES]
+    ports = [getattr(read(), name).rpartition(":")[2] for name in settings.ADDRESSES]
     assert all(first != second for first, second in pairwise(sorted(ports)))
     with pytest.raises(settings.SettingsError, match="--inbound and --outbound"):
         read(inbound="0.0.0.0:15001")

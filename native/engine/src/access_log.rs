@@ -230,3 +230,7 @@ pub const MAX_FIELD_BYTES: usize = 4 * 1024;
 
 /// Empty buffers kept for one worker.
 const SPARE_BUFFERS: usize = 4;
+
+#[cfg(test)]
+#[path = "access_log_tests.rs"]
+mod tests;

@@ -193,7 +193,7 @@ impl Default for CredentialStore {
 }
 
 impl Credentials {
-    fn make(
+    pub(crate) fn make(
         epoch: u64,
         own: (String, Validity),
         policy: TrustPolicy,

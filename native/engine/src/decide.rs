@@ -113,7 +113,7 @@ impl<'a> View<'a> {
     /// The address policies call remote: the last element of x-forwarded-for if that is an address, else the peer
     /// (spec/istio-observed.md item 7).
     pub fn remote_ip(&self, peer: IpAddr) -> IpAddr {
-        let last = self.fields.iter().filter(|field| field.known == Known::XForwardedFor).last();
+        let last = self.fields.iter().rfind(|field| field.known == Known::XForwardedFor);
         last.and_then(|field| last_address(field.value.of(self.buffer))).unwrap_or(peer)
     }
 

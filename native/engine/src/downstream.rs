@@ -155,10 +155,10 @@ struct Found {
 
 async fn read_prefix(tcp: &mut TcpStream, prefix: &mut Vec<u8>, wanted: Wanted) -> Result<Found, Failure> {
     loop {
-        if !prefix.is_empty() {
-            if let Some(found) = judge(prefix, wanted) {
-                return Ok(found);
-            }
+        if !prefix.is_empty()
+            && let Some(found) = judge(prefix, wanted)
+        {
+            return Ok(found);
         }
         if prefix.len() >= SNIFF_BYTES {
             return Ok(Found::default());

@@ -172,7 +172,7 @@ impl std::fmt::Display for EngineError {
 
 impl std::error::Error for EngineError {}
 
-/// SO_REUSEPORT would let a second sidecar share our ports unseen, so an exclusive name guards the namespace.
+/// `SO_REUSEPORT` would let a second sidecar share our ports unseen, so an exclusive name guards the namespace.
 fn hold_namespace() -> Result<UnixListener, EngineError> {
     let name = std::os::unix::net::SocketAddr::from_abstract_name(EXCLUSIVE_NAME).map_err(EngineError::Thread)?;
     UnixListener::bind_addr(&name).map_err(|_| EngineError::SecondInstance)

@@ -5,8 +5,6 @@
 //! Fails: a downstream that is gone; nothing else.
 //! Source: istio-semantics D.6 (403 body); RFC 9112 §9.6 (lingering close).
 
-use std::future::poll_fn;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use meshdp_proto::http1_body::BodyDecoder;
@@ -75,7 +73,7 @@ pub(crate) async fn send(
         to_head: head.is_head(&secured.received),
     };
     local_reply(&answer, &mut out);
-    let written = write_all(&mut secured.stream, &out).await;
+    let written = secured.stream.write_all(&out).await;
     worker.buffers.give(out);
     written.map_err(|_| Reason::DownstreamClosed)?;
     if !reply.close {
@@ -95,7 +93,7 @@ pub(crate) async fn refuse(secured: &mut Secured, status: u16, worker: &Worker) 
     let mut out = worker.buffers.lend();
     let answer = LocalReply { status, body: b"", content_type: "", extra: &[], close: true, to_head: false };
     local_reply(&answer, &mut out);
-    if write_all(&mut secured.stream, &out).await.is_ok() {
+    if secured.stream.write_all(&out).await.is_ok() {
         linger(&mut secured.stream).await;
     }
     worker.buffers.give(out);
@@ -123,38 +121,21 @@ async fn discard(secured: &mut Secured, body: &mut BodyDecoder, consumed: &mut u
             return false;
         }
         let Secured { stream, received, .. } = secured;
-        match poll_fn(|context| stream.poll_read(context, received, FIRST)).await {
+        match stream.read(received, FIRST).await {
             Ok(count) if count > 0 => read += count as u64,
             _ => return false,
         }
     }
 }
 
-async fn write_all(stream: &mut Stream, bytes: &[u8]) -> std::io::Result<()> {
-    let mut sent = 0;
-    poll_fn(|context| poll_write_all(context, stream, bytes, &mut sent)).await
-}
-
-fn poll_write_all(
-    context: &mut Context<'_>,
-    stream: &mut Stream,
-    bytes: &[u8],
-    sent: &mut usize,
-) -> Poll<std::io::Result<()>> {
-    while *sent < bytes.len() {
-        *sent += ready!(stream.poll_write(context, &bytes[*sent..]))?;
-    }
-    stream.poll_flush(context)
-}
-
 /// Half-closes and reads on for a moment, so that the answer is not destroyed by a reset.
 async fn linger(stream: &mut Stream) {
     let close = async {
-        let _ = poll_fn(|context| stream.poll_shutdown(context)).await;
+        let _ = stream.shutdown().await;
         let mut dropped = Vec::with_capacity(FIRST);
         for _ in 0..LINGER_READS {
             dropped.clear();
-            match poll_fn(|context| stream.poll_read(context, &mut dropped, FIRST)).await {
+            match stream.read(&mut dropped, FIRST).await {
                 Ok(count) if count > 0 => {}
                 _ => return,
             }

@@ -185,9 +185,8 @@ impl HttpSession<'_> {
             stream.poll_read(context, received, FIRST).map(Some)
         });
         match read.await {
-            None if received.is_empty() => Ok(Waited::Closed),
+            None | Some(Ok(0)) if received.is_empty() => Ok(Waited::Closed),
             None => Err(Reason::RequestTimeout.into()),
-            Some(Ok(0)) if received.is_empty() => Ok(Waited::Closed),
             Some(Ok(0) | Err(_)) => Err(Reason::DownstreamClosed.into()),
             Some(Ok(_)) => Ok(Waited::Bytes),
         }
@@ -271,7 +270,7 @@ impl HttpSession<'_> {
             Reason::MalformedRequest
         };
         let outcome = Outcome::of(reason).because(refusal.reason.code()).answered(refusal.status);
-        record::refused(self, pinned, outcome);
+        record::refused(self, pinned, &outcome);
         http_reply::refuse(&mut self.secured, refusal.status, self.worker).await;
         Ok(Next::Close)
     }

@@ -70,7 +70,7 @@ pub(crate) async fn serve(
             {
                 exchange.rewind();
             }
-            Err(broken) => return broken_off(session, request, &target, (exchange, broken)),
+            Err(broken) => return Ok(broken_off(session, request, &target, (exchange, broken))),
         }
     }
     Ok(Served::Unanswered(Reason::UpstreamResetBeforeResponse))
@@ -225,7 +225,7 @@ fn broken_off(
     request: &Request,
     target: &Target,
     (exchange, broken): (Exchange, Broken),
-) -> Result<Served, Failure> {
+) -> Served {
     let started = exchange.download.started;
     let mut outcome = Outcome::of(broken.reason).answered(exchange.download.status());
     outcome.bytes_in = exchange.upload.bytes;
@@ -234,11 +234,11 @@ fn broken_off(
     give_back(exchange, session.worker);
     if !started && broken.reason != Reason::DownstreamClosed {
         let unanswered = if request_at_hand { Served::Unanswered } else { Served::UnansweredMidBody };
-        return Ok(unanswered(broken.reason));
+        return unanswered(broken.reason);
     }
     // Part of a response is already out: only a visible cut is honest.
     RequestRecord { session, request, target: Some(target), outcome }.write();
-    Ok(Served::Next(Next::Close))
+    Served::Next(Next::Close)
 }
 
 fn give_back(exchange: Exchange, worker: &Worker) {

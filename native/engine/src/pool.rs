@@ -91,9 +91,4 @@ impl Pool {
     pub(crate) fn retire(&mut self, keep: impl Fn(&PoolKey) -> bool) {
         self.buckets.retain(|_, bucket| keep(&bucket.key));
     }
-
-    /// How many idle connections are kept.
-    pub(crate) fn len(&self) -> usize {
-        self.buckets.values().map(|bucket| bucket.idle.len()).sum()
-    }
 }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use meshdp_model::authz::Denial;
 use meshdp_model::facts::{ConnectionFacts, Direction};
+use meshdp_model::identity::Peer;
 use meshdp_model::snapshot::Snapshot;
 use meshdp_proto::http1_fields::Known;
 
@@ -98,16 +99,16 @@ impl RequestRecord<'_, '_> {
 }
 
 /// The end of bytes that were no request: no method, no path, the refusal's code as the detail.
-pub(crate) fn refused(session: &HttpSession<'_>, pinned: &Pinned, outcome: Outcome) {
+pub(crate) fn refused(session: &HttpSession<'_>, pinned: &Pinned, outcome: &Outcome) {
     let worker = session.worker;
     let call = Call { facts: &session.secured.facts, target: None, snapshot: &pinned.snapshot };
-    let key = call.key(Protocol::Http, &outcome);
+    let key = call.key(Protocol::Http, outcome);
     let mut telemetry = worker.telemetry.borrow_mut();
     let series = telemetry.series(&key);
     telemetry.record_request(series, 0, 0, 0);
     drop(telemetry);
     let http = HttpFields { protocol: "HTTP/1.1", ..HttpFields::default() };
-    let entry = LogEntry { http: Some(http), ..line(&session.secured, None, &outcome) };
+    let entry = LogEntry { http: Some(http), ..line(&session.secured, None, outcome) };
     worker.access_log.borrow_mut().write(&entry);
 }
 
@@ -202,7 +203,7 @@ fn line<'a>(secured: &'a Secured, target: Option<&'a Target>, outcome: &'a Outco
         cluster: target.and_then(|target| target.member.as_ref()).map_or("", |member| &member.cluster.key),
         destination: Some(facts.destination),
         remote: facts.source,
-        principal: facts.peer.as_ref().map_or("", |peer| peer.uri()),
+        principal: facts.peer.as_ref().map_or("", Peer::uri),
         sni: facts.sni.as_deref().unwrap_or_default(),
         route: "",
     }
@@ -265,14 +266,14 @@ impl<'a> Call<'a> {
     }
 
     fn peer(&self) -> Party<'a> {
-        let identity = self.facts.peer.as_ref().map(|peer| peer.uri());
+        let identity = self.facts.peer.as_ref().map(Peer::uri);
         let Some(peer) = self.snapshot.peer_at(self.facts.source.ip(), identity) else {
-            return Party { principal: self.facts.peer.as_ref().map_or("", |peer| peer.uri()), ..Party::default() };
+            return Party { principal: self.facts.peer.as_ref().map_or("", Peer::uri), ..Party::default() };
         };
         Party {
             workload: &peer.workload,
             namespace: &peer.namespace,
-            principal: self.facts.peer.as_ref().map_or("", |peer| peer.uri()),
+            principal: self.facts.peer.as_ref().map_or("", Peer::uri),
             app: &peer.canonical_name,
             version: &peer.canonical_revision,
             canonical_service: &peer.canonical_name,

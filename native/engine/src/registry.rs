@@ -147,11 +147,6 @@ impl Registry {
         }
     }
 
-    /// How many connections are live.
-    pub(crate) fn len(&self) -> usize {
-        self.entries.borrow().len()
-    }
-
     /// The rows of the admin page.
     pub(crate) fn rows(&self) -> Vec<ConnectionRow> {
         self.entries.borrow().values().map(|entry| self.row(entry)).collect()

@@ -2,13 +2,13 @@
 //!
 //! In: open sockets of the worker that calls.  Out: plain values and `io::Result`.
 //! Limits: none of these block; all sockets here are non-blocking.
-//! Source: netfilter `SO_ORIGINAL_DST`, splice(2), ip(7) `IP_BIND_ADDRESS_NO_PORT`, getrlimit(2).
+//! Source: netfilter `SO_ORIGINAL_DST`, ip(7) `IP_BIND_ADDRESS_NO_PORT`, getrlimit(2).
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// The address a redirected connection was meant for, as conntrack remembers it.
 ///
@@ -75,36 +75,6 @@ pub(crate) fn bind_address_without_port(socket: BorrowedFd<'_>) -> io::Result<()
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// A non-blocking pipe of about `size_bytes` for splicing: read end, write end.
-pub(crate) fn pipe(size_bytes: i32) -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut ends = [0; 2];
-    // SAFETY: `ends` is two writable ints, which is what pipe2 fills.
-    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_NONBLOCK | libc::O_CLOEXEC) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: pipe2 succeeded, so both descriptors are open and owned by nobody else.
-    let (read, write) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
-    // SAFETY: F_SETPIPE_SZ takes an int; a refusal leaves the default size, which works as well.
-    unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, size_bytes) };
-    Ok((read, write))
-}
-
-/// Moves up to `limit` bytes between a socket and a pipe without copying them through user space.
-pub(crate) fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, limit: usize) -> io::Result<usize> {
-    // SAFETY: both descriptors are open for the borrow; null offsets mean "use the stream position".
-    let moved = unsafe {
-        libc::splice(
-            from.as_raw_fd(),
-            std::ptr::null_mut(),
-            to.as_raw_fd(),
-            std::ptr::null_mut(),
-            limit,
-            libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK,
-        )
-    };
-    if moved < 0 { Err(io::Error::last_os_error()) } else { Ok(moved.cast_unsigned()) }
 }
 
 /// The soft limit of open files, from which the connection cap follows.

@@ -302,3 +302,7 @@ pub const MAX_SERIES: usize = 2_000;
 pub const MAX_POLICIES: usize = 500;
 
 const CACHE_ENTRIES: usize = 4;
+
+#[cfg(test)]
+#[path = "telemetry_tests.rs"]
+mod tests;

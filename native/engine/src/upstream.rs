@@ -91,11 +91,6 @@ impl Target {
         })
     }
 
-    /// Whether the connection will be mutual TLS.
-    pub(crate) fn is_mutual_tls(&self) -> bool {
-        self.secure_cluster().is_some()
-    }
-
     /// The key under which connections to this target may be shared.
     pub(crate) fn pool_key(&self, worker: &Worker) -> PoolKey {
         let security = self.secure_cluster().map(|cluster| {

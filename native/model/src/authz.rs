@@ -1,4 +1,5 @@
-//! Authorization: facts about a connection or a request into a `Permit` or a `Denial`. Permits are made here and nowhere else.
+//! Authorization: facts about a connection or a request into a `Permit` or a `Denial`. Permits are made here and
+//! nowhere else.
 //!
 //! In:      `ConnectionFacts`, `RequestFacts`, and the policies of the snapshot.
 //! Out:     `Permit`, which routing and the opaque path demand; `Denial`, which names the policy.
@@ -50,7 +51,8 @@ impl Snapshot {
         ConnectionContext { marks: connection_marks(&policies, connection), policies }
     }
 
-    /// Authorizes one HTTP request as `authorize_request` does, for less. The context is renewed when the policies are others by now.
+    /// Authorizes one HTTP request as `authorize_request` does, for less. The context is renewed when the policies are
+    /// others by now.
     pub fn authorize_request_in(
         &self,
         context: &mut ConnectionContext,

@@ -58,8 +58,8 @@ impl Deref for EndpointSet {
     }
 }
 
-/// Draws two different endpoints by weight and takes the one with fewer requests in flight for its weight; of equals the one drawn first,
-/// so that weights hold exactly when nothing is in flight. `None` when no endpoint is healthy.
+/// Draws two different endpoints by weight and takes the one with fewer requests in flight for its weight; of equals
+/// the one drawn first, so that weights hold exactly when nothing is in flight. `None` when no endpoint is healthy.
 pub fn pick(endpoints: &EndpointSet, in_flight: impl Fn(usize) -> u32, random: u64) -> Option<usize> {
     let total = *endpoints.cumulative.last()?;
     let first = endpoints.position_of(scale(random >> 32, total));
@@ -79,3 +79,7 @@ pub(crate) fn scale(random: u64, total: u64) -> u64 {
     // 32 bits of randomness times a 64-bit total fit in 128 bits; the quotient is below `total`.
     ((u128::from(random) * u128::from(total)) >> 32) as u64
 }
+
+#[cfg(test)]
+#[path = "balance_tests.rs"]
+mod tests;

@@ -1,6 +1,8 @@
-//! A map from byte strings that answers equality, longest and all prefixes and suffixes, with or without regard to ASCII case.
+//! A map from byte strings that answers equality, longest and all prefixes and suffixes, with or without regard to
+//! ASCII case.
 //!
-//! In:      keys of a configuration.      Out: lookups that never allocate; the cost follows the text looked up, not the number of keys.
+//! In:      keys of a configuration.
+//! Out:     lookups that never allocate; the cost follows the text looked up, not the number of keys.
 //! Keys come from configuration and never from a peer, so the hash needs no secret.
 
 use std::collections::{BTreeSet, HashMap};

@@ -48,15 +48,16 @@ pub struct RequestFacts<'a> {
 
 /// Reads header values by name.
 pub trait HeaderValues {
-    /// Calls `each` with every value of the header in order, until it returns true. A repeated header is visited value by value, never
-    /// joined. The name is in lower case and may be a pseudo header (`:authority`, `:method`, `:path`) or `host`, which is `:authority`.
+    /// Calls `each` with every value of the header in order, until it returns true. A repeated header is visited value
+    /// by value, never joined. The name is in lower case and may be a pseudo header (`:authority`, `:method`, `:path`)
+    /// or `host`, which is `:authority`.
     fn visit(&self, name_lower: &str, each: &mut dyn FnMut(&[u8]) -> bool);
 }
 
 /// A list of name and value pairs, names in lower case: for tests, the command line and the pytest plugin.
-impl HeaderValues for [(&str, &[u8])] {
+impl HeaderValues for &[(&str, &[u8])] {
     fn visit(&self, name_lower: &str, each: &mut dyn FnMut(&[u8]) -> bool) {
-        for (name, value) in self {
+        for (name, value) in *self {
             if *name == name_lower && each(value) {
                 return;
             }

@@ -153,8 +153,9 @@ impl fmt::Display for IdentityError {
 
 impl std::error::Error for IdentityError {}
 
-/// Checks what holds for every SPIFFE URI. Deviation: path segments may be empty or hold `%`, `..` and other printable bytes;
-/// a certificate of the mesh's own authority is compared as text, and refusing it here would hide it from negated policies.
+/// Checks what holds for every SPIFFE URI. Deviation: path segments may be empty or hold `%`, `..` and other printable
+/// bytes; a certificate of the mesh's own authority is compared as text, and refusing it here would hide it from
+/// negated policies.
 fn check_uri(text: &str) -> Result<(), IdentityError> {
     if text.len() > MAX_IDENTITY_BYTES {
         return Err(IdentityError::TooLong);
@@ -179,3 +180,53 @@ const SCHEME: &str = "spiffe://";
 
 /// SPIFFE-ID 2.3: implementations take identities of up to 2048 bytes.
 pub const MAX_IDENTITY_BYTES: usize = 2048;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_has_exactly_five_parts() {
+        let identity = Identity::parse("spiffe://td.example/ns/default/sa/web").unwrap();
+        assert_eq!(identity.trust_domain(), "td.example");
+        assert_eq!(identity.namespace(), "default");
+        assert_eq!(identity.service_account(), "web");
+        assert_eq!(identity.principal(), "td.example/ns/default/sa/web");
+        for (text, error) in [
+            ("td.example/ns/default/sa/web", IdentityError::NotSpiffe),
+            ("SPIFFE://td/ns/a/sa/b", IdentityError::NotSpiffe),
+            ("spiffe:///ns/a/sa/b", IdentityError::BadTrustDomain),
+            ("spiffe://TD/ns/a/sa/b", IdentityError::BadTrustDomain),
+            ("spiffe://user@td/ns/a/sa/b", IdentityError::BadTrustDomain),
+            ("spiffe://td:443/ns/a/sa/b", IdentityError::BadTrustDomain),
+            ("spiffe://td/ns/a/sa", IdentityError::NotIstioForm),
+            ("spiffe://td/ns/a/sa/b/c", IdentityError::NotIstioForm),
+            ("spiffe://td/NS/a/sa/b", IdentityError::NotIstioForm),
+            ("spiffe://td/ns//sa/b", IdentityError::EmptyPart),
+            ("spiffe://td/ns/a/sa/", IdentityError::EmptyPart),
+            ("spiffe://td/ns/a/sa/b?x", IdentityError::BadByte),
+            ("spiffe://td/ns/a/sa/b c", IdentityError::BadByte),
+            ("spiffe://td/ns/a/sa/b\0", IdentityError::BadByte),
+        ] {
+            assert_eq!(Identity::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_peer_keeps_any_path_and_its_identity_only_istios() {
+        let odd = Peer::parse("spiffe://td/ns/a/ns/b/sa/c").unwrap();
+        assert_eq!((odd.trust_domain(), odd.principal()), ("td", "td/ns/a/ns/b/sa/c"));
+        assert_eq!(odd.identity(), None);
+        assert_eq!(Peer::parse("spiffe://td").unwrap().trust_domain(), "td");
+        let identity = Identity::parse("spiffe://td/ns/a/sa/b").unwrap();
+        let peer = Peer::parse(identity.as_str()).unwrap();
+        assert_eq!(peer.identity().as_ref(), Some(&identity));
+        assert_eq!(peer, Peer::from(&identity));
+    }
+
+    #[test]
+    fn an_identity_is_bounded() {
+        let long = format!("spiffe://td/ns/a/sa/{}", "b".repeat(MAX_IDENTITY_BYTES));
+        assert_eq!(Peer::parse(&long), Err(IdentityError::TooLong));
+    }
+}

@@ -1,14 +1,19 @@
 //! The model: what a configuration says (a snapshot of sections) and every decision made from it, as pure functions.
 //!
-//! In:      transactions (docs/snapshot.md) and plain facts about a connection or a request. No socket, clock, thread or Python here.
-//! Out:     filter chains, permits and denials, routes, endpoints; read by the engine, the command line and the pytest plugin.
+//! In:      transactions (docs/snapshot.md) and plain facts about a connection or a request. No socket, clock, thread
+//!          or Python here.
+//! Out:     filter chains, permits and denials, routes, endpoints; read by the engine, the command line and the pytest
+//!          plugin.
 //! Limits:  see `snapshot` (bytes of a transaction) and `authz::patterns` (size of a compiled pattern).
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics is a test that fails"))]
 
 pub mod authz;
 pub mod balance;
 mod bytemap;
 pub mod facts;
+#[cfg(test)]
+mod fixtures;
 pub mod identity;
 pub mod listener;
 pub mod route;

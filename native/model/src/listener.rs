@@ -27,28 +27,31 @@ pub enum Outbound<'a> {
 }
 
 impl Snapshot {
-    /// How connections to a port of our workload are treated: its own section, or the passthrough section. `None` before there is a configuration.
+    /// How connections to a port of our workload are treated: its own section, or the passthrough section. `None`
+    /// before there is a configuration.
     pub fn inbound(&self, port: u16) -> Option<&Inbound> {
         self.inbound_ports().get(&port).or(self.inbound_passthrough()).map(AsRef::as_ref)
     }
 
-    /// What lies at a destination. A virtual address of an opaque or sniffed service counts first; then any address on a port of the HTTP
-    /// family is routed by Host; then opaque services without an address take whatever comes to their port.
+    /// What lies at a destination. A virtual address of an opaque or sniffed service counts first; then any address on
+    /// a port of the HTTP family is routed by Host; then opaque services without an address take whatever comes to
+    /// their port.
     pub fn outbound(&self, destination: SocketAddr) -> Outbound<'_> {
         self.services().outbound(destination)
     }
 }
 
 impl Inbound {
-    /// Chooses the first filter chain that fits. What an inspector that does not run here would have found is not looked at.
+    /// Chooses the first filter chain that fits. What an inspector that does not run here would have found is not
+    /// looked at.
     pub fn filter_chain(&self, detected: &Detected<'_>) -> Option<&Chain> {
         self.filter_chain_where(detected.tls, |wanted| detected.application.contains(&wanted))
     }
 
     /// The same for a caller that keeps the detected application protocols in a form of its own.
     pub fn filter_chain_where(&self, tls: bool, detected: impl Fn(&[u8]) -> bool) -> Option<&Chain> {
-        let tls = tls && self.inspect_tls;
-        let inspected = tls || self.inspect_http;
+        let inspected = if tls { self.inspect_tls } else { self.inspect_http };
+        let tls = tls && inspected;
         self.chains.iter().find(|chain| {
             let transport = match chain.transport {
                 ChainTransport::Tls => tls,
@@ -60,3 +63,7 @@ impl Inbound {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;

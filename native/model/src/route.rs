@@ -51,7 +51,8 @@ pub enum Route<'a> {
 }
 
 impl Snapshot {
-    /// Routes a request that came to `port` by its authority. With `restrict` the destination has named the service, and any authority goes there.
+    /// Routes a request that came to `port` by its authority. With `restrict` the destination has named the service,
+    /// and any authority goes there.
     pub fn route_request<'a>(
         &'a self,
         permit: &Permit,
@@ -90,7 +91,8 @@ impl Snapshot {
     }
 }
 
-/// Chooses a cluster by weight; entries without weight are skipped, and a single destination takes all whatever its weight.
+/// Chooses a cluster by weight; entries without weight are skipped, and a single destination takes all whatever its
+/// weight.
 fn choose_cluster(rule: &RouteRule, random: u64) -> Option<&str> {
     if let [only] = &rule.clusters[..] {
         return Some(&only.key);
@@ -106,3 +108,7 @@ fn choose_cluster(rule: &RouteRule, random: u64) -> Option<&str> {
     }
     None
 }
+
+#[cfg(test)]
+#[path = "route_tests.rs"]
+mod tests;

@@ -1,7 +1,8 @@
 //! The sections of a snapshot as docs/snapshot.md lists them: JSON into structs whose shape is checked.
 //!
 //! In:      section bytes, by `snapshot`.      Out: immutable structs, read by every decision and by the engine.
-//! Limits:  the size of a transaction.      Fails: `serde_json` errors, for an unknown field, a missing field or a wrong type.
+//! Limits:  the size of a transaction.
+//! Fails:   `serde_json` errors, for an unknown field, a missing field or a wrong type.
 //! Field meanings are given once, in docs/snapshot.md; here stands what a reader of code needs.
 
 mod policy;

@@ -1,6 +1,7 @@
 //! The snapshot: transactions into an immutable, checked set of sections that share what did not change.
 //!
-//! In:      transactions (docs/snapshot.md), from the boundary or the feed.      Out: `Snapshot`, pinned by every connection and request.
+//! In:      transactions (docs/snapshot.md), from the boundary or the feed.
+//! Out:     `Snapshot`, pinned by every connection and request.
 //! Limits:  `MAX_TRANSACTION_BYTES`.      Fails: `SnapshotError`, the sender's fault; what was in force stays in force.
 
 mod decode;
@@ -37,8 +38,9 @@ impl Snapshot {
         Self { digest: "".into(), sections: BTreeMap::new(), linked: Linked::closed() }
     }
 
-    /// Makes the snapshot that a transaction leads to. All or nothing: on an error `self` is what stays in force. A transaction whose base is
-    /// empty is a whole snapshot and may follow on anything; sections that are the same in both are shared all the same.
+    /// Makes the snapshot that a transaction leads to. All or nothing: on an error `self` is what stays in force. A
+    /// transaction whose base is empty is a whole snapshot and may follow on anything; sections that are the same in
+    /// both are shared all the same.
     pub fn apply(&self, transaction: &[u8]) -> Result<Self, SnapshotError> {
         if transaction.len() > MAX_TRANSACTION_BYTES {
             return Err(SnapshotError::TransactionTooLarge { size_bytes: transaction.len() });
@@ -253,3 +255,7 @@ fn snapshot_digest(sections: &BTreeMap<Arc<str>, Section>) -> String {
 
 /// As large as one message of the feed may be (docs/feed.md).
 pub const MAX_TRANSACTION_BYTES: usize = 64 << 20;
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

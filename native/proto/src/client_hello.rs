@@ -1,11 +1,11 @@
-//! The bytes of a TLS ClientHello become its server name and its protocol list.
+//! The bytes of a TLS `ClientHello` become its server name and its protocol list.
 //!
 //! In: the first bytes of a connection. Out: [`ClientHello`]. Limits: [`MAX_HELLO_BYTES`].
-//! Fails: bytes that are not a ClientHello are [`Hello::NotTls`]. Source: RFC 8446 4.1.2 and 5.1, RFC 6066 3, RFC 7301 3.1.
+//! Fails: bytes that are not a `ClientHello` are [`Hello::NotTls`]. Source: RFC 8446 4.1.2 and 5.1, RFC 6066 3, RFC 7301 3.1.
 
 use std::borrow::Cow;
 
-/// What a ClientHello says before any key exchange. Owned only where the hello spans several TLS records.
+/// What a `ClientHello` says before any key exchange. Owned only where the hello spans several TLS records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello<'a> {
     sni: Option<Cow<'a, str>>,
@@ -40,15 +40,15 @@ impl ClientHello<'_> {
 /// What the first bytes are, as far as TLS is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hello<'a> {
-    /// They may still become a ClientHello.
+    /// They may still become a `ClientHello`.
     NeedMore,
-    /// A whole, well-formed ClientHello.
+    /// A whole, well-formed `ClientHello`.
     Complete(ClientHello<'a>),
-    /// Not a ClientHello.
+    /// Not a `ClientHello`.
     NotTls,
 }
 
-/// Reads a ClientHello from the first bytes of a connection.
+/// Reads a `ClientHello` from the first bytes of a connection.
 pub fn read_client_hello(bytes: &[u8]) -> Hello<'_> {
     match gather(bytes) {
         Gathered::NeedMore => Hello::NeedMore,
@@ -67,11 +67,11 @@ enum Gathered<'a> {
     Joined(Vec<u8>),
 }
 
-/// Walks the handshake records until the ClientHello's body is complete.
+/// Walks the handshake records until the `ClientHello`'s body is complete.
 fn gather(bytes: &[u8]) -> Gathered<'_> {
     let mut joined = Vec::new();
     let mut rest = bytes;
-    loop {
+    while bytes.len() - rest.len() <= MAX_RECORD_BYTES {
         let Some(header) = rest.get(..RECORD_HEADER) else {
             return if could_be_record(rest) { Gathered::NeedMore } else { Gathered::NotTls };
         };
@@ -90,12 +90,14 @@ fn gather(bytes: &[u8]) -> Gathered<'_> {
         match check_message(&joined) {
             Gathered::Whole(body) => return Gathered::Joined(body.to_vec()),
             Gathered::NeedMore if whole_record => rest = &rest[RECORD_HEADER + length..],
-            decided => return if matches!(decided, Gathered::NotTls) { Gathered::NotTls } else { Gathered::NeedMore },
+            Gathered::NotTls => return Gathered::NotTls,
+            Gathered::NeedMore | Gathered::Joined(_) => return Gathered::NeedMore,
         }
     }
+    Gathered::NotTls
 }
 
-/// Whether a complete ClientHello message stands at the start of the handshake stream.
+/// Whether a complete `ClientHello` message stands at the start of the handshake stream.
 fn check_message(stream: &[u8]) -> Gathered<'_> {
     if stream.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
         return Gathered::NotTls;
@@ -186,13 +188,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The largest ClientHello that is looked at; post-quantum key shares and many extensions fit many times.
+/// The largest `ClientHello` that is looked at; post-quantum key shares and many extensions fit many times.
 pub const MAX_HELLO_BYTES: usize = 16 * 1024;
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const RECORD_HEADER: usize = 5;
 const MESSAGE_HEADER: usize = 4;
+/// Records looked at: a hello cut into absurdly small ones is not waited for.
+const MAX_RECORD_BYTES: usize = 2 * MAX_HELLO_BYTES;
 /// RFC 8446 5.1.
 const MAX_RECORD: usize = 16 * 1024;
 const RANDOM: usize = 32;

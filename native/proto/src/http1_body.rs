@@ -92,6 +92,7 @@ impl BodyDecoder {
     }
 
     /// Takes bytes of the body, appends them re-framed to `out`, and says how many belonged to the body.
+    /// A refusal carries 400; for a response body it means that both connections end without completing the message.
     pub fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Refusal> {
         match self.state {
             State::Done => Ok(0),
@@ -216,7 +217,7 @@ fn step_size(size: u64, digits: u8, byte: u8) -> Result<ChunkPart, BodyFault> {
         b'\n' if digits > 0 => return Err(BodyFault::LineEnd),
         _ => return Err(BodyFault::Size),
     };
-    // Fifteen digits leave room for one more without wrapping; the value check is what bounds the sixteenth.
+    // A size that passed the check below has room for one more digit.
     let size = size * 16 + u64::from(digit);
     if digits == MAX_SIZE_DIGITS || size >= MAX_CHUNK {
         return Err(BodyFault::Size);

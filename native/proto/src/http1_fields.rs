@@ -265,6 +265,15 @@ impl FieldTable {
     }
 }
 
+impl<'t> IntoIterator for &'t FieldTable {
+    type Item = &'t Field;
+    type IntoIter = std::slice::Iter<'t, Field>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
 /// What the `Connection` fields of one message ask for.
 #[derive(Default)]
 pub(crate) struct ConnectionOptions {
@@ -337,7 +346,7 @@ fn is_alias(name: &[u8]) -> bool {
 }
 
 /// Removes SP and HTAB around a value (OWS, RFC 9110 5.6.3), and nothing else.
-fn trim(mut value: &[u8]) -> &[u8] {
+pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
     }

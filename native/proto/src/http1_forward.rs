@@ -28,7 +28,7 @@ pub fn encode_request(buf: &[u8], head: &RequestHead, fields: &FieldTable, edits
     out.push(b' ');
     out.extend_from_slice(edits.target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    for field in fields.iter() {
+    for field in fields {
         match (field.known, edits.host) {
             (Known::Host, Some(host)) => push_field(out, field.name.of(buf), host),
             _ if forwards(field, edits.drop) => push_field(out, field.name.of(buf), field.value.of(buf)),

@@ -3,8 +3,8 @@
 //! In: the buffer so far. Out: head plus [`FieldTable`]. Limits: [`Limits`]. Fails: [`Refusal`]; nothing refused is forwarded.
 //! Source: RFC 9112 2 to 6; where it lets a recipient be lenient we are not, since two lenient readers disagree.
 
-use crate::http1_fields::{ConnectionOptions, FieldTable, Known, Span, list};
-use crate::http1_scan::HeadExtent;
+use crate::http1_fields::{ConnectionOptions, FieldTable, Known, Span, list, trim};
+use crate::http1_scan::{HeadExtent, HeadScan, MAX_LEADING_LINES, is_token};
 use crate::path;
 use crate::refusal::{FieldFault, FramingFault, HostFault, LineFault, Refusal, TargetFault};
 
@@ -93,7 +93,7 @@ impl RequestHead {
 pub fn parse_request(buf: &[u8], limits: &Limits, fields: &mut FieldTable) -> Result<Option<RequestHead>, Refusal> {
     let parsed = parse_started(buf, limits, fields);
     if !matches!(parsed, Ok(None)) {
-        fields.scan = Default::default();
+        fields.scan = HeadScan::default();
     }
     parsed
 }
@@ -127,8 +127,8 @@ fn parse_started(buf: &[u8], limits: &Limits, fields: &mut FieldTable) -> Result
 /// answered at once. RFC 9112 3; the list of methods is the one Envoy's parser knows.
 fn check_method_start(buf: &[u8]) -> Result<(), Refusal> {
     let mut start = buf;
-    while let [b'\r', b'\n', rest @ ..] = start {
-        start = rest;
+    for _ in 0..MAX_LEADING_LINES {
+        start = start.strip_prefix(b"\r\n").unwrap_or(start);
     }
     if matches!(start.first(), None | Some(b'\r' | b'\n')) {
         return Ok(());
@@ -190,7 +190,7 @@ pub(crate) fn declared_framing(
 ) -> Result<Option<Framing>, Refusal> {
     let refuse = |fault: FramingFault| Err(Refusal::new(400, fault));
     let (mut length, mut coding) = (None, None);
-    for field in fields.iter() {
+    for field in fields {
         match field.known {
             Known::ContentLength if length.is_some() => return refuse(FramingFault::RepeatedLength),
             Known::ContentLength => length = Some(field.value.of(buf)),
@@ -208,11 +208,19 @@ pub(crate) fn declared_framing(
         },
         (None, Some(_)) if version == HttpVersion::Http10 => refuse(FramingFault::CodingVersion),
         (None, Some(value)) if value.eq_ignore_ascii_case(b"chunked") => Ok(Some(Framing::Chunked)),
-        (None, Some(_)) => refuse(FramingFault::Coding),
+        (None, Some(value)) => Err(Refusal::new(unknown_coding_status(value), FramingFault::Coding)),
     }
 }
 
-/// A plain decimal number below 2^63: no sign, no list, no white space; leading zeros are read as decimal.
+/// A well-formed list of codings that ends in the one `chunked` is framed but not understood: 501. RFC 9112 6.1.
+fn unknown_coding_status(value: &[u8]) -> u16 {
+    let chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    let well_formed = value.split(|byte| *byte == b',').all(|coding| is_token(trim(coding)));
+    let ends_in_chunked = list(value).last().is_some_and(chunked);
+    if well_formed && ends_in_chunked && list(value).filter(|coding| chunked(coding)).count() == 1 { 501 } else { 400 }
+}
+
+/// A plain decimal number below 2^60: no sign, no list, no white space; leading zeros are read as decimal.
 fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > MAX_LENGTH_DIGITS {
         return None;
@@ -229,8 +237,7 @@ fn parse_length(value: &[u8]) -> Option<u64> {
 fn check_target(method: &[u8], target: &[u8]) -> Result<(), Refusal> {
     let good = match (method, target) {
         (b"CONNECT", _) => return path::check_authority_form(target),
-        (_, [b'/', ..]) => true,
-        (b"OPTIONS", b"*") => true,
+        (_, [b'/', ..]) | (b"OPTIONS", b"*") => true,
         _ => path::has_http_scheme(target),
     };
     if good { Ok(()) } else { Err(Refusal::new(400, TargetFault::Form)) }
@@ -252,7 +259,7 @@ fn the_host(buf: &[u8], fields: &FieldTable) -> Result<Span, Refusal> {
 }
 
 fn expects_continue(buf: &[u8], fields: &FieldTable) -> Result<bool, Refusal> {
-    let mut expectations = fields.known(Known::Expect);
+    let mut expectations = fields.known(Known::Expect).filter(|field| !field.listed_in_connection);
     let Some(expectation) = expectations.next() else { return Ok(false) };
     if expectations.next().is_some() || !expectation.value.of(buf).eq_ignore_ascii_case(b"100-continue") {
         return Err(Refusal::new(417, FieldFault::Expect));
@@ -311,5 +318,5 @@ const LONGEST_METHOD: usize = 11;
 /// Longer numbers are refused even when they are zeros.
 const MAX_LENGTH_DIGITS: usize = 19;
 
-/// Lengths from here on are refused, so that no counter wraps.
-const MAX_LENGTH: u64 = 1 << 63;
+/// Lengths from here on are refused, so that no counter of ours or of a peer wraps.
+const MAX_LENGTH: u64 = 1 << 60;

@@ -5,7 +5,7 @@
 
 use crate::http1_fields::{ConnectionOptions, FieldTable, Span};
 use crate::http1_head::{Framing, HttpVersion, Limits, declared_framing, parse_version};
-use crate::http1_scan::{HeadExtent, is_value};
+use crate::http1_scan::{HeadExtent, HeadScan, is_value};
 use crate::refusal::{LineFault, Refusal};
 
 /// The requests whose responses are framed differently. RFC 9112 6.3.
@@ -54,7 +54,7 @@ pub fn parse_response(
 ) -> Result<Option<ResponseHead>, Refusal> {
     let parsed = parse_started(buf, limits, request, fields);
     if !matches!(parsed, Ok(None)) {
-        fields.scan = Default::default();
+        fields.scan = HeadScan::default();
     }
     parsed.map_err(|refusal| Refusal { status: 502, ..refusal })
 }

@@ -58,15 +58,12 @@ pub(crate) fn has_http_scheme(target: &[u8]) -> bool {
 
 /// Whether these bytes are a host name or address with an optional port (RFC 3986 3.2.2, without escapes and userinfo).
 pub fn is_authority(bytes: &[u8]) -> bool {
-    let (host_ok, port) = match bytes {
-        [b'[', rest @ ..] => match memchr::memchr(b']', rest) {
-            Some(end) => (std::str::from_utf8(&rest[..end]).is_ok_and(is_ipv6), &rest[end + 1..]),
-            None => return false,
-        },
-        _ => {
-            let end = memchr::memchr(b':', bytes).unwrap_or(bytes.len());
-            (end > 0 && bytes[..end].iter().all(|byte| is_host_byte(*byte)), &bytes[end..])
-        }
+    let (host_ok, port) = if let [b'[', rest @ ..] = bytes {
+        let Some(end) = memchr::memchr(b']', rest) else { return false };
+        (std::str::from_utf8(&rest[..end]).is_ok_and(is_ipv6), &rest[end + 1..])
+    } else {
+        let end = memchr::memchr(b':', bytes).unwrap_or(bytes.len());
+        (end > 0 && bytes[..end].iter().all(|byte| is_host_byte(*byte)), &bytes[end..])
     };
     host_ok && is_port_suffix(port)
 }
@@ -131,9 +128,18 @@ fn write_path(path: &[u8], mode: PathMode, out: &mut Vec<u8>) -> Result<(), Refu
     let mut writer = PathWriter { out, lone_percent: None, segment_start: 1 };
     writer.write(path, mode == PathMode::DecodeAndMergeSlashes)?;
     if matches!(mode, PathMode::MergeSlashes | PathMode::DecodeAndMergeSlashes) {
-        out.dedup_by(|later, earlier| *later == b'/' && *earlier == b'/');
+        merge_slashes(out);
     }
     Ok(())
+}
+
+/// Makes one slash of each run. A path of nothing but slashes keeps two, its first and its last, as in Envoy.
+fn merge_slashes(out: &mut Vec<u8>) {
+    let only_slashes = out.len() > 1 && out.iter().all(|byte| *byte == b'/');
+    out.dedup_by(|later, earlier| *later == b'/' && *earlier == b'/');
+    if only_slashes {
+        out.push(b'/');
+    }
 }
 
 /// Whether no rule of any mode can change this path: the common case is one pass and one copy.
@@ -178,14 +184,15 @@ impl PathWriter<'_> {
     }
 
     /// Resolves `.` and `..` now that the segment is whole, then begins the next one. RFC 3986 5.2.4.
+    /// Parameters on a dot segment do not hide it (Envoy since CVE-2026-73551); on any other segment they stay.
     fn end_segment(&mut self, slash: bool) {
         if self.out.is_empty() {
             self.out.push(b'/');
             return;
         }
         match &self.out[self.segment_start..] {
-            b"." => self.out.truncate(self.segment_start),
-            b".." => self.leave_segment(),
+            b"." | [b'.', b';', ..] => self.out.truncate(self.segment_start),
+            b".." | [b'.', b'.', b';', ..] => self.leave_segment(),
             _ if slash => self.out.push(b'/'),
             _ => {}
         }
@@ -211,7 +218,7 @@ impl PathWriter<'_> {
             _ => false,
         };
         if nested {
-            self.out.splice(percent + 1..percent + 1, *b"25");
+            self.out.splice(percent..=percent, *b"%25");
             self.lone_percent = None;
         }
     }

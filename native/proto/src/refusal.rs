@@ -169,7 +169,7 @@ impl FramingFault {
         match self {
             Self::Both => ("length_and_coding", "Content-Length and Transfer-Encoding may not come together."),
             Self::RepeatedLength => ("repeated_length", "Content-Length may be given once."),
-            Self::Length => ("content_length", "Content-Length must be a decimal number below 2^63."),
+            Self::Length => ("content_length", "Content-Length must be a decimal number below 2^60."),
             Self::RepeatedCoding => ("repeated_coding", "Transfer-Encoding may be given once."),
             Self::Coding => ("transfer_coding", "The only Transfer-Encoding understood is chunked."),
             Self::CodingVersion => ("coding_in_http10", "HTTP/1.0 has no Transfer-Encoding."),
@@ -228,7 +228,7 @@ impl TargetFault {
 /// What is wrong with a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFault {
-    /// A chunk size that is not 1 to 16 hexadecimal digits below 2^63.
+    /// A chunk size that is not 1 to 16 hexadecimal digits below 2^59.
     Size,
     /// A malformed chunk extension.
     Extension,
@@ -247,7 +247,7 @@ pub enum BodyFault {
 impl BodyFault {
     fn text(self) -> (&'static str, &'static str) {
         match self {
-            Self::Size => ("chunk_size", "A chunk size must be plain hexadecimal digits below 2^63."),
+            Self::Size => ("chunk_size", "A chunk size must be plain hexadecimal digits below 2^59."),
             Self::Extension => ("chunk_extension", "A chunk extension must be name or name=value."),
             Self::ExtensionsTooLarge => ("chunk_extensions_too_large", "Chunk extensions are larger than the bound."),
             Self::LineEnd => ("chunk_line_end", "Chunk lines and chunk data must end with CRLF."),

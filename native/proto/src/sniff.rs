@@ -1,6 +1,6 @@
 //! The first bytes of a connection become the protocol it speaks; the same bytes in any pieces give the same answer.
 //!
-//! In: everything read so far. Out: [`Sniff`]. Limits: a ClientHello up to 16 KiB, a request line up to 8 KiB; beyond is raw.
+//! In: everything read so far. Out: [`Sniff`]. Limits: a `ClientHello` up to 16 KiB, a request line up to 8 KiB; beyond is raw.
 //! Fails: never; what is not recognised is [`Sniff::Raw`].
 
 use crate::client_hello::{ClientHello, Hello, read_client_hello};
@@ -12,7 +12,7 @@ use crate::http1_scan::MAX_LEADING_LINES;
 pub enum Sniff<'a> {
     /// Not decided yet: read more, or let the detection timeout decide for [`Sniff::Raw`].
     NeedMore,
-    /// TLS, with what the ClientHello says.
+    /// TLS, with what the `ClientHello` says.
     Tls(ClientHello<'a>),
     /// HTTP/1, by its request line.
     Http1(HttpVersion),
@@ -25,7 +25,7 @@ pub enum Sniff<'a> {
 /// Which inspectors run on a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Look for a ClientHello.
+    /// Look for a `ClientHello`.
     pub tls: bool,
     /// Look for HTTP.
     pub http: bool,

@@ -10,6 +10,7 @@ from meshdp import settings
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Mapping, Sequence
 
 EXAMPLES = """\
 examples:
@@ -43,23 +44,45 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--identity", metavar="SPIFFE-ID", help="expected own identity; default: what the certificate says"
     )
-    parser.add_argument("--concurrency", type=int, metavar="N", help="worker threads (1)")
+    parser.add_argument("--concurrency", metavar="N", help="worker threads (1)")
     for name, purpose in ADDRESSES.items():
-        default = settings.Settings._field_defaults[name]
+        default = settings.DEFAULTS[name]
         parser.add_argument(f"--{name}", metavar="ADDRESS:PORT", help=f"{purpose} ({default})")
     parser.add_argument("--inbound-source", metavar="IP", help="own address towards the application (127.0.0.6)")
     parser.add_argument("--access-log", metavar="WHERE", help="stdout, off, or a file (stdout)")
-    parser.add_argument("--drain-s", type=float, metavar="SECONDS", help="how long connections may finish at stop (5)")
-    parser.add_argument("--uid", type=int, metavar="N", help="give up root for this user and group")
+    parser.add_argument("--drain-s", metavar="SECONDS", help="how long connections may finish at stop (5)")
+    parser.add_argument("--uid", metavar="N", help="give up root for this user and group")
     parser.add_argument(
         "--no-post-quantum", dest="post_quantum", action="store_false", default=None, help="offer X25519 alone"
     )
 
 
 def run(args: Namespace) -> int:
+    """Take what argparse made of the words."""
+    return _live(vars(args))
+
+
+def run_plain(words: Sequence[str]) -> int | None:
+    """Take plain `--name value` pairs without argparse, which costs half as much as all of Python's start.
+
+    None when the words are anything else, such as a call for help: then argparse has them.
+    """
+    flags: dict[str, object] = {}
+    names, values = words[::2], words[1::2]
+    if len(names) != len(values):
+        return None
+    for flag, value in zip(names, values, strict=True):
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag != settings.flag_of(name) or name not in settings.DEFAULTS or value.startswith("-"):
+            return None
+        flags[name] = value
+    return _live(flags)
+
+
+def _live(flags: Mapping[str, object]) -> int:
     """Read the settings and live until a signal."""
     try:
-        chosen = settings.read(vars(args), os.environ)
+        chosen = settings.read(flags, os.environ)
     except settings.SettingsError as wrong:
         print(f"meshdp sidecar: {wrong}", file=sys.stderr)
         return 2

@@ -19,7 +19,7 @@ def expand_principals(principals: Iterable[str], trust_domains: Sequence[str]) -
     expanded: list[str] = []
     for principal in principals:
         domain, _, rest = principal.partition("/")
-        known = domain == LOCAL_DOMAIN or any(_covers(domain, other) for other in trust_domains)
+        known = domain == LOCAL_DOMAIN or any(_matches(domain, other) for other in trust_domains)
         if principal.count("/") != _PRINCIPAL_PARTS - 1 or domain == "*" or not known:
             expanded.append(principal)
             continue
@@ -33,6 +33,10 @@ def expand_trust_domains(values: Iterable[str], trust_domains: Sequence[str]) ->
     for value in values:
         expanded.extend(trust_domains if value in trust_domains else [value])
     return _unique(expanded)
+
+
+def _matches(pattern: str, domain: str) -> bool:
+    return _covers(pattern, domain) or (pattern.endswith("*") and domain.startswith(pattern[:-1]))
 
 
 def _covers(pattern: str, domain: str) -> bool:

@@ -24,25 +24,25 @@ VALIDATE_TRUST_DOMAIN = "meshdp.io/validate-trust-domain"
 DEFAULT_ROOT_NAMESPACE = "istio-system"
 
 
-class OutboundTrafficPolicy(Shape):
+class OutboundTrafficPolicy(Shape, frozen=True):
     """What happens to unknown destinations."""
 
     mode: Literal["ALLOW_ANY", "REGISTRY_ONLY"] = "ALLOW_ANY"
 
 
-class PathNormalization(Shape):
+class PathNormalization(Shape, frozen=True):
     """How paths are normalised before policy and forwarding; DEFAULT is BASE."""
 
     normalization: Literal["DEFAULT", "NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"] = "DEFAULT"
 
 
-class MeshTls(LooseShape):
+class MeshTls(LooseShape, frozen=True):
     """TLS between workloads."""
 
     min_protocol_version: Literal["TLS_AUTO", "TLSV1_2", "TLSV1_3"] = "TLS_AUTO"
 
 
-class MeshSpec(LooseShape):
+class MeshSpec(LooseShape, frozen=True):
     """The fields honoured now; `decode` names the others that Istio knows."""
 
     trust_domain: str = "cluster.local"

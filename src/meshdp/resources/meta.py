@@ -29,7 +29,7 @@ class Key(NamedTuple):
         return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
 
 
-class Owner(LooseShape):
+class Owner(LooseShape, frozen=True):
     """Who made this object."""
 
     kind: str = ""
@@ -37,7 +37,7 @@ class Owner(LooseShape):
     controller: bool = False
 
 
-class Meta(LooseShape):
+class Meta(LooseShape, frozen=True):
     """Metadata; `creation_timestamp` is RFC 3339 text and sorts as text, empty when not written."""
 
     name: str = ""

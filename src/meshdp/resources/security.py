@@ -21,13 +21,13 @@ Mode = Literal["UNSET", "DISABLE", "PERMISSIVE", "STRICT"]
 DRY_RUN = "istio.io/dry-run"
 
 
-class Selector(Shape):
+class Selector(Shape, frozen=True):
     """Selects workloads; empty selects all."""
 
     match_labels: dict[str, str] = {}
 
 
-class PolicyTargetReference(Shape):
+class PolicyTargetReference(Shape, frozen=True):
     """Attaches a policy to a gateway; sidecars ignore such policies."""
 
     group: str = ""
@@ -36,13 +36,13 @@ class PolicyTargetReference(Shape):
     namespace: str = ""
 
 
-class MutualTls(Shape):
+class MutualTls(Shape, frozen=True):
     """One mode."""
 
     mode: Mode = "UNSET"
 
 
-class PeerAuthenticationSpec(Shape):
+class PeerAuthenticationSpec(Shape, frozen=True):
     """`port_level_mtls` keys are target ports, as text."""
 
     selector: Selector = Selector()
@@ -50,7 +50,7 @@ class PeerAuthenticationSpec(Shape):
     port_level_mtls: dict[str, MutualTls] = msgspec.field(name="portLevelMtls", default_factory=dict)
 
 
-class Source(Shape):
+class Source(Shape, frozen=True):
     """Conditions on the caller; all that are given must hold."""
 
     principals: list[str] = []
@@ -69,7 +69,7 @@ class Source(Shape):
     not_remote_ip_blocks: list[str] = []
 
 
-class Operation(Shape):
+class Operation(Shape, frozen=True):
     """Conditions on the request; all that are given must hold."""
 
     hosts: list[str] = []
@@ -82,19 +82,19 @@ class Operation(Shape):
     not_paths: list[str] = []
 
 
-class From(Shape):
+class From(Shape, frozen=True):
     """One alternative source."""
 
     source: Source | None = None
 
 
-class To(Shape):
+class To(Shape, frozen=True):
     """One alternative operation."""
 
     operation: Operation | None = None
 
 
-class When(Shape):
+class When(Shape, frozen=True):
     """One condition by key."""
 
     key: str = ""
@@ -102,7 +102,7 @@ class When(Shape):
     not_values: list[str] = []
 
 
-class Rule(Shape):
+class Rule(Shape, frozen=True):
     """One of `from`, one of `to`, all of `when`."""
 
     from_: list[From] = msgspec.field(name="from", default_factory=list)
@@ -110,13 +110,13 @@ class Rule(Shape):
     when: list[When] = []
 
 
-class Provider(Shape):
+class Provider(Shape, frozen=True):
     """The external authorizer of a CUSTOM policy."""
 
     name: str = ""
 
 
-class AuthorizationPolicySpec(Shape):
+class AuthorizationPolicySpec(Shape, frozen=True):
     """The policy as written."""
 
     selector: Selector = Selector()
@@ -127,7 +127,7 @@ class AuthorizationPolicySpec(Shape):
     provider: Provider | None = None
 
 
-class RequestAuthenticationSpec(Shape):
+class RequestAuthenticationSpec(Shape, frozen=True):
     """Decoded for its selection alone until tokens are verified."""
 
     selector: Selector = Selector()

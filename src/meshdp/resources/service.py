@@ -21,7 +21,7 @@ Protocol = Literal["http", "tcp", "auto"]
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 
 
-class ServicePort(Shape):
+class ServicePort(Shape, frozen=True):
     """One port of a service."""
 
     port: int
@@ -32,7 +32,7 @@ class ServicePort(Shape):
     node_port: int = 0
 
 
-class ServiceSpec(Shape):
+class ServiceSpec(Shape, frozen=True):
     """All of Kubernetes' fields, so that a misspelt one is found; the mesh reads the first block."""
 
     selector: dict[str, str] = {}
@@ -58,7 +58,7 @@ class ServiceSpec(Shape):
     traffic_distribution: str = ""
 
 
-class EndpointConditions(LooseShape):
+class EndpointConditions(LooseShape, frozen=True):
     """Readiness; absent means ready."""
 
     ready: bool = True
@@ -66,7 +66,7 @@ class EndpointConditions(LooseShape):
     terminating: bool = False
 
 
-class TargetRef(LooseShape):
+class TargetRef(LooseShape, frozen=True):
     """The pod behind an endpoint."""
 
     kind: str = ""
@@ -74,7 +74,7 @@ class TargetRef(LooseShape):
     namespace: str = ""
 
 
-class SliceEndpoint(LooseShape):
+class SliceEndpoint(LooseShape, frozen=True):
     """One endpoint of a slice."""
 
     addresses: list[str]
@@ -84,7 +84,7 @@ class SliceEndpoint(LooseShape):
     node_name: str = ""
 
 
-class SlicePort(LooseShape):
+class SlicePort(LooseShape, frozen=True):
     """One port of a slice, joined to the service port of the same name."""
 
     name: str = ""
@@ -93,7 +93,7 @@ class SlicePort(LooseShape):
     app_protocol: str = ""
 
 
-class SliceBody(LooseShape):
+class SliceBody(LooseShape, frozen=True):
     """An EndpointSlice keeps its fields beside its metadata."""
 
     address_type: str = "IPv4"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -176,7 +176,7 @@ def _found(data: Any) -> str:
     return f"the number {data!r}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fields(cls: type) -> dict[str, inspect.Field]:
     info = inspect.type_info(cls)
     assert isinstance(info, inspect.StructType)

@@ -97,7 +97,7 @@ def _target(target: PolicyTargetReference, path: Path) -> Iterator[Problem]:
 
 def _action(policy: AuthorizationPolicy) -> Iterator[Problem]:
     spec = policy.spec
-    if spec.action != "ALLOW" and not spec.rules:
+    if spec.action in ("DENY", "CUSTOM") and not spec.rules:
         yield Problem(REFUSED, ("spec", "action"), f"{spec.action} without rules never matches; add a rule {{}}")
     if spec.action == "CUSTOM":
         if spec.provider is None or not spec.provider.name:

@@ -16,7 +16,7 @@ from meshdp.resources.meta import Resource
 from meshdp.resources.shape import LooseShape, Shape
 
 
-class ContainerPort(LooseShape):
+class ContainerPort(LooseShape, frozen=True):
     """A port a container declares; names serve as target ports."""
 
     container_port: int
@@ -24,14 +24,14 @@ class ContainerPort(LooseShape):
     protocol: str = "TCP"
 
 
-class Container(LooseShape):
+class Container(LooseShape, frozen=True):
     """One container of a pod."""
 
     name: str = ""
     ports: list[ContainerPort] = []
 
 
-class PodSpec(LooseShape):
+class PodSpec(LooseShape, frozen=True):
     """What a mesh needs of a pod's spec."""
 
     service_account_name: str = "default"
@@ -40,20 +40,20 @@ class PodSpec(LooseShape):
     host_network: bool = False
 
 
-class PodIp(LooseShape):
+class PodIp(LooseShape, frozen=True):
     """One address of a pod."""
 
     ip: str
 
 
-class PodCondition(LooseShape):
+class PodCondition(LooseShape, frozen=True):
     """One condition of a pod."""
 
     type: str
     status: str
 
 
-class PodStatus(LooseShape):
+class PodStatus(LooseShape, frozen=True):
     """What the kubelet (or `meshdp up`) reports."""
 
     phase: str = "Running"
@@ -74,7 +74,7 @@ class PodStatus(LooseShape):
         return self.phase not in ("Succeeded", "Failed") and conditions.get("Ready", "True") == "True"
 
 
-class WorkloadEntrySpec(Shape):
+class WorkloadEntrySpec(Shape, frozen=True):
     """A workload outside Kubernetes."""
 
     address: str = ""

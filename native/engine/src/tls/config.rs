@@ -19,7 +19,7 @@ use super::verify::{CallerVerifier, ServiceVerifier};
 
 /// What the chosen filter chain speaks inside TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerAlpn {
+pub(crate) enum ServerAlpn {
     /// HTTP/1.1: `http/1.1` is selected for clients that offer it.
     Http,
     /// Opaque bytes: nothing is selected.
@@ -28,7 +28,7 @@ pub enum ServerAlpn {
 
 /// What the request or connection is, towards the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientAlpn {
+pub(crate) enum ClientAlpn {
     /// An HTTP/1.1 connection.
     Http11,
     /// Opaque bytes.

@@ -21,4 +21,4 @@ pub(crate) use handshake::{ExpectedPeer, PeerCertificate, accept, connect};
 pub(crate) use stream::TlsStream;
 
 #[cfg(test)]
-mod pki;
+pub(crate) mod pki;

@@ -78,8 +78,8 @@ impl Session {
         records: &mut [u8],
         opened: &mut Opened<'_>,
         sealed: &mut Vec<u8>,
-    ) -> Result<(), TlsFailure> {
-        self.turn(records, opened, sealed, &Seal::Data(bytes)).map(drop)
+    ) -> Result<Advance, TlsFailure> {
+        self.turn(records, opened, sealed, &Seal::Data(bytes))
     }
 
     /// Seals our close_notify at the end of `sealed`.
@@ -88,8 +88,8 @@ impl Session {
         records: &mut [u8],
         opened: &mut Opened<'_>,
         sealed: &mut Vec<u8>,
-    ) -> Result<(), TlsFailure> {
-        self.turn(records, opened, sealed, &Seal::Close).map(drop)
+    ) -> Result<Advance, TlsFailure> {
+        self.turn(records, opened, sealed, &Seal::Close)
     }
 
     pub(crate) fn is_handshaking(&self) -> bool {

@@ -116,7 +116,8 @@ impl TlsStream {
         let sealing = lend(&WRITE_BUFFER, |records| {
             records.clear();
             let mut opened = Opened { into: &mut Vec::new(), room: 0, overflow: &mut self.plaintext };
-            self.session.seal(batch, &mut self.unfinished, &mut opened, records)?;
+            let advance = self.session.seal(batch, &mut self.unfinished, &mut opened, records)?;
+            self.unfinished.drain(..advance.consumed);
             let sent = poll_send(&mut self.tcp, cx, records)?;
             self.sealed.extend_from_slice(&records[sent..]);
             Ok(batch.len())
@@ -143,7 +144,8 @@ impl TlsStream {
         if !self.closing {
             self.closing = true;
             let mut opened = Opened { into: &mut Vec::new(), room: 0, overflow: &mut self.plaintext };
-            self.session.close(&mut self.unfinished, &mut opened, &mut self.sealed)?;
+            let advance = self.session.close(&mut self.unfinished, &mut opened, &mut self.sealed)?;
+            self.unfinished.drain(..advance.consumed);
         }
         ready!(self.poll_flush(cx))?;
         Pin::new(&mut self.tcp).poll_shutdown(cx)

@@ -1,4 +1,5 @@
-//! Compiling policies: the `authz` section into rules over marks, with an index from marks to the rules they can satisfy.
+//! Compiling policies: the `authz` section into rules over marks, with an index from marks to the rules they can
+//! satisfy.
 //!
 //! In:      the section, from `decode`.      Out: `Policies`, read by `authz`.
 //! Fails:   a sentence naming the policy and the value; the sender must not emit it.
@@ -177,7 +178,8 @@ impl CompiledRule {
         any(&self.from) && any(&self.to) && all(&self.when)
     }
 
-    /// Lists of which one is marked whenever the rule matches; the choice that is marked least often. `None` when there is no such choice.
+    /// Lists of which one is marked whenever the rule matches; the choice that is marked least often. `None` when there
+    /// is no such choice.
     fn guard(&self) -> Option<Vec<u32>> {
         let of_any = |alternatives: &AnyOf| -> Option<Vec<Test>> {
             alternatives.iter().map(rarest).collect::<Option<Vec<_>>>().filter(|tests| !tests.is_empty())

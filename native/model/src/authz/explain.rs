@@ -1,6 +1,7 @@
 //! Explanations: every policy, rule and predicate, and whether it holds for the facts given.
 //!
-//! In:      the `authz` section and facts.      Out: `Explanation`, serialized for the command line and the pytest plugin.
+//! In:      the `authz` section and facts.
+//! Out:     `Explanation`, serialized for the command line and the pytest plugin.
 //! The verdict is the evaluator's; what each predicate says comes from the plain form, which must agree with it.
 
 use std::sync::Arc;

@@ -96,7 +96,8 @@ impl Matchers {
 }
 
 impl RequestFacts<'_> {
-    /// Visits the values of a header. The head fields of HTTP are headers too for Envoy (istio-semantics D.4; `host` is `:authority`).
+    /// Visits the values of a header. The head fields of HTTP are headers too for Envoy (istio-semantics D.4; `host` is
+    /// `:authority`).
     pub(crate) fn visit_header(&self, name: &str, each: &mut dyn FnMut(&[u8]) -> bool) {
         match name {
             ":authority" | "host" => drop(each(self.authority)),
@@ -285,3 +286,26 @@ impl Marks {
 
 /// How many numbers fit without an allocation.
 const INLINE_MARKS: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn marks_are_a_set(
+            numbers in prop::collection::btree_set(0_u32..3000, 0..40),
+            count in prop::sample::select(vec![100_u32, 1024, 1025, 3000]),
+        ) {
+            let mut marks = Marks::new(count as usize);
+            let expected: BTreeSet<u32> = numbers.into_iter().filter(|&number| number < count).collect();
+            for &number in &expected {
+                marks.set(number);
+            }
+            prop_assert!(marks.iter().eq(expected.iter().copied()));
+            prop_assert!((0..count).all(|number| marks.has(number) == expected.contains(&number)));
+        }
+    }
+}

@@ -1,8 +1,10 @@
 //! Patterns: regular expressions and path templates into matchers of whole byte strings, linear in the text.
 //!
 //! In:      texts of policy values, from `matching` and `reference`.      Out: `Pattern`.
-//! Limits:  `PATTERN_SIZE_LIMIT_BYTES` compiled.      Fails: a sentence, which becomes `SnapshotError::SectionMalformed`.
-//! Source:  istio-semantics D.3; RFC 3986 3.3 (`pchar`); RE2 syntax, of which `regex` takes what Istio's compiler emits.
+//! Limits:  `PATTERN_SIZE_LIMIT_BYTES` compiled.
+//! Fails:   a sentence, which becomes `SnapshotError::SectionMalformed`.
+//! Source:  istio-semantics D.3; RFC 3986 3.3 (`pchar`); RE2 syntax, of which `regex` takes what Istio's compiler
+//!          emits.
 
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 

@@ -1,6 +1,8 @@
-//! The plain form of authorization: policies read straight from the section, obviously right and slow. The evaluator must agree with it.
+//! The plain form of authorization: policies read straight from the section, obviously right and slow. The evaluator
+//! must agree with it.
 //!
-//! In:      the `authz` section and facts; no request means opaque TCP.      Out: the rule that decides; `explain` and tests read it.
+//! In:      the `authz` section and facts; no request means opaque TCP.
+//! Out:     the rule that decides; `explain` and tests read it.
 //! Source:  istio-semantics D.2 to D.5; docs/snapshot.md, `authz`.
 
 use std::net::IpAddr;
@@ -98,3 +100,7 @@ fn text_matches(field: Field, value: &Value, text: &[u8]) -> bool {
         ValueKind::Cidr => false,
     }
 }
+
+#[cfg(test)]
+#[path = "reference_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! The `authz` section: the policies that select our workload, as docs/snapshot.md lists them.
 //!
-//! In:      section bytes, by `snapshot`.      Out: immutable structs, compiled by `authz::compile` and shown by `authz::explain`.
+//! In:      section bytes, by `snapshot`.
+//! Out:     immutable structs, compiled by `authz::compile` and shown by `authz::explain`.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
 //! One section: its name and text into the decoded form that snapshots share.
 //!
 //! In:      a name and JSON, from `snapshot`.      Out: `Decoded`, read by `link`.
-//! Fails:   `SnapshotError`: an unknown name, another shape, a name that contradicts the content, a pattern that does not compile.
+//! Fails:   `SnapshotError`: an unknown name, another shape, a name that contradicts the content, a pattern that does
+//!          not compile.
 
 use std::sync::Arc;
 

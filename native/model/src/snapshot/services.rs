@@ -11,7 +11,8 @@ use crate::bytemap::ByteMap;
 use crate::listener::Outbound;
 use crate::sections::{PortProtocol, Service};
 
-/// Services by what names them. Where two claim the same name or address, the first in the order of section names has it.
+/// Services by what names them. Where two claim the same name or address, the first in the order of section names has
+/// it.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceIndex {
     services: Vec<Arc<Service>>,
@@ -108,15 +109,17 @@ fn by_protocol(service: &Service) -> Outbound<'_> {
     }
 }
 
-/// The host of an authority whose port is absent or equal to `port`. RFC 3986 3.2: `[` starts an IPv6 literal, whose colons are not the port's.
+/// The host of an authority whose port is absent or equal to `port`. RFC 3986 3.2: `[` starts an IPv6 literal, whose
+/// colons are not the port's.
 fn host_on_port(authority: &[u8], port: u16) -> Option<&[u8]> {
     let after_literal = authority.iter().rposition(|&byte| byte == b']').map_or(0, |end| end + 1);
     let Some(colon) = authority[after_literal..].iter().position(|&byte| byte == b':') else {
         return Some(without_brackets(authority));
     };
     let (host, digits) = authority.split_at(after_literal + colon);
-    let stated: u16 = std::str::from_utf8(&digits[1..]).ok()?.parse().ok()?;
-    (stated == port).then_some(without_brackets(host))
+    let digits =
+        std::str::from_utf8(&digits[1..]).ok().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    (digits.parse() == Ok(port)).then_some(without_brackets(host))
 }
 
 fn without_brackets(host: &[u8]) -> &[u8] {

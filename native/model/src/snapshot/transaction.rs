@@ -1,7 +1,8 @@
 //! Transactions: the bytes of a change into its parts, with the sections left as they stand for the digest.
 //!
 //! In:      bytes, from `snapshot`.      Out: `Transaction`.
-//! Fails:   `SnapshotError`, for JSON of another shape, an unsupported schema, a name put twice or both put and dropped.
+//! Fails:   `SnapshotError`, for JSON of another shape, an unsupported schema, a name put twice or both put and
+//!          dropped.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,0 +1,11 @@
+//! The protocol cores seen from outside: attack cases by id, vectors, splits and properties.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod attacks_body;
+mod attacks_head;
+mod feed;
+mod first_bytes;
+mod forwarding;
+mod paths;
+mod properties;
+mod responses;
