@@ -53,7 +53,7 @@ pub fn read_head(
     mode: PathMode,
     scratch: &mut Scratch,
 ) -> Result<Option<Head>, Refusal> {
-    scratch.fields.clear();
+    scratch.fields.resume(None);
     read_on(buffer, limits, mode, scratch)
 }
 
@@ -66,11 +66,13 @@ pub(crate) fn read_head_from(
     buffer: &[u8],
     limits: &Limits,
     mode: PathMode,
-    (scan, scratch): (&mut HeadScan, &mut Scratch),
+    (scan, scratch): (&mut Option<HeadScan>, &mut Scratch),
 ) -> Result<Option<Head>, Refusal> {
-    scratch.fields.resume(*scan);
+    scratch.fields.resume(scan.take());
     let read = read_on(buffer, limits, mode, scratch);
-    *scan = scratch.fields.scan();
+    if matches!(read, Ok(None)) {
+        *scan = Some(scratch.fields.suspend());
+    }
     read
 }
 

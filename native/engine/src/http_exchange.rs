@@ -58,7 +58,7 @@ pub(crate) struct Upload {
 /// The response side: what goes downstream.
 pub(crate) struct Download {
     received: Vec<u8>,
-    scan: HeadScan,
+    scan: Option<HeadScan>,
     out: Vec<u8>,
     sent: usize,
     body: Option<BodyDecoder>,
@@ -114,7 +114,7 @@ impl Exchange {
         upload.whole_at_start = upload.body.done();
         let download = Download {
             received: start.received,
-            scan: HeadScan::default(),
+            scan: None,
             out: start.reply,
             sent: 0,
             body: None,
@@ -254,10 +254,10 @@ impl Exchange {
             return Ok(HeadRead::NeedMore);
         }
         // The table serves every connection of the worker between two reads of this one.
-        fields.resume(download.scan);
+        fields.resume(download.scan.take());
         let parsed = parse_response(&download.received, &self.limits, download.kind, fields);
-        download.scan = fields.scan();
         let Some(head) = parsed.map_err(|_| Reason::MalformedResponse)? else {
+            download.scan = Some(fields.suspend());
             return Ok(HeadRead::NeedMore);
         };
         let interim = head.status < 200 && head.status != 101;

@@ -16,7 +16,6 @@ use meshdp_model::authz::{Denial, Permit};
 use meshdp_model::facts::Direction;
 use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
-use meshdp_proto::HeadScan;
 use meshdp_proto::http1_head::Limits;
 use meshdp_proto::refusal::Refusal;
 
@@ -120,7 +119,7 @@ impl HttpSession<'_> {
         let limits = &self.worker.settings.limits;
         entry.deadline_ms.set(self.worker.coarse_ms() + limits.idle_ms);
         let mut started = None;
-        let mut scan = HeadScan::default();
+        let mut scan = None;
         loop {
             if self.secured.received.is_empty() {
                 match self.wait_for_bytes().await? {

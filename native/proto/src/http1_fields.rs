@@ -179,8 +179,7 @@ pub struct Field {
 /// The fields of one message head, in wire order. Reused between messages: it keeps its memory.
 ///
 /// It also remembers how far an incomplete head was scanned. A table that several connections share must be told whose
-/// bytes come next: [`resume`](Self::resume) before each parse, [`scan`](Self::scan) after it (or [`clear`](Self::clear)
-/// before a head that is whole).
+/// bytes come next: [`resume`](Self::resume) before each parse, [`suspend`](Self::suspend) after one that wants more.
 #[derive(Debug, Default)]
 pub struct FieldTable {
     fields: Vec<Field>,
@@ -199,14 +198,17 @@ impl FieldTable {
         self.scan.reset();
     }
 
-    /// Goes on where the scan of the same bytes stopped.
-    pub fn resume(&mut self, scan: HeadScan) {
-        self.scan = scan;
+    /// Goes on where the scan of the same bytes was suspended; with `None` from their start.
+    pub fn resume(&mut self, suspended: Option<HeadScan>) {
+        match suspended {
+            Some(scan) => self.scan = scan,
+            None => self.scan.reset(),
+        }
     }
 
-    /// How far the head was scanned, to be kept beside its bytes; the start once a head was whole or refused.
-    pub fn scan(&self) -> HeadScan {
-        self.scan
+    /// Takes out how far an incomplete head was scanned, to be kept beside its bytes.
+    pub fn suspend(&mut self) -> HeadScan {
+        std::mem::take(&mut self.scan)
     }
 
     /// The fields in wire order.

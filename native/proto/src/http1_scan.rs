@@ -8,7 +8,7 @@ use crate::refusal::{FieldFault, LineFault, Refusal};
 use memchr::memchr2;
 
 /// How far an incomplete head has been scanned. It belongs to the bytes of one connection.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct HeadScan {
     /// Every byte before this one has been looked at.
     scanned: usize,
