@@ -212,7 +212,7 @@ def test_denial(mesh: Mesh) -> None:
     assert heard.answers[0].body == b"RBAC: access denied"
     line = mesh.logged(mesh.pair.server, at, lambda line: line["path"] == "/secret")
     assert line["response_code_details"] == "rbac_denied"
-    assert "default/no-secrets" in str(line)
+    assert re.search(r"ns\[default\]-policy\[no-secrets\].* at .*policies.yaml:2", line["connection_termination_details"])
     mesh.pair.configure(BASE_POLICY)
     assert mesh.status("/secret") == 200, "the test of the test: it was the policy"
 
@@ -263,6 +263,14 @@ def test_http2_preface_on_an_undeclared_port_is_opaque(mesh: Mesh) -> None:
     with wire.connect(mesh.pair, "outbound", AUTO_PORT) as connection:
         connection.sendall(PREFACE)
         assert mesh.origin.wait(lambda: any(bytes(c.received).startswith(PREFACE[:24]) for c in mesh.origin.connections))
+
+
+def test_body_sizes_are_logged(mesh: Mesh) -> None:
+    for side in (mesh.pair.client, mesh.pair.server):
+        at = position(side)
+        assert mesh.ask(get("/echo/sizes", "Content-Length: 5", method="POST") + b"hello").statuses == [200]
+        line = mesh.logged(side, at, lambda line: line["path"] == "/echo/sizes")
+        assert (line["bytes_received"], line["bytes_sent"]) == (5, 5)
 
 
 def test_source_address_is_kept_for_policy_and_log(mesh: Mesh) -> None:
