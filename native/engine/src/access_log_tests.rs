@@ -59,7 +59,9 @@ fn lines(mode: Mode, entries: &[Entry<'_>]) -> String {
     let shared = Shared::default();
     let sink = Sink::start(shared.clone(), mode, Arc::default()).expect("a thread starts");
     let mut log = sink.worker();
-    entries.iter().for_each(|entry| log.write(entry));
+    for entry in &entries {
+        log.write(entry);
+    }
     drop(log);
     sink.finish();
     let bytes = std::mem::take(&mut *shared.0.lock().expect("the writer ended"));

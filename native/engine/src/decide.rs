@@ -117,37 +117,39 @@ impl<'a> View<'a> {
         last.and_then(|field| last_address(field.value.of(self.buffer))).unwrap_or(peer)
     }
 
-    /// Judges the request.
-    ///
-    /// # Errors
-    /// The denial, naming the policy.
-    pub fn authorize(&self, snapshot: &Snapshot, connection: &ConnectionFacts) -> Result<Permit, Denial> {
-        let facts = RequestFacts {
+    /// What policy may see of the request.
+    pub fn facts(&'a self, connection: &ConnectionFacts) -> RequestFacts<'a> {
+        RequestFacts {
             method: self.method(),
             path: self.path(),
             authority: self.authority(),
             remote_ip: self.remote_ip(connection.source.ip()),
             headers: self,
-        };
-        snapshot.authorize_request(connection, &facts)
+        }
+    }
+
+    /// Judges the request.
+    ///
+    /// # Errors
+    /// The denial, naming the policy.
+    pub fn authorize(&self, snapshot: &Snapshot, connection: &ConnectionFacts) -> Result<Permit, Denial> {
+        snapshot.authorize_request(connection, &self.facts(connection))
     }
 }
 
 impl HeaderValues for View<'_> {
     fn visit(&self, name_lower: &str, each: &mut dyn FnMut(&[u8]) -> bool) {
-        match name_lower {
-            ":authority" | "host" => return drop(each(self.authority())),
-            ":method" => return drop(each(self.method())),
-            ":path" => return drop(each(self.target)),
-            _ => {}
-        }
-        for field in self.fields.iter() {
-            if field.name.of(self.buffer).eq_ignore_ascii_case(name_lower.as_bytes())
-                && each(field.value.of(self.buffer))
-            {
+        let whole: &[u8] = match name_lower {
+            ":authority" | "host" => self.authority(),
+            ":method" => self.method(),
+            ":path" => self.target,
+            _ => {
+                // A field that Connection lists is not forwarded, so policy does not see it either.
+                let _ = self.fields.values(self.buffer, name_lower).any(each);
                 return;
             }
-        }
+        };
+        each(whole);
     }
 }
 

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
-use meshdp_model::authz::{Denial, Permit};
+use meshdp_model::authz::{ConnectionContext, Denial, Permit};
 use meshdp_model::facts::Direction;
 use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
@@ -39,6 +39,7 @@ use crate::worker::{Pinned, Worker};
 pub(crate) async fn run(secured: Secured, pinned: Rc<Pinned>, worker: &Rc<Worker>) -> Result<(), Failure> {
     let mut session = HttpSession {
         forwarded: http_forward::Forwarded::new(&secured, &pinned),
+        policy_context: RefCell::new(pinned.snapshot.connection_context(&secured.facts)),
         secured,
         accepted_under: pinned.epoch,
         worker,
@@ -66,6 +67,8 @@ pub(crate) struct HttpSession<'w> {
     pub(crate) worker: &'w Rc<Worker>,
     pub(crate) limits: Limits,
     pub(crate) series: RefCell<SeriesCache>,
+    /// What of the policies no request of this connection can change.
+    policy_context: RefCell<ConnectionContext>,
     accepted_under: u64,
 }
 
@@ -198,7 +201,9 @@ impl HttpSession<'_> {
             Direction::Outbound => Ok(snapshot.permit_outbound(&self.secured.facts)),
             Direction::Inbound => {
                 let scratch = self.worker.scratch.borrow();
-                self.view(&request.head, &scratch).authorize(snapshot, &self.secured.facts)
+                let view = self.view(&request.head, &scratch);
+                let facts = &self.secured.facts;
+                snapshot.authorize_request_in(&mut self.policy_context.borrow_mut(), facts, &view.facts(facts))
             }
         }
     }

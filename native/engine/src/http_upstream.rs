@@ -10,6 +10,7 @@ use std::task::Poll;
 
 use meshdp_model::authz::Permit;
 use meshdp_model::facts::Direction;
+use meshdp_proto::http1_conn::Exchange as Turn;
 use meshdp_proto::http1_response::RequestKind;
 
 use crate::connection::{Failure, Secured, still_accepted};
@@ -88,10 +89,9 @@ fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, B
         framing: head.framing,
         head_len: head.len,
         kind: kind_of(head.method.of(&session.secured.received)),
+        turn: Turn::new(head),
         close_downstream: worker.draining.get() || !head.keep_alive,
-        upgrade_offered: head.upgrade.is_some(),
         limits: session.limits,
-        interim_limit: worker.settings.limits.interim_responses,
     };
     Exchange::new(start, &session.secured.received)
 }

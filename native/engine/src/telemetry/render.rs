@@ -247,7 +247,7 @@ impl Page {
                 Sum::Request(_) => None,
             })
             .collect();
-        let families: [(&str, &str, fn(&TcpSum) -> u64); 4] = [
+        let families: [TcpFamily; 4] = [
             ("istio_tcp_connections_opened_total", "Opaque connections that opened.", |sum| sum.opened),
             ("istio_tcp_connections_closed_total", "Opaque connections that closed.", |sum| sum.closed),
             ("istio_tcp_sent_bytes_total", "Bytes sent to the downstream of opaque connections.", |sum| sum.sent_bytes),
@@ -351,3 +351,6 @@ fn escape(text: &str) -> String {
 }
 
 const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
+
+/// Name, help and cell of one counter of opaque connections.
+type TcpFamily = (&'static str, &'static str, fn(&TcpSum) -> u64);

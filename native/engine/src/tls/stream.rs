@@ -52,11 +52,13 @@ impl TlsStream {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
 
     /// The protocol both agreed on, if any.
+    #[cfg(test)]
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         self.session.alpn()
     }
