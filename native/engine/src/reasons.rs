@@ -29,7 +29,7 @@ pub struct Row {
 }
 
 /// Every reason, in the order of the enum.
-pub const TABLE: [Row; 37] = [
+pub(crate) const TABLE: [Row; 37] = [
     Row {
         reason: Reason::Completed,
         code: "completed",
