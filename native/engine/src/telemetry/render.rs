@@ -198,6 +198,9 @@ impl HistogramSum {
     }
 }
 
+/// Which number of a TCP series a family shows.
+type ReadTcp = fn(&TcpSum) -> u64;
+
 /// The exposition while it grows.
 #[derive(Default)]
 struct Page {
@@ -247,7 +250,7 @@ impl Page {
                 Sum::Request(_) => None,
             })
             .collect();
-        let families: [TcpFamily; 4] = [
+        let families: [(&str, &str, ReadTcp); 4] = [
             ("istio_tcp_connections_opened_total", "Opaque connections that opened.", |sum| sum.opened),
             ("istio_tcp_connections_closed_total", "Opaque connections that closed.", |sum| sum.closed),
             ("istio_tcp_sent_bytes_total", "Bytes sent to the downstream of opaque connections.", |sum| sum.sent_bytes),
@@ -351,6 +354,3 @@ fn escape(text: &str) -> String {
 }
 
 const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
-
-/// Name, help and cell of one counter of opaque connections.
-type TcpFamily = (&'static str, &'static str, fn(&TcpSum) -> u64);

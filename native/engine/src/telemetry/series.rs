@@ -4,7 +4,7 @@
 //! Out:     [`Labels`] (compared with keys without allocating) and [`Cells`] (relaxed atomics with one writer).
 //! Source:  istio-semantics G.2.
 
-use std::hash::{BuildHasher, Hash};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Which side of the call reports.
