@@ -11,6 +11,7 @@ use meshdp_model::authz::{Denial, Permit};
 use meshdp_model::facts::{ConnectionFacts, HeaderValues, RequestFacts};
 use meshdp_model::sections::PathNormalization;
 use meshdp_model::snapshot::Snapshot;
+use meshdp_proto::HeadScan;
 use meshdp_proto::http1_fields::{FieldTable, Known, Span};
 use meshdp_proto::http1_head::{Limits, RequestHead, parse_request};
 use meshdp_proto::path::{PathMode, normalise};
@@ -42,7 +43,7 @@ pub struct Head {
     pub authority_in_target: bool,
 }
 
-/// Reads the head at the start of `buffer`; `None` until it is whole.
+/// Reads the head at the start of `buffer`; `None` when it is not whole.
 ///
 /// # Errors
 /// A refusal with its status when the bytes break a rule.
@@ -52,6 +53,30 @@ pub fn read_head(
     mode: PathMode,
     scratch: &mut Scratch,
 ) -> Result<Option<Head>, Refusal> {
+    scratch.fields.resume(None);
+    read_on(buffer, limits, mode, scratch)
+}
+
+/// As `read_head` for bytes that are still coming: `scan` is kept beside them, because the scratch serves every
+/// connection of the worker between two reads of this one.
+///
+/// # Errors
+/// A refusal with its status when the bytes break a rule.
+pub(crate) fn read_head_from(
+    buffer: &[u8],
+    limits: &Limits,
+    mode: PathMode,
+    (scan, scratch): (&mut Option<HeadScan>, &mut Scratch),
+) -> Result<Option<Head>, Refusal> {
+    scratch.fields.resume(scan.take());
+    let read = read_on(buffer, limits, mode, scratch);
+    if matches!(read, Ok(None)) {
+        *scan = Some(scratch.fields.suspend());
+    }
+    read
+}
+
+fn read_on(buffer: &[u8], limits: &Limits, mode: PathMode, scratch: &mut Scratch) -> Result<Option<Head>, Refusal> {
     let Some(head) = parse_request(buffer, limits, &mut scratch.fields)? else { return Ok(None) };
     scratch.target.clear();
     let parts = normalise(head.target.of(buffer), mode, &mut scratch.target)?;

@@ -8,6 +8,7 @@
 
 use std::task::{Context, Poll};
 
+use meshdp_proto::HeadScan;
 use meshdp_proto::http1_body::BodyDecoder;
 use meshdp_proto::http1_conn::{Answer, Exchange as Turn};
 use meshdp_proto::http1_fields::FieldTable;
@@ -58,11 +59,13 @@ pub(crate) struct Upload {
 /// The response side: what goes downstream.
 pub(crate) struct Download {
     received: Vec<u8>,
+    scan: Option<HeadScan>,
     out: Vec<u8>,
     sent: usize,
     body: Option<BodyDecoder>,
     kind: RequestKind,
     status: u16,
+    pub(crate) until_close: bool,
     upgraded: bool,
     pub(crate) started: bool,
     head_bytes: u64,
@@ -109,11 +112,13 @@ impl Exchange {
         upload.whole_at_start = upload.body.done();
         let download = Download {
             received: start.received,
+            scan: None,
             out: start.reply,
             sent: 0,
             body: None,
             kind: start.kind,
             status: 0,
+            until_close: false,
             upgraded: false,
             started: false,
             head_bytes: 0,
@@ -177,6 +182,17 @@ impl Exchange {
         self.upload.bytes + self.upload.sent as u64 + self.download.bytes + self.download.received.len() as u64
     }
 
+    /// Who kept the other waiting when nothing moved for the idle bound.
+    pub(crate) fn stalled(&self) -> Reason {
+        if !self.upload.body.done() {
+            Reason::RequestTimeout
+        } else if self.download.started {
+            Reason::IdleTimeout
+        } else {
+            Reason::UpstreamTimeout
+        }
+    }
+
     /// Why it stops here, and whether anything was answered.
     pub(crate) fn broken(&self, reason: Reason) -> Broken {
         Broken { reason, unanswered: !self.download.started && self.download.received.is_empty() }
@@ -225,8 +241,11 @@ impl Exchange {
         if download.received.is_empty() {
             return Ok(HeadRead::NeedMore);
         }
+        // The table serves every connection of the worker between two reads of this one.
+        fields.resume(download.scan.take());
         let parsed = parse_response(&download.received, &self.limits, download.kind, fields);
         let Some(head) = parsed.map_err(|_| Reason::MalformedResponse)? else {
+            download.scan = Some(fields.suspend());
             return Ok(HeadRead::NeedMore);
         };
         let answer = self.turn.respond(&head).map_err(|_| Reason::MalformedResponse)?;
@@ -241,6 +260,7 @@ impl Exchange {
         }
         download.status = head.status;
         download.upgraded = answer == Answer::Switch;
+        download.until_close = answer == Answer::Final && head.framing == Framing::UntilClose;
         download.body = Some(BodyDecoder::new(if download.upgraded { Framing::None } else { head.framing }));
         Ok(HeadRead::Final)
     }

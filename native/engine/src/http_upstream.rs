@@ -126,7 +126,7 @@ async fn run(
             if exchange.moved() != moved {
                 entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
             } else if polled.is_pending() && entry.deadline_ms.get() <= worker.coarse_ms() {
-                return Poll::Ready(Step::Ended(Err(exchange.broken(Reason::IdleTimeout))));
+                return Poll::Ready(Step::Ended(Err(exchange.broken(exchange.stalled()))));
             }
             polled.map(Step::Ended)
         });
@@ -217,7 +217,7 @@ async fn upgrade(
     outcome.bytes_in += relay.upstream.moved;
     outcome.bytes_out += relay.downstream.moved;
     RequestRecord { session, request, target: Some(target), outcome }.write();
-    ended.map(|()| Served::Next(Next::Close))
+    ended.map(|()| Served::Next(Next::Cut))
 }
 
 fn broken_off(
@@ -227,6 +227,7 @@ fn broken_off(
     (exchange, broken): (Exchange, Broken),
 ) -> Served {
     let started = exchange.download.started;
+    let until_close = exchange.download.until_close;
     let mut outcome = Outcome::of(broken.reason).answered(exchange.download.status());
     outcome.bytes_in = exchange.upload.body_bytes();
     outcome.bytes_out = exchange.download.body_bytes();
@@ -237,8 +238,11 @@ fn broken_off(
         return unanswered(broken.reason);
     }
     // Part of a response is already out: only a visible cut is honest.
+    if until_close {
+        session.secured.stream.abort();
+    }
     RequestRecord { session, request, target: Some(target), outcome }.write();
-    Served::Next(Next::Close)
+    Served::Next(Next::Cut)
 }
 
 fn give_back(exchange: Exchange, worker: &Worker) {

@@ -178,7 +178,7 @@ pub(crate) const TABLE: [Row; 37] = [
         code: "policy_changed",
         flags_http: "-",
         flags_tcp: "-",
-        status: 0,
+        status: 403,
         side: Side::Local,
         retryable: false,
         sentence: "The connection lost its permit when a new configuration came into force.",

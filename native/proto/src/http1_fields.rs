@@ -178,8 +178,8 @@ pub struct Field {
 
 /// The fields of one message head, in wire order. Reused between messages: it keeps its memory.
 ///
-/// It also remembers how far an incomplete head was scanned; [`clear`](Self::clear) it before the bytes of another
-/// connection (a finished or refused head clears that by itself).
+/// It also remembers how far an incomplete head was scanned. A table that several connections share must be told whose
+/// bytes come next: [`resume`](Self::resume) before each parse, [`suspend`](Self::suspend) after one that wants more.
 #[derive(Debug, Default)]
 pub struct FieldTable {
     fields: Vec<Field>,
@@ -196,6 +196,19 @@ impl FieldTable {
     pub fn clear(&mut self) {
         self.fields.clear();
         self.scan.reset();
+    }
+
+    /// Goes on where the scan of the same bytes was suspended; with `None` from their start.
+    pub fn resume(&mut self, suspended: Option<HeadScan>) {
+        match suspended {
+            Some(scan) => self.scan = scan,
+            None => self.scan.reset(),
+        }
+    }
+
+    /// Takes out how far an incomplete head was scanned, to be kept beside its bytes.
+    pub fn suspend(&mut self) -> HeadScan {
+        std::mem::take(&mut self.scan)
     }
 
     /// The fields in wire order.

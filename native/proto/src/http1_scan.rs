@@ -7,9 +7,9 @@ use crate::http1_head::Limits;
 use crate::refusal::{FieldFault, LineFault, Refusal};
 use memchr::memchr2;
 
-/// How far a head has been scanned.
+/// How far an incomplete head has been scanned. It belongs to the bytes of one connection.
 #[derive(Debug, Default)]
-pub(crate) struct HeadScan {
+pub struct HeadScan {
     /// Every byte before this one has been looked at.
     scanned: usize,
     /// Where the current line starts.

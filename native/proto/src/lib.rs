@@ -25,6 +25,7 @@ pub use http1_fields::{Field, FieldTable, Known, Span};
 pub use http1_forward::{LocalReply, RequestEdits, ResponseEdits, encode_request, encode_response, local_reply};
 pub use http1_head::{Framing, HttpVersion, Limits, RequestHead, parse_request};
 pub use http1_response::{RequestKind, ResponseHead, parse_response};
+pub use http1_scan::HeadScan;
 pub use path::{PathMode, PathParts, normalise};
 pub use refusal::{Refusal, RefusalReason};
 pub use sniff::{Sniff, Wanted, sniff};
