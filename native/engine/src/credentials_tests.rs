@@ -1,4 +1,5 @@
 //! Requests, installations, refusals and rebuilds.
+#![allow(clippy::unwrap_used, reason = "the unwraps of a test are assertions")]
 
 use rcgen::date_time_ymd;
 use rustls::pki_types::CertificateSigningRequestDer;

@@ -50,7 +50,8 @@ pub(crate) struct Upload {
     parsed: usize,
     whole_at_start: bool,
     done: bool,
-    pub(crate) bytes: u64,
+    head_bytes: u64,
+    bytes: u64,
 }
 
 /// The response side: what goes downstream.
@@ -66,7 +67,8 @@ pub(crate) struct Download {
     upgraded: bool,
     interim: u32,
     pub(crate) started: bool,
-    pub(crate) bytes: u64,
+    head_bytes: u64,
+    bytes: u64,
 }
 
 /// Both sides with the bounds they share.
@@ -97,6 +99,7 @@ impl Exchange {
     /// Prepares an exchange; `body_prefix` is the downstream buffer with the head still in front.
     pub(crate) fn new(start: Start, downstream: &[u8]) -> Result<Self, Broken> {
         let mut upload = Upload {
+            head_bytes: start.out.len() as u64,
             out: start.out,
             sent: 0,
             body: BodyDecoder::new(start.framing),
@@ -119,6 +122,7 @@ impl Exchange {
             upgraded: false,
             interim: 0,
             started: false,
+            head_bytes: 0,
             bytes: 0,
         };
         Ok(Self {
@@ -253,6 +257,7 @@ impl Exchange {
         let close = !interim && (self.close_downstream || until_close);
         let edits = ResponseEdits { append: &[], close, ..ResponseEdits::default() };
         encode_response(&download.received, &head, fields, &edits, &mut download.out);
+        download.head_bytes += download.out.len() as u64;
         download.received.drain(..head.len);
         download.started = true;
         if interim {
@@ -334,6 +339,11 @@ impl Upload {
         Ok(())
     }
 
+    /// Bytes of the request's body sent, as framed upstream.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        (self.bytes + self.sent as u64).saturating_sub(self.head_bytes)
+    }
+
     /// The whole request was at hand before a byte of it was sent.
     pub(crate) fn whole_at_start(&self) -> bool {
         self.whole_at_start
@@ -398,6 +408,11 @@ impl Download {
         }
         self.received.drain(..parsed);
         Ok(())
+    }
+
+    /// Bytes of the response's body sent, as framed downstream.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        self.bytes.saturating_sub(self.head_bytes)
     }
 
     /// The status forwarded, 0 before there is one.

@@ -235,7 +235,7 @@ impl HttpSession<'_> {
 
     async fn deny(&mut self, request: &Request, denial: &Denial) -> Result<Next, Failure> {
         self.worker.telemetry.borrow_mut().denied(&record::policy_name(denial));
-        let outcome = Outcome::of(Reason::RbacDenied).because(denial.detail());
+        let outcome = Outcome::of(Reason::RbacDenied).because(denial.explanation());
         self.reply(request, outcome, http_reply::RBAC_DENIED).await
     }
 

@@ -161,7 +161,7 @@ fn reauthorize(secured: &Secured, request: &Request, worker: &Worker) -> Result<
         target: &scratch.target,
     };
     let judged = view.authorize(&pinned.snapshot, &secured.facts);
-    judged.map(drop).map_err(|denial| Failure::new(Reason::PolicyChanged, denial.detail()))
+    judged.map(drop).map_err(|denial| Failure::new(Reason::PolicyChanged, denial.explanation()))
 }
 
 /// RFC 9110 §9.2.2: only idempotent methods are sent again without being asked to.
@@ -186,8 +186,8 @@ async fn finish(
     let worker = session.worker;
     let Finished { exchange, exchanged, mut upstream, key } = finished;
     let mut outcome = Outcome::of(Reason::Completed).answered(exchanged.status);
-    outcome.bytes_in = exchange.upload.bytes;
-    outcome.bytes_out = exchange.download.bytes;
+    outcome.bytes_in = exchange.upload.body_bytes();
+    outcome.bytes_out = exchange.download.body_bytes();
     if exchanged.upgraded {
         return upgrade(session, request, &target, (exchange, outcome, &mut upstream)).await;
     }
@@ -228,8 +228,8 @@ fn broken_off(
 ) -> Served {
     let started = exchange.download.started;
     let mut outcome = Outcome::of(broken.reason).answered(exchange.download.status());
-    outcome.bytes_in = exchange.upload.bytes;
-    outcome.bytes_out = exchange.download.bytes;
+    outcome.bytes_in = exchange.upload.body_bytes();
+    outcome.bytes_out = exchange.download.body_bytes();
     let request_at_hand = exchange.upload.whole_at_start();
     give_back(exchange, session.worker);
     if !started && broken.reason != Reason::DownstreamClosed {

@@ -2,7 +2,7 @@
 //!
 //! In: a socket, or a TLS connection after its handshake. Out: bytes appended to a lent buffer, bytes taken from one.
 //! Limits: a read appends what the caller allows; a write takes what the socket or one sealed batch holds.
-//! Fails: with `io::Error`; over TLS an end without close_notify is `UnexpectedEof`, so truncation never looks complete.
+//! Fails: with `io::Error`; over TLS an end without `close_notify` is `UnexpectedEof`, so truncation never looks complete.
 
 use std::future::poll_fn;
 use std::io;
@@ -52,7 +52,7 @@ impl Stream {
         }
     }
 
-    /// Ends our side (close_notify where there is TLS, then FIN). Reading may go on.
+    /// Ends our side (`close_notify` where there is TLS, then FIN). Reading may go on.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),

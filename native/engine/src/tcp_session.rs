@@ -45,7 +45,7 @@ fn authorize(secured: &Secured, pinned: &Pinned, worker: &Worker) -> Result<Perm
         Direction::Outbound => Ok(pinned.snapshot.permit_outbound(facts)),
         Direction::Inbound => pinned.snapshot.authorize_connection(facts).map_err(|denial| {
             worker.telemetry.borrow_mut().denied(&record::policy_name(&denial));
-            Failure::new(Reason::RbacDenied, denial.detail())
+            Failure::new(Reason::RbacDenied, denial.explanation())
         }),
     }
 }
@@ -121,7 +121,7 @@ fn reauthorize(secured: &Secured, worker: &Worker) -> Result<(), Failure> {
     still_accepted(secured, &pinned)?;
     if secured.facts.direction == Direction::Inbound {
         let judged = pinned.snapshot.authorize_connection(&secured.facts);
-        judged.map_err(|denial| Failure::new(Reason::PolicyChanged, denial.detail()))?;
+        judged.map_err(|denial| Failure::new(Reason::PolicyChanged, denial.explanation()))?;
     }
     Ok(())
 }

@@ -95,9 +95,20 @@ impl Permit {
 pub struct Denial {
     /// The DENY rule that matched; none when ALLOW policies exist and none matched.
     pub policy: Option<Arc<PolicyRef>>,
+    /// The ALLOW policies of which none matched, named with their places; none when a DENY rule matched.
+    pub unmatched: Option<Arc<str>>,
 }
 
 impl Denial {
+    /// Envoy's detail, and behind it what a person has to look at.
+    pub fn explanation(&self) -> String {
+        match (&self.policy, &self.unmatched) {
+            (Some(policy), _) => format!("{} at {}", self.detail(), policy.where_),
+            (None, Some(unmatched)) => format!("{} none of these ALLOW policies matches: {unmatched}", self.detail()),
+            (None, None) => self.detail(),
+        }
+    }
+
     /// Envoy's response code detail.
     pub fn detail(&self) -> String {
         match &self.policy {
@@ -154,12 +165,14 @@ fn connection_marks(policies: &Policies, connection: &ConnectionFacts) -> Marks 
 /// D.2: DENY before ALLOW, and an ALLOW must match once one exists.
 fn decide(layer: &Layer, marks: &Marks) -> Result<Permit, Denial> {
     if let Some(policy) = layer.deny.first_match(marks) {
-        return Err(Denial { policy: Some(Arc::clone(policy)) });
+        return Err(Denial { policy: Some(Arc::clone(policy)), unmatched: None });
     }
     match layer.allow.first_match(marks) {
         Some(policy) => Ok(Permit { policy: Some(Arc::clone(policy)) }),
-        None if layer.allow_exists => Err(Denial { policy: None }),
-        None => Ok(Permit { policy: None }),
+        None => match &layer.allow_policies {
+            Some(unmatched) => Err(Denial { policy: None, unmatched: Some(Arc::clone(unmatched)) }),
+            None => Ok(Permit { policy: None }),
+        },
     }
 }
 

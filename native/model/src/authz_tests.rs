@@ -73,58 +73,61 @@ fn the_golden_decides_and_names_its_policies() {
     assert_eq!(&*denial.policy.unwrap().where_, "policies/deny.yaml:1");
 }
 
+/// Field, value, and whether it matches the request of `strings_are_compared_by_their_rules` (istio-semantics D.3).
+const STRINGS: &[(&str, (&str, &str), bool)] = &[
+    ("principal", ("exact", "td/ns/foo/sa/sleep"), true),
+    ("principal", ("exact", "spiffe://td/ns/foo/sa/sleep"), false),
+    ("principal", ("exact", "TD/ns/foo/sa/sleep"), false),
+    ("principal", ("prefix", "td/ns/foo/"), true),
+    ("principal", ("prefix", "td/ns/fo"), true),
+    ("principal", ("suffix", "/sa/sleep"), true),
+    ("principal", ("suffix", "/sa/slee"), false),
+    ("principal", ("present", ""), true),
+    ("principal", ("regex", ".*/ns/foo/.*"), true),
+    ("principal", ("regex", "/ns/foo/"), false),
+    ("identity", ("exact", "spiffe://td/ns/foo/sa/sleep"), true),
+    ("identity", ("regex", "spiffe://.+/ns/foo/(.+/)?sa/sleep(/.+)?"), true),
+    ("sni", ("exact", "a.example"), true),
+    ("sni", ("exact", "A.example"), false),
+    ("sni", ("suffix", ".example"), true),
+    ("source_ip", ("cidr", "10.0.0.0/8"), true),
+    ("source_ip", ("cidr", "10.0.0.1"), true),
+    ("source_ip", ("cidr", "10.0.0.2"), false),
+    ("source_ip", ("cidr", "::/0"), false),
+    ("source_ip", ("cidr", "0.0.0.0/0"), true),
+    ("remote_ip", ("cidr", "10.0.0.1/32"), true),
+    ("destination_ip", ("cidr", "10.244.0.0/30"), true),
+    ("destination_ip", ("cidr", "10.244.0.4/30"), false),
+    ("destination_port", ("exact", "9080"), true),
+    ("destination_port", ("exact", "908"), false),
+    ("host", ("exact", "w.example.com:8080"), true),
+    ("host", ("exact", "w.example.com"), false),
+    ("host", ("prefix", "w.EXAMPLE.com:"), true),
+    ("host", ("suffix", ":8080"), true),
+    ("host", ("regex", "w\\.example\\..*"), true),
+    ("method", ("exact", "GET"), true),
+    ("method", ("exact", "get"), false),
+    ("path", ("exact", "/a/b"), true),
+    ("path", ("exact", "/a"), false),
+    ("path", ("prefix", "/a"), true),
+    ("path", ("suffix", "/b"), true),
+    ("path", ("suffix", "*b"), false),
+    ("path", ("template", "/a/{*}"), true),
+    ("path", ("template", "/{*}"), false),
+    ("header", ("exact", "v1"), true),
+    ("header", ("exact", "V1"), false),
+    ("header", ("prefix", "v"), true),
+    ("header", ("suffix", "1"), true),
+    ("header", ("present", ""), true),
+];
+
 #[test]
 fn strings_are_compared_by_their_rules() {
     let facts = inbound(Some("spiffe://td/ns/foo/sa/sleep"));
     let facts = ConnectionFacts { sni: Some("a.example".into()), ..facts };
     let headers: Headers = &[("x-k", b"v1"), ("x-empty", b"")];
     let asked = RequestFacts { authority: b"W.Example.com:8080", ..request("GET", "/a/b", &headers) };
-    for (field, value, expected) in [
-        ("principal", ("exact", "td/ns/foo/sa/sleep"), true),
-        ("principal", ("exact", "spiffe://td/ns/foo/sa/sleep"), false),
-        ("principal", ("exact", "TD/ns/foo/sa/sleep"), false),
-        ("principal", ("prefix", "td/ns/foo/"), true),
-        ("principal", ("prefix", "td/ns/fo"), true),
-        ("principal", ("suffix", "/sa/sleep"), true),
-        ("principal", ("suffix", "/sa/slee"), false),
-        ("principal", ("present", ""), true),
-        ("principal", ("regex", ".*/ns/foo/.*"), true),
-        ("principal", ("regex", "/ns/foo/"), false),
-        ("identity", ("exact", "spiffe://td/ns/foo/sa/sleep"), true),
-        ("identity", ("regex", "spiffe://.+/ns/foo/(.+/)?sa/sleep(/.+)?"), true),
-        ("sni", ("exact", "a.example"), true),
-        ("sni", ("exact", "A.example"), false),
-        ("sni", ("suffix", ".example"), true),
-        ("source_ip", ("cidr", "10.0.0.0/8"), true),
-        ("source_ip", ("cidr", "10.0.0.1"), true),
-        ("source_ip", ("cidr", "10.0.0.2"), false),
-        ("source_ip", ("cidr", "::/0"), false),
-        ("source_ip", ("cidr", "0.0.0.0/0"), true),
-        ("remote_ip", ("cidr", "10.0.0.1/32"), true),
-        ("destination_ip", ("cidr", "10.244.0.0/30"), true),
-        ("destination_ip", ("cidr", "10.244.0.4/30"), false),
-        ("destination_port", ("exact", "9080"), true),
-        ("destination_port", ("exact", "908"), false),
-        ("host", ("exact", "w.example.com:8080"), true),
-        ("host", ("exact", "w.example.com"), false),
-        ("host", ("prefix", "w.EXAMPLE.com:"), true),
-        ("host", ("suffix", ":8080"), true),
-        ("host", ("regex", "w\\.example\\..*"), true),
-        ("method", ("exact", "GET"), true),
-        ("method", ("exact", "get"), false),
-        ("path", ("exact", "/a/b"), true),
-        ("path", ("exact", "/a"), false),
-        ("path", ("prefix", "/a"), true),
-        ("path", ("suffix", "/b"), true),
-        ("path", ("suffix", "*b"), false),
-        ("path", ("template", "/a/{*}"), true),
-        ("path", ("template", "/{*}"), false),
-        ("header", ("exact", "v1"), true),
-        ("header", ("exact", "V1"), false),
-        ("header", ("prefix", "v"), true),
-        ("header", ("suffix", "1"), true),
-        ("header", ("present", ""), true),
-    ] {
+    for &(field, value, expected) in STRINGS {
         let one = predicate(field, &[value]);
         assert_eq!(holds(&one, &facts, &asked), expected, "{field} {value:?}");
         assert_eq!(holds(&negated(one), &facts, &asked), !expected, "not {field} {value:?}");
@@ -347,6 +350,13 @@ fn values_that_a_field_cannot_have_are_refused() {
     let sections =
         Sections::golden().edited("authz", "/policies", json!([policy("p", "DENY", &when(&[predicate("path", &[])]))]));
     assert!(Snapshot::empty().apply(&sections.whole()).is_err(), "no values");
+    for name in ["", "X-K"] {
+        let mut header = predicate("header", &[("exact", "v")]);
+        header["name"] = json!(name);
+        let sections =
+            Sections::golden().edited("authz", "/policies", json!([policy("p", "DENY", &when_one(&header))]));
+        assert!(Snapshot::empty().apply(&sections.whole()).is_err(), "a header named {name:?}");
+    }
 }
 
 #[test]

@@ -153,9 +153,8 @@ impl fmt::Display for IdentityError {
 
 impl std::error::Error for IdentityError {}
 
-/// Checks what holds for every SPIFFE URI. Deviation: path segments may be empty or hold `%`, `..` and other printable
-/// bytes; a certificate of the mesh's own authority is compared as text, and refusing it here would hide it from
-/// negated policies.
+/// Checks what holds for every SPIFFE URI. Deviation from SPIFFE-ID 2.2: path segments may be empty, or hold `%` and
+/// other printable bytes, because policies compare a peer's path as text and Envoy takes any.
 fn check_uri(text: &str) -> Result<(), IdentityError> {
     if text.len() > MAX_IDENTITY_BYTES {
         return Err(IdentityError::TooLong);

@@ -1,5 +1,6 @@
 use std::fs;
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -169,6 +170,7 @@ fn unknown_missing_and_ill_typed_fields_are_refused() {
     for (name, pointer, value) in [
         ("mesh", "/outbound_policy", json!("ALLOW_SOME")),
         ("mesh", "/min_tls_version", json!("1.1")),
+        ("workload", "/identity", json!("spiffe://cluster.local/default/details")),
         ("peers", "/peers/0/address", json!("10.0.0.1/8")),
         ("inbound/9080", "/mode", json!("strict")),
         ("inbound/9080", "/chains/0", json!({"name": "x"})),
@@ -218,9 +220,20 @@ fn a_caller_is_named_by_address_and_identity() {
 }
 
 #[test]
-fn nothing_but_a_transaction_panics_never() {
+fn a_truncated_transaction_is_refused_wherever_it_ends() {
     let golden = Sections::golden().whole();
-    for end in 0..golden.len().min(4000) {
-        assert!(Snapshot::empty().apply(&golden[..end]).is_err());
+    for end in 0..golden.len() {
+        assert!(Snapshot::empty().apply(&golden[..end]).is_err(), "{end}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_changed_byte_is_refused(position: prop::sample::Index, byte: u8) {
+        let mut bytes = Sections::golden().whole();
+        let position = position.index(bytes.len());
+        let changed = bytes[position] != byte;
+        bytes[position] = byte;
+        prop_assert_eq!(Snapshot::empty().apply(&bytes).is_err(), changed);
     }
 }

@@ -49,6 +49,18 @@ class Palette:
         return f"\x1b[{code}m{text}\x1b[0m" if self._enabled else text
 
 
+class Voice:
+    """Says what happens: on standard output, unless that is kept for an answer that a program reads."""
+
+    def __init__(self, args: Namespace) -> None:
+        self._stream = sys.stdout if args.output == "table" else sys.stderr
+        self.palette = Palette.of(args, self._stream)
+
+    def say(self, line: str) -> None:
+        """One line, at once."""
+        print(line, file=self._stream, flush=True)
+
+
 def answering(run: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
     """Turns the errors of a command into one clear message, its cure and its exit code."""
 

@@ -25,7 +25,7 @@ pub(crate) enum TlsFailure {
     IdentityMismatch(String),
     /// The peer ended the handshake or connection with an alert.
     PeerAlert(String),
-    /// The peer closed or reset the socket in the middle: of the handshake, or of the data (no close_notify).
+    /// The peer closed or reset the socket in the middle: of the handshake, or of the data (no `close_notify`).
     PeerClosed,
     /// The name to send as SNI is no DNS name.
     ServerName(String),

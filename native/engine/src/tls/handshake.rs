@@ -4,8 +4,6 @@
 //! Limits: no time limit of its own; the caller sets one around the whole handshake.
 //! Fails: with the [`TlsFailure`] that ended the handshake; the peer was told by an alert where it still listens.
 
-use std::future::poll_fn;
-
 use rustls::pki_types::{DnsName, ServerName};
 use tokio::net::TcpStream;
 
@@ -35,7 +33,7 @@ pub(crate) struct ExpectedPeer<'a> {
 
 /// Serves the handshake on a socket whose first bytes, `prefix`, the sniffer has read.
 ///
-/// `client_offers_http11` says whether the ClientHello's ALPN list held `http/1.1`: without overlap nothing is selected
+/// `client_offers_http11` says whether the `ClientHello`'s ALPN list held `http/1.1`: without overlap nothing is selected
 /// and nothing is refused, as with Envoy (B.2, attack case TL-15).
 pub(crate) async fn accept(
     tcp: TcpStream,
@@ -62,7 +60,7 @@ pub(crate) async fn connect(
 }
 
 async fn shake(mut stream: TlsStream) -> Result<(TlsStream, PeerCertificate), TlsFailure> {
-    poll_fn(|cx| stream.poll_handshake(cx)).await?;
+    stream.handshake().await?;
     let der = stream.session().peer_leaf().ok_or(TlsFailure::NoClientCertificate)?;
     let Leaf { uri, hash, validity } = Leaf::parse(der)?;
     Ok((stream, PeerCertificate { uri, hash, not_after_unix: validity.until }))

@@ -1,11 +1,13 @@
 //! Handshakes over loopback: who gets in, who does not, and what was agreed.
+#![allow(clippy::unwrap_used, reason = "the unwraps of a test are assertions")]
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use rcgen::{ExtendedKeyUsagePurpose, SanType};
 use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
 use rustls::version::TLS12;
-use rustls::{NamedGroup, ProtocolVersion};
+use rustls::{HandshakeKind, NamedGroup, ProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::super::config::provider;
@@ -80,7 +82,7 @@ async fn client_hello(alpn: ClientAlpn) -> Vec<u8> {
         far.read_exact(&mut hello[5..]).await.unwrap();
         drop(far);
     };
-    let (_, shaken) = tokio::join!(read, connect(near, &credentials, SNI, &peer, alpn));
+    let ((), shaken) = tokio::join!(read, connect(near, &credentials, SNI, &peer, alpn));
     assert_eq!(code(&shaken), "tls_peer_closed");
     hello
 }
@@ -155,7 +157,7 @@ fn tl_01_no_client_certificate() {
 
 /// Handshake, then a read: a TLS 1.3 client learns only there that the server refused its certificate.
 async fn shake_raw(mut stream: TlsStream) -> Result<(), TlsFailure> {
-    poll_fn(|cx| stream.poll_handshake(cx)).await?;
+    stream.handshake().await?;
     let mut buf = Vec::new();
     poll_fn(|cx| stream.poll_read(cx, &mut buf, 1)).await?;
     Ok(())
@@ -317,7 +319,7 @@ fn tl_10_tls_12_only_where_it_is_allowed() {
                 .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from((*key).clone())));
             let session = Session::client(config.into(), server_name("bob", &near).unwrap(), Vec::new()).unwrap();
             let mut client = TlsStream::new(near, session, Vec::new());
-            let dial = poll_fn(|cx| client.poll_handshake(cx));
+            let dial = client.handshake();
             let (server, dialled) = tokio::join!(accept(far, Vec::new(), &bob, ServerAlpn::Tcp, false), dial);
             match server {
                 Ok((_, peer)) => assert!(!min_version_13 && peer.uri == ALICE && dialled.is_ok()),
@@ -368,7 +370,7 @@ fn the_client_learns_of_its_refusal() {
             poll_fn(|cx| stream.poll_read(cx, &mut buf, 10)).await?;
             Ok(())
         };
-        let (_, refused): (_, Result<(), TlsFailure>) = tokio::join!(server, client);
+        let ((), refused): ((), Result<(), TlsFailure>) = tokio::join!(server, client);
         assert_eq!(refused.unwrap_err().code(), "tls_peer_alert");
     });
 }
@@ -431,4 +433,52 @@ fn only_the_named_groups_and_suites_are_offered() {
     let made = provider(true);
     assert_eq!(made.kx_groups[0].name(), kx_group::X25519MLKEM768.name());
     assert_eq!(made.cipher_suites[0], cipher_suite::TLS13_AES_128_GCM_SHA256);
+}
+
+#[test]
+fn a_handshake_is_a_small_future() {
+    run(async {
+        let credentials = Authority::new("root").credentials(BOB);
+        let (near, far) = sockets().await;
+        let peer = ExpectedPeer { identities: &[] };
+        let served = size_of_val(&accept(far, Vec::new(), &credentials, ServerAlpn::Http, true));
+        let dialled = size_of_val(&connect(near, &credentials, SNI, &peer, ClientAlpn::Tcp));
+        println!("{served} {dialled}");
+        assert!(served.max(dialled) <= 1536, "{served} {dialled}");
+    });
+}
+
+#[test]
+fn tl_13_no_session_is_resumed() {
+    run(async {
+        let ca = Authority::new("root");
+        let bob = ca.credentials(BOB);
+        let key = pki::base(&ca.issue(&svid(ALICE)), &policy()).key;
+        for version in [&TLS12, &rustls::version::TLS13] {
+            // This client would resume: its session store is rustls' default.
+            let config = rustls::ClientConfig::builder_with_details(provider(true), Arc::new(Clock(NOW)))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .dangerous()
+                .with_custom_certificate_verifier(blank_verifier(&ca))
+                .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from((*key).clone())));
+            let config = Arc::new(config);
+            for _ in 0..2 {
+                let (near, far) = sockets().await;
+                let session = Session::client(config.clone(), server_name("bob", &near).unwrap(), Vec::new()).unwrap();
+                let mut client = TlsStream::new(near, session, Vec::new());
+                let server = accept(far, Vec::new(), &bob, ServerAlpn::Tcp, false);
+                let (server, dialled) = tokio::join!(server, client.handshake());
+                dialled.unwrap();
+                let mut server = server.unwrap().0;
+                poll_fn(|cx| server.poll_write(cx, b"x")).await.unwrap();
+                poll_fn(|cx| client.poll_read(cx, &mut Vec::new(), 1)).await.unwrap();
+                let kind = client.session().common().handshake_kind();
+                assert!(
+                    matches!(kind, Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)),
+                    "{kind:?}"
+                );
+            }
+        }
+    });
 }

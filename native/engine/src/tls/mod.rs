@@ -22,3 +22,6 @@ pub(crate) use stream::TlsStream;
 
 #[cfg(test)]
 pub(crate) mod pki;
+
+#[cfg(test)]
+mod interop_tests;

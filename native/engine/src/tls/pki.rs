@@ -1,4 +1,5 @@
 //! A certificate authority, credentials and connected streams for tests; nothing of it is in the product.
+#![allow(clippy::unwrap_used, reason = "the unwraps of a test are assertions")]
 
 use std::future::Future;
 use std::sync::Arc;

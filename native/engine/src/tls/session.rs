@@ -27,12 +27,19 @@ pub(crate) struct Opened<'a> {
     pub(crate) overflow: &'a mut Vec<u8>,
 }
 
+/// Records to send. The space behind them keeps its length, so that a buffer used again is not zeroed again.
+#[derive(Default)]
+pub(crate) struct Sealed {
+    space: Vec<u8>,
+    length: usize,
+}
+
 /// What one pass over the received records did.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Advance {
     /// How many bytes at the front of the records are done with.
     pub(crate) consumed: usize,
-    /// The peer said that it sends no more (close_notify).
+    /// The peer said that it sends no more (`close_notify`).
     pub(crate) closed: bool,
 }
 
@@ -61,7 +68,7 @@ impl Session {
         &mut self,
         records: &mut [u8],
         opened: &mut Opened<'_>,
-        sealed: &mut Vec<u8>,
+        sealed: &mut Sealed,
     ) -> Result<Advance, TlsFailure> {
         let result = self.turn(records, opened, sealed, &Seal::Nothing);
         if result.is_err() {
@@ -77,17 +84,17 @@ impl Session {
         bytes: &[u8],
         records: &mut [u8],
         opened: &mut Opened<'_>,
-        sealed: &mut Vec<u8>,
+        sealed: &mut Sealed,
     ) -> Result<Advance, TlsFailure> {
         self.turn(records, opened, sealed, &Seal::Data(bytes))
     }
 
-    /// Seals our close_notify at the end of `sealed`.
+    /// Seals our `close_notify` at the end of `sealed`.
     pub(crate) fn close(
         &mut self,
         records: &mut [u8],
         opened: &mut Opened<'_>,
-        sealed: &mut Vec<u8>,
+        sealed: &mut Sealed,
     ) -> Result<Advance, TlsFailure> {
         self.turn(records, opened, sealed, &Seal::Close)
     }
@@ -116,7 +123,7 @@ impl Session {
         &mut self,
         records: &mut [u8],
         opened: &mut Opened<'_>,
-        sealed: &mut Vec<u8>,
+        sealed: &mut Sealed,
         seal: &Seal<'_>,
     ) -> Result<Advance, TlsFailure> {
         let mut done = Advance::default();
@@ -135,7 +142,7 @@ impl Session {
     }
 
     /// After an error rustls still holds the alert for the peer; it comes out before the error would again.
-    fn collect_alerts(&mut self, records: &mut [u8], opened: &mut Opened<'_>, sealed: &mut Vec<u8>) {
+    fn collect_alerts(&mut self, records: &mut [u8], opened: &mut Opened<'_>, sealed: &mut Sealed) {
         while self.common().wants_write() {
             let step = match self {
                 Self::Client(client) => step(client.process_tls_records(records), opened, sealed, &Seal::Nothing),
@@ -143,6 +150,38 @@ impl Session {
             };
             if step.is_err() {
                 return;
+            }
+        }
+    }
+}
+
+impl Sealed {
+    pub(crate) fn records(&self) -> &[u8] {
+        &self.space[..self.length]
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    /// Lets `write` fill some of `size` bytes at the end; it answers with the bytes written or, in the inner error, with
+    /// the size that it needs.
+    fn append(
+        &mut self,
+        mut size: usize,
+        mut write: impl FnMut(&mut [u8]) -> Result<Result<usize, usize>, TlsFailure>,
+    ) -> Result<(), TlsFailure> {
+        loop {
+            let end = self.length + size;
+            if self.space.len() < end {
+                self.space.resize(end, 0);
+            }
+            match write(&mut self.space[self.length..end])? {
+                Ok(written) => {
+                    self.length += written;
+                    return Ok(());
+                }
+                Err(required) => size = required,
             }
         }
     }
@@ -178,7 +217,7 @@ struct Step {
 fn step<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     opened: &mut Opened<'_>,
-    sealed: &mut Vec<u8>,
+    sealed: &mut Sealed,
     seal: &Seal<'_>,
 ) -> Result<Step, TlsFailure> {
     let UnbufferedStatus { discard, state } = status;
@@ -190,7 +229,7 @@ fn step<Data>(
             }
         }
         ConnectionState::EncodeTlsData(mut record) => {
-            grow_and(sealed, HANDSHAKE_SPACE, |space| match record.encode(space) {
+            sealed.append(HANDSHAKE_SPACE, |space| match record.encode(space) {
                 Ok(written) => Ok(Ok(written)),
                 Err(EncodeError::InsufficientSize(size)) => Ok(Err(size.required_size)),
                 Err(EncodeError::AlreadyEncoded) => Err(TlsFailure::Protocol("a record was encoded twice".to_owned())),
@@ -200,7 +239,7 @@ fn step<Data>(
         ConnectionState::PeerClosed => step.closed = true,
         ConnectionState::WriteTraffic(mut traffic) => {
             step.blocked = true;
-            grow_and(sealed, seal.space(), |space| {
+            sealed.append(seal.space(), |space| {
                 let sealing = match seal {
                     Seal::Nothing => Ok(0),
                     Seal::Data(bytes) => traffic.encrypt(bytes, space),
@@ -222,29 +261,6 @@ fn step<Data>(
         _ => return Err(TlsFailure::Protocol("early data, which is never offered".to_owned())),
     }
     Ok(step)
-}
-
-/// Lets `write` fill the end of `sealed`; it answers with the bytes written or, in the inner error, the bytes it needs.
-fn grow_and(
-    sealed: &mut Vec<u8>,
-    mut space: usize,
-    mut write: impl FnMut(&mut [u8]) -> Result<Result<usize, usize>, TlsFailure>,
-) -> Result<(), TlsFailure> {
-    let start = sealed.len();
-    loop {
-        sealed.resize(start + space, 0);
-        match write(&mut sealed[start..]) {
-            Ok(Ok(written)) => {
-                sealed.truncate(start + written);
-                return Ok(());
-            }
-            Ok(Err(required)) => space = required,
-            Err(failure) => {
-                sealed.truncate(start);
-                return Err(failure);
-            }
-        }
-    }
 }
 
 /// RFC 8446 section 5.1: the plaintext of one record.

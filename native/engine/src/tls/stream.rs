@@ -3,24 +3,27 @@
 //! In: readiness of the socket. Out: plaintext appended to the caller's buffer, records written to the socket.
 //! Limits: one socket read at a time (`READ_BYTES`), one sealed batch at a time (`BATCH_BYTES`), `PENDING_BYTES` of one
 //! unfinished record or handshake message. Nothing new is sealed before the last batch is in the socket.
-//! Fails: with an `io::Error` that carries a [`TlsFailure`]; a FIN without close_notify is `UnexpectedEof`, never an end.
+//! Fails: with an `io::Error` that carries a [`TlsFailure`]; a FIN without `close_notify` is `UnexpectedEof`, never an end.
 //! Source: RFC 8446 section 6.1 (closure), attack cases TL-18, TL-22, TL-23.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::thread::LocalKey;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::failure::TlsFailure;
-use super::session::{Opened, RECORD_PLAINTEXT, Session};
+use super::session::{Advance, Opened, RECORD_PLAINTEXT, Sealed, Session};
 
 /// A TLS connection. Both directions are polled by one task.
 pub(crate) struct TlsStream {
     tcp: TcpStream,
-    session: Session,
+    /// Boxed, because the futures that carry a stream through its handshake would otherwise keep room for it for ever.
+    session: Box<Session>,
     /// Received bytes of an unfinished record or handshake message; no capacity when there are none.
     unfinished: Vec<u8>,
     /// Opened plaintext beyond what the reader asked for; no capacity when there is none.
@@ -28,7 +31,10 @@ pub(crate) struct TlsStream {
     /// Sealed bytes that the socket did not take yet; no capacity when there are none.
     sealed: Vec<u8>,
     peer_closed: bool,
+    /// Nothing more may be sealed: we ended our side, or a sealed byte was lost with the socket.
     closing: bool,
+    /// What ended the session. Its buffers may be out of step with rustls then, so nothing is opened any more.
+    broken: Option<TlsFailure>,
 }
 
 impl TlsStream {
@@ -36,12 +42,13 @@ impl TlsStream {
     pub(crate) fn new(tcp: TcpStream, session: Session, prefix: Vec<u8>) -> Self {
         Self {
             tcp,
-            session,
+            session: Box::new(session),
             unfinished: prefix,
             plaintext: Vec::new(),
             sealed: Vec::new(),
             peer_closed: false,
             closing: false,
+            broken: None,
         }
     }
 
@@ -59,12 +66,28 @@ impl TlsStream {
     }
 
     /// Runs the handshake to its end, ours flushed.
-    pub(crate) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsFailure>> {
-        if let Err(failure) = self.open(0, &mut Vec::new()) {
-            return Poll::Ready(Err(self.with_alert(cx, failure)));
+    pub(crate) async fn handshake(&mut self) -> Result<(), TlsFailure> {
+        poll_fn(|cx| Poll::Ready(self.begin(cx))).await?;
+        poll_fn(|cx| self.poll_handshake(cx)).await
+    }
+
+    /// Opens the prefix, which may already hold a whole `ClientHello`; a client seals its own.
+    fn begin(&mut self, cx: &mut Context<'_>) -> Result<(), TlsFailure> {
+        let mut prefix = std::mem::take(&mut self.unfinished);
+        let begun = self.open(&mut prefix, &mut Vec::new(), 0);
+        if begun.is_err() {
+            // The alert goes out if the socket takes it now; nobody waits for it.
+            let _ = self.poll_flush(cx);
         }
+        begun
+    }
+
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsFailure>> {
         loop {
-            let flushed = self.poll_flush(cx)?.is_ready();
+            let flushed = match self.poll_flush(cx) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.last_words(cx).unwrap_or(error.into()))),
+                flushing => flushing.is_ready(),
+            };
             if !self.session.is_handshaking() && flushed {
                 return Poll::Ready(Ok(()));
             }
@@ -79,7 +102,15 @@ impl TlsStream {
         }
     }
 
-    /// Appends at most `limit` bytes to `buf`; 0 means that the peer ended its side with close_notify.
+    /// Where a write fails, the peer may have said why.
+    fn last_words(&mut self, cx: &mut Context<'_>) -> Option<TlsFailure> {
+        match self.poll_fill(cx, &mut Vec::new(), 0) {
+            Poll::Ready(Err(said)) => Some(said.into()),
+            _ => None,
+        }
+    }
+
+    /// Appends at most `limit` bytes to `buf`; 0 means that the peer ended its side with `close_notify`.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -92,7 +123,11 @@ impl TlsStream {
             take_front(&mut self.plaintext, buf, limit);
         }
         while buf.len() == start && !self.peer_closed {
-            ready!(self.poll_fill(cx, buf, limit))?;
+            let filled = ready!(self.poll_fill(cx, buf, limit));
+            // What came before an error is delivered before it; the next read says it again.
+            if buf.len() == start {
+                filled?;
+            }
         }
         Poll::Ready(Ok(buf.len() - start))
     }
@@ -113,15 +148,14 @@ impl TlsStream {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let batch = &bytes[..bytes.len().min(BATCH_PLAINTEXT)];
-        let sealing = lend(&WRITE_BUFFER, |records| {
-            records.clear();
-            let mut opened = Opened { into: &mut Vec::new(), room: 0, overflow: &mut self.plaintext };
-            let advance = self.session.seal(batch, &mut self.unfinished, &mut opened, records)?;
-            self.unfinished.drain(..advance.consumed);
-            let sent = poll_send(&mut self.tcp, cx, records)?;
-            self.sealed.extend_from_slice(&records[sent..]);
+        let sealing = lend(&WRITE_BUFFER, |sealed| {
+            sealed.clear();
+            self.seal(sealed, |session, records, opened, sealed| session.seal(batch, records, opened, sealed))?;
+            let sent = poll_send(&mut self.tcp, cx, sealed.records())?;
+            self.sealed.extend_from_slice(&sealed.records()[sent..]);
             Ok(batch.len())
         });
+        self.closing |= sealing.is_err();
         Poll::Ready(sealing)
     }
 
@@ -130,22 +164,26 @@ impl TlsStream {
         if self.sealed.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        let sent = poll_send(&mut self.tcp, cx, &self.sealed)?;
-        if sent < self.sealed.len() {
-            self.sealed.drain(..sent);
-            return Poll::Pending;
+        let sending = poll_send(&mut self.tcp, cx, &self.sealed);
+        match sending {
+            Ok(sent) if sent < self.sealed.len() => {
+                self.sealed.drain(..sent);
+                return Poll::Pending;
+            }
+            Ok(_) => {}
+            Err(_) => self.closing = true,
         }
         self.sealed = Vec::new();
-        Poll::Ready(Ok(()))
+        Poll::Ready(sending.map(drop))
     }
 
-    /// Ends our side: close_notify, then FIN. Reading may go on.
+    /// Ends our side: `close_notify`, then FIN. Reading may go on.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.closing {
             self.closing = true;
-            let mut opened = Opened { into: &mut Vec::new(), room: 0, overflow: &mut self.plaintext };
-            let advance = self.session.close(&mut self.unfinished, &mut opened, &mut self.sealed)?;
-            self.unfinished.drain(..advance.consumed);
+            let mut sealed = Sealed::default();
+            self.seal(&mut sealed, Session::close)?;
+            self.sealed.extend_from_slice(sealed.records());
         }
         ready!(self.poll_flush(cx))?;
         Pin::new(&mut self.tcp).poll_shutdown(cx)
@@ -153,54 +191,69 @@ impl TlsStream {
 
     /// Whether a pool may keep this connection: open both ways and not a byte under way.
     pub(crate) fn is_idle_clean(&self) -> bool {
+        let open = !self.peer_closed && !self.closing && self.broken.is_none();
         let quiet = self.unfinished.is_empty() && self.plaintext.is_empty() && self.sealed.is_empty();
         let nothing_arrived = self.tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending();
-        quiet && !self.peer_closed && !self.closing && nothing_arrived
+        open && quiet && nothing_arrived
     }
 
     /// Reads once from the socket and opens what came. Ready does not promise plaintext: it may have been a fragment.
     fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut Vec<u8>, limit: usize) -> Poll<io::Result<()>> {
+        if let Some(failure) = &self.broken {
+            return Poll::Ready(Err(failure.clone().into()));
+        }
         let read = lend(&READ_BUFFER, |lent| {
             let kept = self.unfinished.len();
             let want = kept + READ_BYTES.min(limit.max(RECORD_PLAINTEXT) + RECORD_EXTRA);
             lent.resize(lent.len().max(want), 0);
             lent[..kept].copy_from_slice(&self.unfinished);
             let read = match poll_socket(&mut self.tcp, cx, &mut lent[kept..want]) {
-                Poll::Ready(read) => read?,
+                Poll::Ready(read) => read.map_err(TlsFailure::from)?,
                 Poll::Pending => return Poll::Pending,
             };
             if read == 0 {
-                return Poll::Ready(Err(io::Error::from(TlsFailure::PeerClosed)));
+                return Poll::Ready(Err(TlsFailure::PeerClosed));
             }
-            let used = self.open_in(&mut lent[..kept + read], buf, limit);
-            Poll::Ready(used.map_err(io::Error::from))
+            Poll::Ready(self.open(&mut lent[..kept + read], buf, limit))
         });
-        if let Err(error) = ready!(read) {
-            return Poll::Ready(Err(self.with_alert(cx, error)));
-        }
-        // An answer that the protocol owes waits for room in the socket without holding back the reader.
-        let _ = self.poll_flush(cx)?;
-        Poll::Ready(Ok(()))
-    }
-
-    /// The alert that explains an error is sent if the socket takes it now; nobody waits for it.
-    fn with_alert<E>(&mut self, cx: &mut Context<'_>, error: E) -> E {
+        let read = ready!(read);
+        self.broken = read.as_ref().err().cloned();
+        // What the protocol owes the peer, an answer or an alert, neither holds back nor fails the reader.
         let _ = self.poll_flush(cx);
-        error
+        Poll::Ready(read.map_err(io::Error::from))
     }
 
-    /// Opens what is in `unfinished` without reading.
-    fn open(&mut self, limit: usize, buf: &mut Vec<u8>) -> Result<(), TlsFailure> {
-        let mut received = std::mem::take(&mut self.unfinished);
-        self.open_in(&mut received, buf, limit)
+    /// Seals by `with`, which may find records in `unfinished` that were not consumed yet.
+    fn seal<F>(&mut self, sealed: &mut Sealed, with: F) -> Result<(), TlsFailure>
+    where
+        F: FnOnce(&mut Session, &mut [u8], &mut Opened<'_>, &mut Sealed) -> Result<Advance, TlsFailure>,
+    {
+        if let Some(failure) = &self.broken {
+            return Err(failure.clone());
+        }
+        let mut opened = Opened { into: &mut Vec::new(), room: 0, overflow: &mut self.plaintext };
+        match with(&mut self.session, &mut self.unfinished, &mut opened, sealed) {
+            Ok(advance) => {
+                self.unfinished.drain(..advance.consumed);
+                self.peer_closed |= advance.closed;
+                Ok(())
+            }
+            Err(failure) => {
+                self.broken = Some(failure.clone());
+                Err(failure)
+            }
+        }
     }
 
     /// Opens `received`, which starts with `unfinished`, and keeps the tail that ends no record.
-    fn open_in(&mut self, received: &mut [u8], buf: &mut Vec<u8>, limit: usize) -> Result<(), TlsFailure> {
+    fn open(&mut self, received: &mut [u8], buf: &mut Vec<u8>, limit: usize) -> Result<(), TlsFailure> {
         let mut opened = Opened { into: buf, room: limit, overflow: &mut self.plaintext };
-        let advance = self.session.advance(received, &mut opened, &mut self.sealed)?;
+        let mut sealed = Sealed::default();
+        let advance = self.session.advance(received, &mut opened, &mut sealed);
+        self.sealed.extend_from_slice(sealed.records());
+        let advance = advance?;
         self.peer_closed |= advance.closed;
-        // RFC 8446 section 6.1: what follows close_notify is ignored.
+        // RFC 8446 section 6.1: what follows `close_notify` is ignored.
         let tail = if self.peer_closed { &[] } else { &received[advance.consumed..] };
         if tail.len() > PENDING_BYTES {
             return Err(TlsFailure::Protocol(format!("an unfinished message of {} bytes", tail.len())));
@@ -253,10 +306,10 @@ thread_local! {
     /// The worker's buffer for ciphertext that was just read. It is back before any poll returns.
     static READ_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     /// The worker's buffer for records that are written at once.
-    static WRITE_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static WRITE_BUFFER: Cell<Sealed> = Cell::default();
 }
 
-fn lend<T>(pool: &'static std::thread::LocalKey<Cell<Vec<u8>>>, with: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+fn lend<B: Default, T>(pool: &'static LocalKey<Cell<B>>, with: impl FnOnce(&mut B) -> T) -> T {
     let mut buffer = pool.take();
     let result = with(&mut buffer);
     pool.set(buffer);

@@ -1,10 +1,11 @@
 //! Bytes over finished connections: all of them, ends, truncation, bounds, memory.
+#![allow(clippy::unwrap_used, reason = "the unwraps of a test are assertions")]
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
 use super::super::pki::{ALICE, Authority, BOB, run, shake, sockets, streams};
-use super::TlsStream;
+use super::{Sealed, TlsStream};
 use crate::stream::Stream;
 
 fn pattern(length: usize) -> Vec<u8> {
@@ -166,6 +167,93 @@ fn tl_24_a_record_changed_under_way() {
         let Stream::Tls(mut client) = client else { unreachable!() };
         let alert = poll_fn(|cx| client.poll_read(cx, &mut Vec::new(), 100)).await.unwrap_err();
         assert!(alert.to_string().contains("BadRecordMac"), "{alert}");
+    });
+}
+
+/// Records with `bytes`, sealed by this end but not sent.
+fn seal(stream: &mut TlsStream, bytes: &[u8]) -> Vec<u8> {
+    let mut sealed = Sealed::default();
+    stream.seal(&mut sealed, |session, records, opened, sealed| session.seal(bytes, records, opened, sealed)).unwrap();
+    sealed.records().to_vec()
+}
+
+async fn send(stream: &TlsStream, bytes: &[u8]) {
+    stream.tcp().writable().await.unwrap();
+    assert_eq!(stream.tcp().try_write(bytes).unwrap(), bytes.len());
+}
+
+async fn arrived(stream: &mut TlsStream) {
+    stream.tcp().readable().await.unwrap();
+    let mut buf = Vec::new();
+    let polled = stream.poll_read(&mut Context::from_waker(Waker::noop()), &mut buf, 100);
+    assert!(polled.is_pending() && buf.is_empty());
+}
+
+#[test]
+fn a_write_between_two_halves_of_a_record() {
+    run(async {
+        let (mut server, mut client) = streams().await;
+        let record = seal(&mut client, b"halved");
+        send(&client, &record[..10]).await;
+        arrived(&mut server).await;
+        assert!(!server.is_idle_clean(), "half a record is under way");
+        poll_fn(|cx| server.poll_write(cx, b"between")).await.unwrap();
+        send(&client, &record[10..]).await;
+        let (mut there, mut back) = (Vec::new(), Vec::new());
+        poll_fn(|cx| server.poll_read(cx, &mut there, 100)).await.unwrap();
+        poll_fn(|cx| client.poll_read(cx, &mut back, 100)).await.unwrap();
+        assert_eq!((there.as_slice(), back.as_slice()), (&b"halved"[..], &b"between"[..]));
+    });
+}
+
+#[test]
+fn what_came_before_an_error_is_delivered_before_it() {
+    run(async {
+        let (mut server, mut client) = streams().await;
+        let mut bytes = seal(&mut client, b"good");
+        let mut bad = seal(&mut client, b"bad");
+        bad[6] ^= 1;
+        bytes.extend_from_slice(&bad);
+        send(&client, &bytes).await;
+        let mut buf = Vec::new();
+        assert_eq!(poll_fn(|cx| server.poll_read(cx, &mut buf, 100)).await.unwrap(), 4);
+        for _ in 0..2 {
+            let error = poll_fn(|cx| server.poll_read(cx, &mut buf, 100)).await.unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+        }
+        let error = poll_fn(|cx| server.poll_write(cx, b"more")).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+        assert!(buf == b"good" && !server.is_idle_clean());
+    });
+}
+
+#[test]
+fn after_a_failed_write_the_answer_is_still_read() {
+    run(async {
+        let (server, mut client) = pair().await;
+        let Stream::Tls(mut server) = server else { unreachable!() };
+        poll_fn(|cx| server.poll_write(cx, b"too large")).await.unwrap();
+        socket2::SockRef::from(client.tcp()).shutdown(std::net::Shutdown::Write).unwrap();
+        let failed = client.write_all(b"body").await.unwrap_err();
+        assert_eq!(failed.kind(), std::io::ErrorKind::BrokenPipe);
+        let again = client.write_all(b"body").await.unwrap_err();
+        assert_eq!(again.kind(), std::io::ErrorKind::BrokenPipe);
+        let mut buf = Vec::new();
+        assert_eq!(client.read(&mut buf, 100).await.unwrap(), 9);
+    });
+}
+
+#[test]
+fn tl_23_records_of_one_byte() {
+    run(async {
+        let (mut server, mut client) = streams().await;
+        let one_byte: Vec<u8> = (0..500).flat_map(|_| seal(&mut client, b"x")).collect();
+        send(&client, &one_byte).await;
+        let mut buf = Vec::new();
+        while buf.len() < 500 {
+            poll_fn(|cx| server.poll_read(cx, &mut buf, 100)).await.unwrap();
+        }
+        assert_eq!(held(&server), 0);
     });
 }
 

@@ -91,9 +91,7 @@ impl Trust {
         role: Role,
         now_unix: u64,
     ) -> Result<Validity, TlsFailure> {
-        let mut validity = Validity::parse(leaf)?;
-        validity.check(now_unix)?;
-        let end = EndEntityCert::try_from(leaf).map_err(refused)?;
+        let end = EndEntityCert::try_from(leaf).map_err(|error| refused(&error))?;
         let usage = match role {
             Role::Client => KeyUsage::client_auth(),
             Role::Server => KeyUsage::server_auth(),
@@ -101,7 +99,9 @@ impl Trust {
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now_unix));
         let path = end
             .verify_for_usage(self.algorithms.all, &self.anchors, intermediates, now, usage, None, None)
-            .map_err(refused)?;
+            .map_err(|error| refused(&error))?;
+        // Our own parser sees only what webpki has verified.
+        let mut validity = Validity::parse(leaf)?;
         for certificate in path.intermediate_certificates() {
             validity = validity.and(Validity::parse(&certificate.der())?);
         }
@@ -139,7 +139,7 @@ impl Trust {
     }
 }
 
-fn refused(error: webpki::Error) -> TlsFailure {
+fn refused(error: &webpki::Error) -> TlsFailure {
     match error {
         webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
             TlsFailure::Expired(format!("{error}"))

@@ -1,4 +1,5 @@
 //! Chains and time, without sockets.
+#![allow(clippy::unwrap_used, reason = "the unwraps of a test are assertions")]
 
 use rcgen::date_time_ymd;
 
@@ -102,4 +103,14 @@ fn a_bundle_without_certificates_is_none() {
     for bundle in ["", "no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         assert!(Trust::parse(bundle.as_bytes(), 1, provider(true).signature_verification_algorithms).is_err());
     }
+}
+
+#[test]
+fn tl_09_a_padded_chain_is_not_even_looked_at() {
+    let (ca, other) = (Authority::new("root"), Authority::new("other"));
+    let mut pair = ca.issue(&svid(ALICE));
+    pair.chain += &other.bundle().repeat(CHAIN_CERTIFICATES - 1);
+    assert_eq!(verify(&trust(&ca.bundle()), &pair, Role::Client, NOW), Ok(()));
+    pair.chain += &other.bundle();
+    assert_eq!(verify(&trust(&ca.bundle()), &pair, Role::Client, NOW), Err("tls_untrusted_chain"));
 }

@@ -28,8 +28,8 @@ pub(crate) struct Policies {
 pub(crate) struct Layer {
     pub(crate) deny: RuleSet,
     pub(crate) allow: RuleSet,
-    /// An ALLOW policy exists, though none of its rules may be left.
-    pub(crate) allow_exists: bool,
+    /// The ALLOW policies that exist, though none of their rules may be left, as people are told of them: `ns/name (file:line)`.
+    pub(crate) allow_policies: Option<Arc<str>>,
 }
 
 impl Policies {
@@ -63,14 +63,16 @@ impl Policies {
 
 impl Layer {
     fn compile(section: &Authz, lists: &mut ListTable, cannot_hold: impl Fn(Field) -> bool) -> Self {
-        let (mut deny, mut allow, mut allow_exists) = (Vec::new(), Vec::new(), false);
+        let (mut deny, mut allow, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for policy in section.policies.iter().filter(|policy| is_enforced(policy)) {
             let place = match policy.action {
                 Action::Allow => &mut allow,
                 Action::Deny => &mut deny,
                 Action::Audit => continue,
             };
-            allow_exists |= policy.action == Action::Allow;
+            if policy.action == Action::Allow {
+                names.push(format!("{}/{} ({})", policy.namespace, policy.name, policy.where_));
+            }
             for (index, rule) in policy.rules.iter().enumerate() {
                 if policy.action == Action::Allow && predicates(rule).any(|predicate| cannot_hold(predicate.field)) {
                     continue;
@@ -79,9 +81,20 @@ impl Layer {
                 place.push(CompiledRule::compile(policy, rule, lists, &cannot_hold));
             }
         }
-        Self { deny: RuleSet::new(deny), allow: RuleSet::new(allow), allow_exists }
+        let allow_policies = (!names.is_empty()).then(|| told(&names).into());
+        Self { deny: RuleSet::new(deny), allow: RuleSet::new(allow), allow_policies }
     }
 }
+
+/// The first few names, and how many more there are: a denial is one line of a log.
+fn told(names: &[String]) -> String {
+    let shown = names.len().min(MAX_POLICIES_TOLD);
+    let more = names.len() - shown;
+    let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!("{}{rest}", names[..shown].join(", "))
+}
+
+const MAX_POLICIES_TOLD: usize = 8;
 
 /// Rules of one action.
 #[derive(Debug)]
@@ -231,13 +244,18 @@ fn is_enforced(policy: &Policy) -> bool {
     policy.action != Action::Audit && !policy.dry_run
 }
 
-/// A list without values would never hold, or always when negated: neither can have been meant.
+/// A list without values would never hold, or always when negated, and so would a header whose name no header has:
+/// neither can have been meant.
 fn check_lists(policy: &Policy) -> Result<(), String> {
-    let empty = |predicate: &&Predicate| predicate.field != Field::Unsupported && predicate.values.is_empty();
-    match policy.rules.iter().flat_map(predicates).find(empty) {
-        Some(predicate) => Err(of_policy(policy, &format!("{:?} is compared with no values", predicate.field))),
-        None => Ok(()),
-    }
+    let check = |predicate: &Predicate| match predicate.field {
+        Field::Unsupported => Ok(()),
+        field if predicate.values.is_empty() => Err(format!("{field:?} is compared with no values")),
+        Field::Header if predicate.name.is_empty() || predicate.name.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+            Err(format!("a header has a name in lower case, not {:?}", predicate.name))
+        }
+        _ => Ok(()),
+    };
+    policy.rules.iter().flat_map(predicates).try_for_each(check).map_err(|reason| of_policy(policy, &reason))
 }
 
 /// Every value is one that its field can have.

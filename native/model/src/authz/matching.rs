@@ -131,8 +131,9 @@ struct TextMatcher {
 
 impl TextMatcher {
     fn build(field: Field, lists: &[Predicate], mine: impl Fn(&Predicate) -> bool) -> Result<Self, String> {
-        let map = || if field == Field::Host { ByteMap::folding_case() } else { ByteMap::exact_case() };
-        let (mut exact, mut prefix, mut suffix, mut present) = (map(), map(), map(), Lists::new());
+        let fold_case = field == Field::Host;
+        let (mut exact, mut prefix) = (ByteMap::of_prefixes(fold_case), ByteMap::of_prefixes(fold_case));
+        let (mut suffix, mut present) = (ByteMap::of_suffixes(fold_case), Lists::new());
         let mut patterns: Vec<(Pattern, Lists)> = Vec::new();
         let mut known: HashMap<&Value, usize> = HashMap::new();
         for (number, list) in (0..).zip(lists).filter(|(_, list)| mine(list)) {
@@ -159,8 +160,8 @@ impl TextMatcher {
 
     fn mark(&self, text: &[u8], marks: &mut Marks) {
         marks.set_all(self.exact.get(text));
-        marks.set_all(self.prefix.prefixes_of(text));
-        marks.set_all(self.suffix.suffixes_of(text));
+        marks.set_all(self.prefix.affixes_of(text));
+        marks.set_all(self.suffix.affixes_of(text));
         if self.empty_is_present || !text.is_empty() {
             marks.set_all(Some(&self.present));
         }

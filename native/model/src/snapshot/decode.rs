@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::authz::compile::Policies;
 use crate::balance::EndpointSet;
+use crate::identity::Identity;
 use crate::sections::{Authz, Cluster, Endpoints, Inbound, Mesh, Peers, Service, Telemetry, Workload};
 use crate::snapshot::SnapshotError;
 use crate::snapshot::link::PeerTable;
@@ -64,7 +65,11 @@ pub(crate) fn decode_section(name: &str, text: &str) -> Result<Decoded, Snapshot
 fn decode_single(name: &str, text: &str) -> Result<Decoded, SnapshotError> {
     Ok(match name {
         "mesh" => Decoded::Mesh(Arc::new(parse::<Mesh>(name, text)?)),
-        "workload" => Decoded::Workload(Arc::new(parse::<Workload>(name, text)?)),
+        "workload" => {
+            let workload: Workload = parse(name, text)?;
+            Identity::parse(&workload.identity).map_err(|error| malformed(name, error.to_string()))?;
+            Decoded::Workload(Arc::new(workload))
+        }
         "peers" => Decoded::Peers(Arc::new(PeerTable::new(parse::<Peers>(name, text)?.peers))),
         "authz" => {
             let section: Authz = parse(name, text)?;

@@ -82,14 +82,14 @@ impl ServiceIndex {
     pub(crate) fn by_authority(&self, port: u16, authority: &[u8]) -> Option<&Service> {
         let host = host_on_port(authority, port)?;
         let domains = self.domains.get(&port)?;
-        let position = domains.exact.get(host).or_else(|| domains.suffixes.longest_suffix_of(host))?;
+        let position = domains.exact.get(host).or_else(|| domains.suffixes.affixes_of(host).last())?;
         Some(&self.services[*position])
     }
 }
 
 impl Domains {
     fn new() -> Self {
-        Self { exact: ByteMap::folding_case(), suffixes: ByteMap::folding_case() }
+        Self { exact: ByteMap::of_prefixes(true), suffixes: ByteMap::of_suffixes(true) }
     }
 
     fn add(&mut self, position: usize, service: &Service) {
