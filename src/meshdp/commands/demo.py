@@ -15,10 +15,16 @@ from meshdp.local.report import Palette, answering
 
 MESH = "bookinfo"
 
+EXAMPLES = """\
+examples:
+  meshdp demo
+  meshdp demo --report report.json --keep"""
+
 
 def configure(parser: ArgumentParser) -> None:
     """Declares the options."""
     parser.description = "Walk through interception, mutual TLS and authorization on real packets; about half a minute."
+    parser.epilog = EXAMPLES
     parser.add_argument("--report", metavar="FILE", help="also write the evidence as JSON")
     parser.add_argument("--keep", action="store_true", help="leave Bookinfo running; `meshdp down` ends it")
     parser.add_argument(

@@ -10,10 +10,16 @@ from pathlib import Path
 from meshdp.local.report import answering
 from meshdp.local.state import Folder, instance_named, running
 
+EXAMPLES = """\
+examples:
+  meshdp logs details-v1                 the application
+  meshdp logs details-v1 --sidecar       its sidecar, access log included"""
+
 
 def configure(parser: ArgumentParser) -> None:
     """Declares the options."""
     parser.description = "Print what a workload wrote to standard output and standard error."
+    parser.epilog = EXAMPLES
     parser.add_argument("--mesh", metavar="NAME", help="which mesh, when several are up")
     parser.add_argument("workload", metavar="WORKLOAD", help="NAME or NAMESPACE/NAME, as `meshdp ps` shows it")
     parser.add_argument("--sidecar", action="store_true", help="its sidecar's log: access log and events")

@@ -8,10 +8,16 @@ from argparse import ArgumentParser, Namespace
 from meshdp.local.report import Palette, answering, instance_row, show
 from meshdp.local.state import running
 
+EXAMPLES = """\
+examples:
+  meshdp ps
+  meshdp ps -o json"""
+
 
 def configure(parser: ArgumentParser) -> None:
     """Declares the options."""
     parser.description = "List the instances of a running mesh: processes, address, configuration in force, restarts."
+    parser.epilog = EXAMPLES
     parser.add_argument("--mesh", metavar="NAME", help="which mesh, when several are up")
 
 
