@@ -11,7 +11,7 @@ from pathlib import Path
 
 from meshdp.demo import walk
 from meshdp.errors import MeshdpError
-from meshdp.local.report import Palette, answering
+from meshdp.local.report import Palette
 
 MESH = "bookinfo"
 
@@ -26,7 +26,6 @@ def configure(parser: ArgumentParser) -> None:
     )
 
 
-@answering
 def run(args: Namespace) -> int:
     """0 only if every act holds."""
     if os.geteuid() != 0:
