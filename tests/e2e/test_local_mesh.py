@@ -212,17 +212,20 @@ def refused(pid: int, address: tuple[str, int]) -> bool:
 
 
 def test_without_its_sidecar_nothing_passes_and_then_it_is_back(up: Meshdp) -> None:
-    row, stranger = up.rows()["default/web"], up.rows()["default/stranger"]
-    digest = row["digest"]
-    os.kill(row["sidecar"], signal.SIGKILL)
-    wait_until(lambda: not alive(row["sidecar"]))
-    back = up.rows()["default/back-0"]
-    assert refused(row["pid"], (back["address"], 8080)), "outbound passed without a sidecar"
-    assert refused(stranger["pid"], (row["address"], 80)), "inbound passed without a sidecar"
+    rows, supervisor = up.rows(), up.state_of("e2e")["supervisor"]["pid"]
+    row, stranger, back = rows["default/web"], rows["default/stranger"], rows["default/back-0"]
+    os.kill(supervisor, signal.SIGSTOP)  # nobody restarts anything until we have looked
+    try:
+        os.kill(row["sidecar"], signal.SIGKILL)
+        wait_until(lambda: not alive(row["sidecar"]))
+        assert refused(row["pid"], (back["address"], 8080)), "outbound passed without a sidecar"
+        assert refused(stranger["pid"], (row["address"], 80)), "inbound passed without a sidecar"
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
     wait_until(lambda: up.rows()["default/web"]["ready"] and up.rows()["default/web"]["restarts"] == 1)
     again = up.rows()["default/web"]
     assert again["sidecar"] != row["sidecar"]
-    assert (again["digest"], again["pid"]) == (digest, row["pid"])
+    assert (again["digest"], again["pid"]) == (row["digest"], row["pid"])
     assert get(up, "web", "http://back/again").stdout.startswith("back /again")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from meshdp.demo import walk
 from meshdp.errors import MeshdpError
-from meshdp.local.report import Palette, answering
+from meshdp.local.report import Palette
 
 MESH = "bookinfo"
 
@@ -32,7 +32,6 @@ def configure(parser: ArgumentParser) -> None:
     )
 
 
-@answering
 def run(args: Namespace) -> int:
     """0 only if every act holds."""
     if os.geteuid() != 0:

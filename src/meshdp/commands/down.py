@@ -11,7 +11,6 @@ from pathlib import Path
 from meshdp.errors import MeshdpError, UsageError
 from meshdp.local import kernel, mesh_file
 from meshdp.local.namespaces import Holder
-from meshdp.local.report import answering
 from meshdp.local.state import Folder, MeshState, ProcessState, folders
 
 EXAMPLES = """\
@@ -28,7 +27,6 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--file", metavar="FILE", help="the LocalMesh file it was started from")
 
 
-@answering
 def run(args: Namespace) -> int:
     """Ends the mesh that is meant; 0 also when there is nothing to end."""
     folder = _meant(args)

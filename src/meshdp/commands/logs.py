@@ -7,7 +7,6 @@ import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from meshdp.local.report import answering
 from meshdp.local.state import Folder, instance_named, running
 
 EXAMPLES = """\
@@ -26,7 +25,6 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C or the mesh's end")
 
 
-@answering
 def run(args: Namespace) -> int:
     """Copies the log to standard output."""
     folder, mesh = running(args.mesh)
