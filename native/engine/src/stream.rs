@@ -107,7 +107,6 @@ impl Stream {
     }
 
     /// The socket, for its addresses and options.
-    #[cfg(test)]
     pub(crate) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,

@@ -52,7 +52,6 @@ impl TlsStream {
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
