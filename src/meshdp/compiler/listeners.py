@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from meshdp.compiler.select import Directory, Workload, target_port
+from meshdp.compiler.select import Directory, Workload
 from meshdp.compiler.snapshot import Chain, Inbound
 from meshdp.resources import ResourceSet
 from meshdp.resources.meta import matches
@@ -24,11 +24,10 @@ def inbound(directory: Directory, workload: Workload) -> dict[str, Inbound]:
     """Every inbound section of one workload, by section name."""
     modes = Modes.of(directory.resources, workload.namespace, workload.labels)
     sections: dict[str, Inbound] = {}
-    for service in directory.services_of(workload):
-        for port in service.spec.ports:
-            number = target_port(port, workload)
-            if port.protocol == "TCP" and number:
-                sections.setdefault(f"inbound/{number}", _section(number, modes.at(number), protocol_of(port), service))
+    for target in directory.targets_of(workload):
+        number, protocol = target.number, protocol_of(target.port)
+        if target.port.protocol == "TCP":
+            sections.setdefault(f"inbound/{number}", _section(number, modes.at(number), protocol, target.service))
     for number in modes.ports:
         sections.setdefault(f"inbound/{number}", _section(number, modes.at(number), "auto", None))
     sections["inbound/passthrough"] = _section(0, modes.workload, "auto", None)

@@ -98,6 +98,15 @@ class Backend:
     locality: str
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A port of one workload and the service port that leads to it."""
+
+    service: Service
+    port: ServicePort
+    number: int
+
+
 class Directory:
     """All workloads and services of a resource set, indexed once for a compile."""
 
@@ -117,16 +126,20 @@ class Directory:
         for piece in resources.all(EndpointSlice):
             self._slices.setdefault((piece.namespace, piece.service_name), []).append(piece)
 
-    def services_of(self, workload: Workload) -> Iterator[Service]:
-        """Services that have this workload among their endpoints, oldest first."""
+    def targets_of(self, workload: Workload) -> Iterator[Target]:
+        """The workload's ports that services declare, oldest service first."""
         for service in self.services:
             if service.namespace != workload.namespace:
                 continue
-            selector = service.spec.selector
-            if selector and matches(selector, dict(workload.labels)):
-                yield service
-            elif not selector and any(item.address in workload.addresses for item in self._sliced(service, None)):
-                yield service
+            selected = bool(service.spec.selector) and matches(service.spec.selector, dict(workload.labels))
+            for port in service.spec.ports:
+                numbers = {target_port(port, workload)} if selected else self._sliced_ports(service, port, workload)
+                yield from (Target(service, port, number) for number in sorted(numbers) if number)
+
+    def _sliced_ports(self, service: Service, port: ServicePort, workload: Workload) -> set[int]:
+        if service.spec.selector:
+            return set()
+        return {item.port for item in self._sliced(service, port) if item.address in workload.addresses}
 
     def backends(self, service: Service, port: ServicePort) -> list[Backend]:
         """Endpoints of one service port, by address and port; slices win over selection."""
@@ -146,10 +159,10 @@ class Directory:
             if number and usable and workload.addresses and matches(service.spec.selector, dict(workload.labels)):
                 yield Backend(workload.addresses[0], number, workload, workload.ready, workload.locality)
 
-    def _sliced(self, service: Service, port: ServicePort | None) -> Iterator[Backend]:
+    def _sliced(self, service: Service, port: ServicePort) -> Iterator[Backend]:
         for piece in self._slices.get((service.namespace, service.name), ()):
             for slice_port in piece.body.ports:
-                if port is None or (slice_port.name == port.name and slice_port.protocol == "TCP"):
+                if slice_port.name == port.name and slice_port.protocol == "TCP":
                     for endpoint in piece.body.endpoints:
                         yield from self._slice_backends(service, endpoint, slice_port)
 
