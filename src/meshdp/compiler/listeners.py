@@ -73,11 +73,11 @@ def _scopes(resources: ResourceSet, namespace: str, labels: Mapping[str, str]) -
     """The policies in force: at most one each of mesh, namespace and workload scope, in this order."""
     root = resources.root_namespace
     chosen: dict[int, PeerAuthentication] = {}
-    for policy in sorted(resources.all(PeerAuthentication), key=lambda item: item.meta.age_order):
+    for policy in resources.oldest_first(PeerAuthentication):
         selector = policy.spec.selector.match_labels
         if policy.namespace == root and not selector:
             chosen.setdefault(0, policy)
-        elif policy.namespace == namespace and policy.namespace != root and matches(selector, dict(labels)):
+        elif policy.namespace == namespace and policy.namespace != root and matches(selector, labels):
             chosen.setdefault(2 if selector else 1, policy)
     return [chosen[scope] for scope in sorted(chosen)]
 

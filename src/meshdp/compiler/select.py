@@ -118,10 +118,11 @@ class Directory:
         self.trust_domain = self.trust_domains[0]
         self.workloads = workloads(resources)
         self.by_address = {address: workload for workload in self.workloads for address in workload.addresses}
-        self.services = tuple(sorted(resources.all(Service), key=lambda service: service.meta.age_order))
-        self._by_namespace: dict[str, list[Workload]] = {}
+        self.services = resources.oldest_first(Service)
+        self._by_label: dict[tuple[str, str, str], list[Workload]] = {}
         for workload in self.workloads:
-            self._by_namespace.setdefault(workload.namespace, []).append(workload)
+            for name, value in workload.labels.items():
+                self._by_label.setdefault((workload.namespace, name, value), []).append(workload)
         self._slices: dict[tuple[str, str], list[EndpointSlice]] = {}
         for piece in resources.all(EndpointSlice):
             self._slices.setdefault((piece.namespace, piece.service_name), []).append(piece)
@@ -131,7 +132,7 @@ class Directory:
         for service in self.services:
             if service.namespace != workload.namespace:
                 continue
-            selected = bool(service.spec.selector) and matches(service.spec.selector, dict(workload.labels))
+            selected = bool(service.spec.selector) and matches(service.spec.selector, workload.labels)
             for port in service.spec.ports:
                 numbers = {target_port(port, workload)} if selected else self._sliced_ports(service, port, workload)
                 yield from (Target(service, port, number) for number in sorted(numbers) if number)
@@ -151,13 +152,17 @@ class Directory:
         return sorted(unique.values(), key=lambda item: (item.address, item.port))
 
     def _selected(self, service: Service, port: ServicePort) -> Iterator[Backend]:
-        if not service.spec.selector:
-            return
-        for workload in self._by_namespace.get(service.namespace, ()):
+        for workload in self._matching(service.namespace, service.spec.selector):
             number = target_port(port, workload)
             usable = workload.ready or service.spec.publish_not_ready_addresses
-            if number and usable and workload.addresses and matches(service.spec.selector, dict(workload.labels)):
+            if number and usable and workload.addresses:
                 yield Backend(workload.addresses[0], number, workload, workload.ready, workload.locality)
+
+    def _matching(self, namespace: str, selector: Mapping[str, str]) -> list[Workload]:
+        """Workloads a service selects; looks only at those that have its rarest label. An empty selector has none."""
+        candidates = [self._by_label.get((namespace, name, value), []) for name, value in selector.items()]
+        rarest = min(candidates, key=len, default=[])
+        return [workload for workload in rarest if matches(selector, workload.labels)]
 
     def _sliced(self, service: Service, port: ServicePort) -> Iterator[Backend]:
         for piece in self._slices.get((service.namespace, service.name), ()):

@@ -46,6 +46,9 @@ class ResourceSet:
         for resource in self._by_key.values():
             grouped.setdefault(type(resource), []).append(resource)
         self._by_type = {kind: tuple(members) for kind, members in grouped.items()}
+        self._by_age = {
+            kind: tuple(sorted(members, key=lambda item: item.meta.age_order)) for kind, members in grouped.items()
+        }
 
     @classmethod
     def of(cls, resources: Iterable[Resource]) -> tuple[ResourceSet, list[Finding]]:
@@ -73,6 +76,10 @@ class ResourceSet:
     def all(self, kind: type[R]) -> tuple[R, ...]:
         """Every resource of one kind, by namespace and name."""
         return self._by_type.get(kind, ())  # type: ignore[return-value]  # grouped by exact type
+
+    def oldest_first(self, kind: type[R]) -> tuple[R, ...]:
+        """Every resource of one kind by creation time, ties by name and namespace: where conflicts go to the oldest."""
+        return self._by_age.get(kind, ())  # type: ignore[return-value]  # grouped by exact type
 
     def __getitem__(self, key: Key) -> Resource:
         return self._by_key[key]
