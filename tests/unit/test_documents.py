@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshdp.documents import NODE_LIMIT, SIZE_LIMIT_BYTES, embedded, parse
+from meshdp.documents import ALIASED_NODES_LIMIT, SIZE_LIMIT_BYTES, embedded, parse
 
 HEAD = "apiVersion: v1\nkind: X\n"
 
@@ -105,7 +105,12 @@ def test_aliases_within_the_bound_are_expanded() -> None:
     documents, findings = parse(f"{HEAD}a: &x [1, 2]\nb: *x\n", "f.yaml")
     assert findings == []
     assert documents[0].data["b"] == [1, 2]
-    assert NODE_LIMIT > 1000
+
+
+def test_text_without_aliases_is_bounded_by_its_size_alone() -> None:
+    documents, findings = parse(f"{HEAD}a: [{'1,' * (ALIASED_NODES_LIMIT + 1)}]\n", "f.yaml")
+    assert findings == []
+    assert len(documents[0].data["a"]) == ALIASED_NODES_LIMIT + 1
 
 
 def test_a_file_beyond_the_size_bound_is_not_read() -> None:
