@@ -127,6 +127,10 @@ class Directory:
         for piece in resources.all(EndpointSlice):
             self._slices.setdefault((piece.namespace, piece.service_name), []).append(piece)
 
+    def services_of(self, workload: Workload) -> Iterator[Service]:
+        """Services that have this workload among their endpoints, oldest first."""
+        yield from {target.service.key: target.service for target in self.targets_of(workload)}.values()
+
     def targets_of(self, workload: Workload) -> Iterator[Target]:
         """The workload's ports that services declare, oldest service first."""
         for service in self.services:
@@ -198,8 +202,8 @@ def target_port(port: ServicePort, workload: Workload) -> int:
 
 
 def spiffe_id(trust_domain: str, namespace: str, service_account: str) -> str:
-    """Writes an identity."""
-    return f"spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
+    """Writes an identity; an '@' in a trust domain becomes '.'."""
+    return f"spiffe://{trust_domain.replace('@', '.')}/ns/{namespace}/sa/{service_account}"
 
 
 def _of_pod(pod: Pod) -> Workload:
