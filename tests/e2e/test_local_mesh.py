@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from meshdp.local import kernel, mesh
+from meshdp.local import inside, kernel, mesh
 from tests.support.local_mesh import Meshdp, alive, picture_of_the_host, wait_until
 
 pytestmark = [
@@ -217,7 +217,7 @@ def test_without_its_sidecar_nothing_passes_and_then_it_is_back(up: Meshdp) -> N
     os.kill(supervisor, signal.SIGSTOP)  # nobody restarts anything until we have looked
     try:
         os.kill(row["sidecar"], signal.SIGKILL)
-        wait_until(lambda: not alive(row["sidecar"]))
+        wait_until(lambda: not inside.listening_ports(row["pid"]) & {15001, 15006})
         assert refused(row["pid"], (back["address"], 8080)), "outbound passed without a sidecar"
         assert refused(stranger["pid"], (row["address"], 80)), "inbound passed without a sidecar"
     finally:
