@@ -12,12 +12,12 @@ use meshdp_proto::http1_forward::{LocalReply, local_reply};
 use meshdp_proto::http1_head::RequestHead;
 use tokio::time::timeout;
 
-use crate::buffers::FIRST;
 use crate::connection::{Failure, Secured};
-use crate::http_session::Next;
-use crate::outcome::Reason;
+use crate::http::session::Next;
+use crate::observe::outcome::Reason;
 use crate::stream::Stream;
 use crate::worker::Worker;
+use crate::worker::buffers::FIRST;
 
 /// What a denied request is told; Istio's words.
 pub(crate) const RBAC_DENIED: &str = "RBAC: access denied";

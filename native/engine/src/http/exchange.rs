@@ -16,9 +16,9 @@ use meshdp_proto::http1_forward::{ResponseEdits, encode_response};
 use meshdp_proto::http1_head::{Framing, Limits};
 use meshdp_proto::http1_response::{RequestKind, parse_response};
 
-use crate::buffers::read_limit;
-use crate::outcome::Reason;
+use crate::observe::outcome::Reason;
 use crate::stream::Stream;
+use crate::worker::buffers::read_limit;
 
 /// Why an exchange stopped before its end.
 #[derive(Debug)]

@@ -19,17 +19,17 @@ use meshdp_model::route::Route;
 use meshdp_proto::http1_head::Limits;
 use meshdp_proto::refusal::Refusal;
 
-use crate::buffers::FIRST;
 use crate::connection::{Failure, Secured, still_accepted};
-use crate::decide::{Head, View, path_mode, read_head_from};
-use crate::http_forward;
-use crate::http_reply::{self, Reply};
-use crate::http_upstream::{self, Served};
-use crate::outcome::{Outcome, Reason};
-use crate::record::{self, RequestRecord};
-use crate::telemetry::SeriesCache;
+use crate::http::decide::{Head, View, path_mode, read_head_from};
+use crate::http::forward;
+use crate::http::reply::{self, Reply};
+use crate::http::upstream::{self, Served};
+use crate::observe::outcome::{Outcome, Reason};
+use crate::observe::record::{self, RequestRecord};
+use crate::observe::telemetry::SeriesCache;
 use crate::tls::ClientAlpn;
 use crate::upstream::Target;
+use crate::worker::buffers::FIRST;
 use crate::worker::{Pinned, Worker};
 
 /// Runs an HTTP connection until either side closes it.
@@ -38,7 +38,7 @@ use crate::worker::{Pinned, Worker};
 /// What ended the connection, when it was not the end of a request; requests record their own outcomes.
 pub(crate) async fn run(secured: Secured, pinned: Rc<Pinned>, worker: &Rc<Worker>) -> Result<(), Failure> {
     let mut session = HttpSession {
-        forwarded: http_forward::Forwarded::new(&secured, &pinned),
+        forwarded: forward::Forwarded::new(&secured, &pinned),
         policy_context: RefCell::new(pinned.snapshot.connection_context(&secured.facts)),
         secured,
         accepted_under: pinned.epoch,
@@ -50,7 +50,7 @@ pub(crate) async fn run(secured: Secured, pinned: Rc<Pinned>, worker: &Rc<Worker
         match session.request().await? {
             Next::Request => {}
             Next::Close => {
-                http_reply::linger(&mut session.secured.stream).await;
+                reply::linger(&mut session.secured.stream).await;
                 return Ok(());
             }
             Next::Cut => return Ok(()),
@@ -73,7 +73,7 @@ pub(crate) enum Next {
 pub(crate) struct HttpSession<'w> {
     pub(crate) secured: Secured,
     /// Header values that are the same for every request of this connection.
-    pub(crate) forwarded: http_forward::Forwarded,
+    pub(crate) forwarded: forward::Forwarded,
     pub(crate) worker: &'w Rc<Worker>,
     pub(crate) limits: Limits,
     pub(crate) series: RefCell<SeriesCache>,
@@ -95,7 +95,7 @@ impl HttpSession<'_> {
             Received::Head(request) => request,
             Received::Refused(refusal, pinned) => return self.refuse(&refusal, &pinned).await,
             Received::Closed => {
-                http_reply::hang_up(&mut self.secured.stream).await;
+                reply::hang_up(&mut self.secured.stream).await;
                 return Ok(Next::Cut);
             }
         };
@@ -104,7 +104,7 @@ impl HttpSession<'_> {
             Err(denial) => return self.deny(&request, &denial).await,
         };
         let next = match self.route(&permit, &request) {
-            Ok(target) => match http_upstream::serve(self, &request, &permit, target).await? {
+            Ok(target) => match upstream::serve(self, &request, &permit, target).await? {
                 Served::Next(next) => next,
                 Served::Unanswered(reason) => self.answer(&request, reason).await?,
                 Served::UnansweredMidBody(reason) => self.answer_and_close(&request, reason).await,
@@ -205,7 +205,7 @@ impl HttpSession<'_> {
         match read.await {
             None | Some(Ok(0)) if received.is_empty() => Ok(Waited::Closed),
             None => {
-                http_reply::refuse(&mut self.secured, Reason::RequestTimeout.status(), worker).await;
+                reply::refuse(&mut self.secured, Reason::RequestTimeout.status(), worker).await;
                 Err(Reason::RequestTimeout.into())
             }
             Some(Ok(0) | Err(_)) => Err(Reason::DownstreamClosed.into()),
@@ -252,24 +252,24 @@ impl HttpSession<'_> {
     }
 
     /// The head together with the bytes it points into; valid until the next head is read into the scratch.
-    pub(crate) fn view<'a>(&'a self, head: &'a Head, scratch: &'a crate::decide::Scratch) -> View<'a> {
+    pub(crate) fn view<'a>(&'a self, head: &'a Head, scratch: &'a crate::http::decide::Scratch) -> View<'a> {
         View { buffer: &self.secured.received, head, fields: &scratch.fields, target: &scratch.target }
     }
 
     async fn deny(&mut self, request: &Request, denial: &Denial) -> Result<Next, Failure> {
         self.worker.telemetry.borrow_mut().denied(&record::policy_name(denial));
         let outcome = Outcome::of(Reason::RbacDenied).because(denial.explanation());
-        self.reply(request, outcome, http_reply::RBAC_DENIED).await
+        self.reply(request, outcome, reply::RBAC_DENIED).await
     }
 
     async fn answer(&mut self, request: &Request, reason: Reason) -> Result<Next, Failure> {
-        self.reply(request, Outcome::of(reason), http_reply::body_of(reason)).await
+        self.reply(request, Outcome::of(reason), reply::body_of(reason)).await
     }
 
     /// Answers when part of the request's body has been handed on: the rest of it is not worth reading.
     async fn answer_and_close(&mut self, request: &Request, reason: Reason) -> Next {
         let outcome = Outcome::of(reason);
-        http_reply::refuse(&mut self.secured, outcome.status, self.worker).await;
+        reply::refuse(&mut self.secured, outcome.status, self.worker).await;
         RequestRecord { session: self, request, target: None, outcome }.write();
         Next::Close
     }
@@ -281,7 +281,7 @@ impl HttpSession<'_> {
         // A body that breaks its framing has no end behind which a request could begin.
         let close = close || outcome.reason == Reason::MalformedRequest;
         let reply = Reply { status: outcome.status, body, close };
-        let answered = http_reply::send(&mut self.secured, &request.head.head, reply, self.worker).await;
+        let answered = reply::send(&mut self.secured, &request.head.head, reply, self.worker).await;
         RequestRecord { session: self, request, target: None, outcome }.write();
         answered.map(|kept| {
             self.consume(kept.consumed);
@@ -297,7 +297,7 @@ impl HttpSession<'_> {
         };
         let outcome = Outcome::of(reason).because(refusal.reason.code()).answered(refusal.status);
         record::refused(self, pinned, &outcome);
-        http_reply::refuse(&mut self.secured, refusal.status, self.worker).await;
+        reply::refuse(&mut self.secured, refusal.status, self.worker).await;
         Ok(Next::Close)
     }
 

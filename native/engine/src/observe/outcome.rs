@@ -6,8 +6,8 @@
 
 use std::borrow::Cow;
 
-pub use crate::reasons::Row;
-use crate::reasons::TABLE;
+pub use crate::observe::reasons::Row;
+use crate::observe::reasons::TABLE;
 
 /// Why a connection or a request ended. The code of each is stable: logs, metrics and the documentation use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -222,7 +222,7 @@ fn row_text(row: &Row) -> String {
 
 const PAGE_HEAD: &str = "# Reasons: how a connection or a request ended
 
-Generated from the table in `native/engine/src/reasons.rs` by `MESHDP_WRITE=1 cargo test -p meshdp-engine reasons_page`; do not edit.
+Generated from the table in `native/engine/src/observe/reasons.rs` by `MESHDP_WRITE=1 cargo test -p meshdp-engine reasons_page`; do not edit.
 The code stands in the access log, in the metrics (`meshdp_connections_total{reason}`) and in the admin answers. Codes are never renamed.
 \"Answer\" is the HTTP status when the answer is the sidecar's own and has not begun; opaque connections are closed.
 ";

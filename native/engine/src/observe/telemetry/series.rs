@@ -80,7 +80,7 @@ pub struct SeriesKey<'a> {
     pub security: Security,
     /// The status; 0 when the downstream saw none. Not a label of the TCP family.
     pub response_code: u16,
-    /// Envoy's flags ([`crate::outcome::Reason::flags`]).
+    /// Envoy's flags ([`crate::observe::outcome::Reason::flags`]).
     pub response_flags: &'static str,
     /// gRPC's status, empty for everything else.
     pub grpc_status: &'a str,

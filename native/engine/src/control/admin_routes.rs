@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use crate::admin::{AdminState, Face, Request, Response};
+use crate::control::admin::{AdminState, Face, Request, Response};
 
 /// Answers one request.
 pub(crate) async fn answer(request: &Request<'_>, peer: IpAddr, face: Face, state: &dyn AdminState) -> Response {

@@ -4,6 +4,10 @@
 //! Limits: commands queue without bound but are made only by the control thread, one swap at a time.
 //! Nothing is shared between workers but the snapshot, the credentials and what telemetry sums on a scrape.
 
+pub(crate) mod buffers;
+pub(crate) mod load;
+pub(crate) mod registry;
+
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
@@ -15,16 +19,16 @@ use meshdp_model::facts::Direction;
 use meshdp_model::snapshot::Snapshot;
 use tokio::sync::mpsc;
 
-use crate::access_log::AccessLog;
-use crate::buffers::Buffers;
-use crate::credentials::CredentialStore;
-use crate::decide::Scratch;
+use crate::http::decide::Scratch;
 use crate::listener;
-use crate::load::Load;
+use crate::observe::access_log::AccessLog;
+use crate::observe::telemetry::WorkerTelemetry;
 use crate::pool::Pool;
-use crate::registry::{ConnectionRow, Registry};
 use crate::settings::Settings;
-use crate::telemetry::WorkerTelemetry;
+use crate::tls::credentials::CredentialStore;
+use crate::worker::buffers::Buffers;
+use crate::worker::load::Load;
+use crate::worker::registry::{ConnectionRow, Registry};
 
 /// What the control thread asks of a worker.
 pub(crate) enum Command {

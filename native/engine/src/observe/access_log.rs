@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use crate::outcome::Outcome;
-use crate::telemetry::Direction;
+use crate::observe::outcome::Outcome;
+use crate::observe::telemetry::Direction;
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

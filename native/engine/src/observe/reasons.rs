@@ -3,7 +3,7 @@
 //! Out:     [`TABLE`], indexed by `Reason as usize` (a test holds the order).
 //! Source:  Envoy's response flags (istio-semantics G.3).
 
-use crate::outcome::{Reason, Side};
+use crate::observe::outcome::{Reason, Side};
 
 /// What is known of one reason.
 #[derive(Debug)]

@@ -13,14 +13,14 @@ use meshdp_model::identity::Peer;
 use meshdp_model::snapshot::Snapshot;
 use meshdp_proto::http1_fields::Known;
 
-use crate::access_log::{Entry as LogEntry, HttpFields};
 use crate::connection::{Failure, Secured};
-use crate::decide::{path_mode, read_head};
-use crate::http_session::{HttpSession, Request};
-use crate::outcome::{Outcome, Reason};
-use crate::registry::Entry;
-use crate::telemetry::{self, CacheTag, Party, Protocol, Reporter, Security, SeriesId, SeriesKey};
+use crate::http::decide::{path_mode, read_head};
+use crate::http::session::{HttpSession, Request};
+use crate::observe::access_log::{Entry as LogEntry, HttpFields};
+use crate::observe::outcome::{Outcome, Reason};
+use crate::observe::telemetry::{self, CacheTag, Party, Protocol, Reporter, Security, SeriesId, SeriesKey};
 use crate::upstream::Target;
+use crate::worker::registry::Entry;
 use crate::worker::{Pinned, Worker};
 
 /// `namespace/name` of the policy that denied; `none` when ALLOW policies exist and none matched.

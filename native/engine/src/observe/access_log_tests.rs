@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
-use crate::outcome::Reason;
+use crate::observe::outcome::Reason;
 
 /// What a writer got; the test reads it after the thread has ended.
 #[derive(Clone, Default)]

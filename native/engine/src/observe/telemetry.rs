@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use series::{Party, Protocol, Reporter, Security, SeriesKey};
 
-use crate::outcome::Reason;
+use crate::observe::outcome::Reason;
 use series::{Cell, Cells, Labels, MICROS_PER_MILLI, OTHER, TcpCells};
 
 /// Which way a connection goes, seen from the workload.

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::series::{BUCKETS, Cells, Histogram, Labels, RequestCells, TcpCells};
 use super::{Block, ByReason, Direction, Telemetry, locked};
-use crate::outcome::Reason;
+use crate::observe::outcome::Reason;
 
 /// The text exposition.
 pub(super) fn prometheus(telemetry: &Telemetry) -> String {

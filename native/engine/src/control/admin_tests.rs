@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use super::*;
-use crate::admin_routes::{Action, ROUTES};
+use crate::control::admin_routes::{Action, ROUTES};
 
 /// A state that says what it was asked.
 #[derive(Default)]

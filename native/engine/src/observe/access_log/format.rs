@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Entry, HttpFields, MAX_FIELD_BYTES};
-use crate::outcome::Reason;
+use crate::observe::outcome::Reason;
 
 /// Appends Istio's default text line, with direction and identity as two more columns at its end.
 pub(super) fn text(out: &mut Vec<u8>, clock: &mut Clock, entry: &Entry<'_>) {

@@ -9,7 +9,7 @@ use meshdp_proto::http1_fields::Known;
 use meshdp_proto::http1_forward::{RequestEdits, encode_request};
 
 use crate::connection::Secured;
-use crate::decide::{Head, Scratch};
+use crate::http::decide::{Head, Scratch};
 use crate::worker::{Pinned, Worker};
 
 /// Header values that are the same for every request of one connection.

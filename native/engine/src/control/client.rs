@@ -2,7 +2,7 @@
 //!
 //! In:      the path of the workload's socket and the [`FeedTarget`] that applies what comes.
 //! Out:     ACK or NACK for each transaction, a certificate request at the start and at half of a certificate's life.
-//! Limits:  back-off from [`FIRST_BACKOFF`] to [`LAST_BACKOFF`]; frames as in [`crate::feed`].
+//! Limits:  back-off from [`FIRST_BACKOFF`] to [`LAST_BACKOFF`]; frames as in [`crate::control::feed`].
 //! Fails:   never for good: what is in force stays, the client reconnects.
 
 use std::path::PathBuf;
@@ -14,8 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::admin::Answer;
-use crate::feed::{Decoder, Frame, encode};
+use crate::control::admin::Answer;
+use crate::control::feed::{Decoder, Frame, encode};
 
 /// What the feed client asks of the engine.
 pub trait FeedTarget: Send + Sync + 'static {
@@ -346,5 +346,5 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 const WALL_CHECK: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
-#[path = "control_tests.rs"]
+#[path = "client_tests.rs"]
 mod tests;

@@ -14,12 +14,12 @@ use meshdp_proto::http1_conn::Exchange as Turn;
 use meshdp_proto::http1_response::RequestKind;
 
 use crate::connection::{Failure, Secured, still_accepted};
-use crate::decide::{path_mode, read_head};
-use crate::http_exchange::{Broken, Downstream, Exchange, Exchanged, Start};
-use crate::http_session::{HttpSession, Next, Request};
-use crate::outcome::{Outcome, Reason};
+use crate::http::decide::{path_mode, read_head};
+use crate::http::exchange::{Broken, Downstream, Exchange, Exchanged, Start};
+use crate::http::session::{HttpSession, Next, Request};
+use crate::observe::outcome::{Outcome, Reason};
+use crate::observe::record::RequestRecord;
 use crate::pool::PoolKey;
-use crate::record::RequestRecord;
 use crate::relay::Relay;
 use crate::stream::Stream;
 use crate::tcp_session::relay_until_end;
@@ -154,7 +154,7 @@ fn reauthorize(secured: &Secured, request: &Request, worker: &Worker) -> Result<
     let limits = meshdp_proto::http1_head::Limits::default();
     let head = read_head(&secured.received[..request.head.head.len], &limits, mode, &mut scratch);
     let Ok(Some(head)) = head else { return Err(Reason::PolicyChanged.into()) };
-    let view = crate::decide::View {
+    let view = crate::http::decide::View {
         buffer: &secured.received,
         head: &head,
         fields: &scratch.fields,

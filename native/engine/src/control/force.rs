@@ -15,14 +15,14 @@ use serde_json::json;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::EngineError;
-use crate::access_log::{AccessLog, Mode, Sink};
-use crate::admin::{AdminState, Answer};
-use crate::control::{FeedEvent, FeedTarget, Hello};
-use crate::credentials::{CredentialError, CredentialStore, TrustPolicy};
-use crate::registry::ConnectionRow;
+use crate::control::admin::{AdminState, Answer};
+use crate::control::client::{FeedEvent, FeedTarget, Hello};
+use crate::observe::access_log::{AccessLog, Mode, Sink};
+use crate::observe::telemetry::Telemetry;
 use crate::settings::Settings;
-use crate::telemetry::Telemetry;
+use crate::tls::credentials::{CredentialError, CredentialStore, TrustPolicy};
 use crate::worker::Command;
+use crate::worker::registry::ConnectionRow;
 
 /// The shared state of a data plane.
 pub struct Force {
