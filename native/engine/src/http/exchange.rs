@@ -67,7 +67,8 @@ pub(crate) struct Download {
     status: u16,
     pub(crate) until_close: bool,
     upgraded: bool,
-    pub(crate) started: bool,
+    /// A head was read from the upstream.
+    started: bool,
     head_bytes: u64,
     bytes: u64,
 }
@@ -349,6 +350,11 @@ impl Upload {
 }
 
 impl Download {
+    /// Whether the downstream has been given a byte: from then on nothing else can be answered.
+    pub(crate) fn told(&self) -> bool {
+        self.bytes > 0 || self.sent > 0
+    }
+
     fn ended(&self) -> bool {
         self.body.as_ref().is_some_and(BodyDecoder::done)
     }

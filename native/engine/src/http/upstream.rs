@@ -226,14 +226,14 @@ fn broken_off(
     target: &Target,
     (exchange, broken): (Exchange, Broken),
 ) -> Served {
-    let started = exchange.download.started;
+    let told = exchange.download.told();
     let until_close = exchange.download.until_close;
     let mut outcome = Outcome::of(broken.reason).answered(exchange.download.status());
     outcome.bytes_in = exchange.upload.body_bytes();
     outcome.bytes_out = exchange.download.body_bytes();
     let request_at_hand = exchange.upload.whole_at_start();
     give_back(exchange, session.worker);
-    if !started && broken.reason != Reason::DownstreamClosed {
+    if !told && broken.reason != Reason::DownstreamClosed {
         let unanswered = if request_at_hand { Served::Unanswered } else { Served::UnansweredMidBody };
         return unanswered(broken.reason);
     }
