@@ -74,7 +74,7 @@ lint: build
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --quiet --check
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo | tail -n 1
+	@said=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$said"; exit 1; }
 	@MYPYPATH=src $(BIN)/python -m mypy.stubtest meshdp._native
 	@$(BIN)/python -m pytest --quiet tests/unit/test_layout.py
 	@cargo clippy --quiet --locked --workspace --all-targets --profile $(PROFILE) -- --deny warnings

@@ -2,6 +2,17 @@
 
 from typing import final
 
+__all__ = [
+    "CredentialError",
+    "Engine",
+    "NativeError",
+    "SnapshotError",
+    "authorize",
+    "digest",
+    "explain",
+    "route",
+]
+
 class NativeError(Exception):
     """The engine refused: the message says what was expected and what to do."""
 

@@ -146,6 +146,10 @@ def _check(settings: Settings) -> None:
         raise SettingsError("--directory needs --credentials DIR (cert-chain.pem, key.pem, root-cert.pem)")
     if not 1 <= settings.concurrency <= 256:
         raise SettingsError(f"--concurrency {settings.concurrency}: expected 1 to 256 worker threads")
+    if settings.uid is not None and settings.uid < 0:
+        raise SettingsError(f"--uid {settings.uid}: expected 0 or more")
+    if settings.drain_s < 0:
+        raise SettingsError(f"--drain-s {settings.drain_s}: expected 0 or more seconds")
     taken: dict[str, str] = {}
     for field in ADDRESSES:
         address = getattr(settings, field)

@@ -15,7 +15,7 @@ import pytest
 from meshdp.errors import Finding
 from tests.support.conformance import ROOT, Unsupported, params
 from tests.support.judges import judge
-from tests.support.verdicts import ADDRESS, compiled
+from tests.support.verdicts import ADDRESS, as_seen, compiled
 
 TOPIC = "peerauth-verdicts"
 FILE = ROOT / f"{TOPIC}.json"
@@ -33,7 +33,8 @@ MESH = {
 @pytest.mark.parametrize("case", params(TOPIC, sorted(CASES)))
 def test_a_recorded_connection(case: str) -> None:
     recorded = CASES[case]
-    Unsupported.of(TOPIC).settle(case, _difference(recorded), final=JUDGE == "native")
+    http2 = {"reason": "HTTP/2 is not served", "milestone": "M3"} if recorded["carries"] == "http/2" else None
+    Unsupported.of(TOPIC).settle(case, _difference(recorded), final=JUDGE == "native", feature=http2)
 
 
 def _difference(recorded: dict[str, Any]) -> str | None:
@@ -41,7 +42,7 @@ def _difference(recorded: dict[str, Any]) -> str | None:
     refused = any(finding.severity == "error" for finding in findings)
     if refused or not recorded["admission"]["accepted"]:
         return None if refused is not recorded["admission"]["accepted"] else f"{findings}: {recorded['admission']}"
-    answer = JUDGED_BY(transaction, _request(recorded))
+    answer = JUDGED_BY(transaction, as_seen(transaction, _request(recorded)))
     wanted, got = _expected(recorded), _observed(answer, recorded)
     if recorded["carries"] == "http/2" and wanted["layer"] == "http":
         return "HTTP/2 on an HTTP chain"

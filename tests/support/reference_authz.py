@@ -37,8 +37,6 @@ def authorize(transaction: bytes, request: Json) -> Json:
     }
     facts["remote_ip"] = facts["source_ip"]
     if chain["protocol"] == "http":
-        if request["detected"]["tls"] and not chain["terminate"]:
-            return _answer(False, 0, "TLS bytes are not HTTP", chain["name"], None, "")
         refusal = _read_head(request["head"] or "", sections["mesh"]["path_normalization"], facts)
         if refusal is not None:
             return _answer(False, *refusal, chain["name"], None, "")

@@ -13,10 +13,12 @@ from meshdp.compiler import compile_workload
 from meshdp.compiler.select import Workload
 from meshdp.errors import Finding
 from meshdp.resources import load
+from tests.support.conformance import Entry
 
 Json = dict[str, Any]
 
 ADDRESS = "10.20.0.1"
+CLIENT_HELLO = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 # Every port of the recorded pods: name as the port was declared.
 PORTS = {
     8080: "http",
@@ -70,6 +72,33 @@ def compiled(case: Json) -> tuple[bytes, list[Finding]]:
     return compile_workload(loaded.resources, workload).transaction(None), findings
 
 
+def feature_of(case: Json) -> Entry | None:
+    """What a set needs that is not built yet."""
+    text = json.dumps(case["resources"])
+    if any(word in text for word in ("RequestAuthentication", "request.auth", "equestPrincipals", "experimental.")):
+        return {"reason": "tokens are not verified: fails closed", "milestone": "M4"}
+    if '"CUSTOM"' in text:
+        return {"reason": "external authorizers are not called: fails closed", "milestone": "M4"}
+    return None
+
+
+def request_feature_of(recorded: Json) -> Entry | None:
+    """What one request needs that is not built yet."""
+    if recorded.get("http") == 2:
+        return {"reason": "HTTP/2 is not served", "milestone": "M3"}
+    if "\t" in recorded["request"].get("path", ""):
+        return {"reason": "a tab before the version is refused (attack case H1-49)", "milestone": "by design"}
+    note = recorded.get("note", "")
+    if note == "two Host headers":
+        return {"reason": "two Host headers are refused (attack case H1-51)", "milestone": "by design"}
+    if recorded["expect"].get("grpcStatus") is not None:
+        return {"reason": "a gRPC denial as grpc-status comes with HTTP/2", "milestone": "M3"}
+    if "certificate with" in note:
+        reason = "a certificate without exactly one SPIFFE URI is refused in the handshake (DESIGN section 5)"
+        return {"reason": reason, "milestone": "by design"}
+    return None
+
+
 def request_of(recorded: Json) -> Json:
     """A recorded request as a judge takes it."""
     source, request = recorded["source"], recorded["request"]
@@ -86,6 +115,16 @@ def request_of(recorded: Json) -> Json:
         "head": _head(request, source["xff"]) if http else None,
         "detected": {"tls": recorded["tls"], "alpn": seen},
     }
+
+
+def as_seen(transaction: bytes, request: Json) -> Json:
+    """Where a port does not look for TLS, a TLS client's bytes are what the proxy sees: no ClientHello, no head."""
+    sections = json.loads(transaction)["put"]
+    port = request["destination"].rpartition(":")[2]
+    inbound = sections.get(f"inbound/{port}") or sections["inbound/passthrough"]
+    if inbound["inspect_tls"] or not request["detected"]["tls"]:
+        return request
+    return request | {"peer": None, "sni": None, "head": CLIENT_HELLO, "detected": {"tls": False, "alpn": []}}
 
 
 def _head(request: Json, forwarded: str | None) -> str:

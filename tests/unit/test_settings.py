@@ -52,6 +52,8 @@ def test_the_engine_reads_its_part_as_json() -> None:
         ({"directory": "d", "credentials": "c"}, {}, "--feed SOCKET or --directory DIR"),
         ({"feed": None, "directory": "d"}, {}, "--directory needs --credentials DIR"),
         ({"concurrency": 0}, {}, "--concurrency 0: expected 1 to 256"),
+        ({"uid": "-1"}, {}, "--uid -1: expected 0 or more"),
+        ({"drain_s": "-1"}, {}, "--drain-s -1.0: expected 0 or more seconds"),
         ({"inbound": "15006"}, {}, "--inbound 15006: expected ADDRESS:PORT, such as 0.0.0.0:15006"),
         ({"admin": "127.0.0.1:99999"}, {}, "--admin 127.0.0.1:99999: expected ADDRESS:PORT"),
         ({}, {"MESHDP_CONCURRENCY": "many"}, "MESHDP_CONCURRENCY=many: expected a number"),

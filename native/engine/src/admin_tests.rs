@@ -264,7 +264,7 @@ fn a_slow_peer_is_cut_at_the_deadline() {
         let mut rest = Vec::new();
         let ended = timeout(DEADLINE * 2, stream.read_to_end(&mut rest)).await.expect("it is cut");
         assert!(!matches!(ended, Ok(1..)));
-        assert!(started.elapsed() >= DEADLINE - Duration::from_millis(100));
+        assert!(started.elapsed() >= DEADLINE.mul_f32(0.98));
         server.abort();
     });
 }

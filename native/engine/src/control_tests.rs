@@ -73,6 +73,12 @@ impl Peer {
         }
     }
 
+    async fn skip(&mut self, frames: usize) {
+        for _ in 0..frames {
+            self.next().await;
+        }
+    }
+
     async fn next_json(&mut self) -> (char, Value) {
         let (kind, body) = self.next().await;
         (kind, serde_json::from_slice(&body).expect("JSON"))
@@ -153,7 +159,7 @@ fn transactions_arrive_whole_however_they_are_cut() {
     let fake = Arc::new(Fake::default());
     with_client(&fake, |_, listener| async move {
         let mut peer = Peer::accept(&listener).await;
-        (peer.next().await, peer.next().await);
+        peer.skip(2).await;
         let large = format!("{{\"digest\":\"{}\"}}", "x".repeat(300_000));
         let mut bytes = encode(b'T', b"{\"digest\":\"x\"}").expect("it fits");
         bytes.extend(encode(b'T', large.as_bytes()).expect("it fits"));
@@ -171,7 +177,7 @@ fn it_reconnects_and_says_what_it_has() {
     let fake = Arc::new(Fake { renew_in_s: 3_600, ..Fake::default() });
     with_client(&fake, |path, listener| async move {
         let mut peer = Peer::accept(&listener).await;
-        (peer.next().await, peer.next().await);
+        peer.skip(2).await;
         peer.send(b'T', b"{\"digest\":\"x\"}").await;
         peer.next().await;
         drop((peer, listener));
@@ -193,7 +199,7 @@ fn frames_that_cannot_be_end_the_connection() {
         let fake = Arc::new(Fake::default());
         with_client(&fake, |_, listener| async move {
             let mut peer = Peer::accept(&listener).await;
-            (peer.next().await, peer.next().await);
+            peer.skip(2).await;
             peer.stream.write_all(bytes).await.expect("the client reads");
             peer.ends().await;
             Peer::accept(&listener).await.next().await;
@@ -231,7 +237,7 @@ fn it_renews_when_the_target_says_so() {
     let fake = Arc::new(Fake { renew_in_s: 1, ..Fake::default() });
     with_client(&fake, |_, listener| async move {
         let mut peer = Peer::accept(&listener).await;
-        (peer.next().await, peer.next().await);
+        peer.skip(2).await;
         peer.certify().await;
         assert_eq!(peer.next().await, ('C', b"csr 1".to_vec()));
         peer.certify().await;
@@ -245,7 +251,7 @@ fn a_certificate_that_is_born_old_makes_no_busy_loop() {
     let fake = Arc::new(Fake::default());
     with_client(&fake, |_, listener| async move {
         let mut peer = Peer::accept(&listener).await;
-        (peer.next().await, peer.next().await);
+        peer.skip(2).await;
         peer.certify().await;
         let early = timeout(LAST_BACKOFF / 2, peer.next()).await;
         assert!(early.is_err(), "{early:?}");

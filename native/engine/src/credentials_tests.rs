@@ -40,7 +40,7 @@ fn sign(ca: &Authority, request: &[u8]) -> String {
 fn a_request_is_signed_and_installed() {
     let (ca, store) = (Authority::new("root"), store());
     assert!(store.load().is_none());
-    let request = store.csr(ALICE).unwrap();
+    let request = store.csr(Some(ALICE)).unwrap();
     assert!(request.starts_with(b"-----BEGIN CERTIFICATE REQUEST-----"));
     let chain = sign(&ca, &request);
     let made = store.install(chain.as_bytes(), ca.bundle().as_bytes(), None, &policy(), NOW).unwrap();
@@ -55,7 +55,7 @@ fn ca_01_a_rotation_keeps_trust_and_raises_the_epoch() {
     let bundle = ca.bundle();
     let mut epochs = Vec::new();
     for _ in 0..3 {
-        let chain = sign(&ca, &store.csr(ALICE).unwrap());
+        let chain = sign(&ca, &store.csr(Some(ALICE)).unwrap());
         let made = store.install(chain.as_bytes(), bundle.as_bytes(), None, &policy(), NOW).unwrap();
         epochs.push((made.epoch, made.trust_epoch()));
     }
@@ -65,7 +65,7 @@ fn ca_01_a_rotation_keeps_trust_and_raises_the_epoch() {
 #[test]
 fn ca_06_the_same_certificate_with_a_new_bundle() {
     let (ca, next, store) = (Authority::new("root"), Authority::new("next"), store());
-    let chain = sign(&ca, &store.csr(ALICE).unwrap());
+    let chain = sign(&ca, &store.csr(Some(ALICE)).unwrap());
     let old = store.install(chain.as_bytes(), ca.bundle().as_bytes(), None, &policy(), NOW).unwrap();
     let both = ca.bundle() + &next.bundle();
     let new = store.install(chain.as_bytes(), both.as_bytes(), None, &policy(), NOW).unwrap();
@@ -108,8 +108,8 @@ fn ca_05_refusals_keep_what_is_in_use() {
 #[test]
 fn ca_05_another_identity_than_the_requested() {
     let (ca, store) = (Authority::new("root"), store());
-    let chain = sign(&ca, &store.csr(ALICE).unwrap());
-    store.csr(BOB).unwrap();
+    let chain = sign(&ca, &store.csr(Some(ALICE)).unwrap());
+    store.csr(Some(BOB)).unwrap();
     let old_key = store.install(chain.as_bytes(), ca.bundle().as_bytes(), None, &policy(), NOW);
     assert_eq!(old_key.err(), Some(CredentialError::KeyMismatch), "a newer request replaced the key");
     let pair = ca.issue(&svid(ALICE));

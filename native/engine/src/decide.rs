@@ -11,6 +11,7 @@ use meshdp_model::authz::{Denial, Permit};
 use meshdp_model::facts::{ConnectionFacts, HeaderValues, RequestFacts};
 use meshdp_model::sections::PathNormalization;
 use meshdp_model::snapshot::Snapshot;
+use meshdp_proto::HeadScan;
 use meshdp_proto::http1_fields::{FieldTable, Known, Span};
 use meshdp_proto::http1_head::{Limits, RequestHead, parse_request};
 use meshdp_proto::path::{PathMode, normalise};
@@ -42,7 +43,7 @@ pub struct Head {
     pub authority_in_target: bool,
 }
 
-/// Reads the head at the start of `buffer`; `None` until it is whole.
+/// Reads the head at the start of `buffer`; `None` when it is not whole.
 ///
 /// # Errors
 /// A refusal with its status when the bytes break a rule.
@@ -52,6 +53,30 @@ pub fn read_head(
     mode: PathMode,
     scratch: &mut Scratch,
 ) -> Result<Option<Head>, Refusal> {
+    scratch.fields.resume(None);
+    read_on(buffer, limits, mode, scratch)
+}
+
+/// As `read_head` for bytes that are still coming: `scan` is kept beside them, because the scratch serves every
+/// connection of the worker between two reads of this one.
+///
+/// # Errors
+/// A refusal with its status when the bytes break a rule.
+pub(crate) fn read_head_from(
+    buffer: &[u8],
+    limits: &Limits,
+    mode: PathMode,
+    (scan, scratch): (&mut Option<HeadScan>, &mut Scratch),
+) -> Result<Option<Head>, Refusal> {
+    scratch.fields.resume(scan.take());
+    let read = read_on(buffer, limits, mode, scratch);
+    if matches!(read, Ok(None)) {
+        *scan = Some(scratch.fields.suspend());
+    }
+    read
+}
+
+fn read_on(buffer: &[u8], limits: &Limits, mode: PathMode, scratch: &mut Scratch) -> Result<Option<Head>, Refusal> {
     let Some(head) = parse_request(buffer, limits, &mut scratch.fields)? else { return Ok(None) };
     scratch.target.clear();
     let parts = normalise(head.target.of(buffer), mode, &mut scratch.target)?;
@@ -117,37 +142,39 @@ impl<'a> View<'a> {
         last.and_then(|field| last_address(field.value.of(self.buffer))).unwrap_or(peer)
     }
 
-    /// Judges the request.
-    ///
-    /// # Errors
-    /// The denial, naming the policy.
-    pub fn authorize(&self, snapshot: &Snapshot, connection: &ConnectionFacts) -> Result<Permit, Denial> {
-        let facts = RequestFacts {
+    /// What policy may see of the request.
+    pub fn facts(&'a self, connection: &ConnectionFacts) -> RequestFacts<'a> {
+        RequestFacts {
             method: self.method(),
             path: self.path(),
             authority: self.authority(),
             remote_ip: self.remote_ip(connection.source.ip()),
             headers: self,
-        };
-        snapshot.authorize_request(connection, &facts)
+        }
+    }
+
+    /// Judges the request.
+    ///
+    /// # Errors
+    /// The denial, naming the policy.
+    pub fn authorize(&self, snapshot: &Snapshot, connection: &ConnectionFacts) -> Result<Permit, Denial> {
+        snapshot.authorize_request(connection, &self.facts(connection))
     }
 }
 
 impl HeaderValues for View<'_> {
     fn visit(&self, name_lower: &str, each: &mut dyn FnMut(&[u8]) -> bool) {
-        match name_lower {
-            ":authority" | "host" => return drop(each(self.authority())),
-            ":method" => return drop(each(self.method())),
-            ":path" => return drop(each(self.target)),
-            _ => {}
-        }
-        for field in self.fields.iter() {
-            if field.name.of(self.buffer).eq_ignore_ascii_case(name_lower.as_bytes())
-                && each(field.value.of(self.buffer))
-            {
+        let whole: &[u8] = match name_lower {
+            ":authority" | "host" => self.authority(),
+            ":method" => self.method(),
+            ":path" => self.target,
+            _ => {
+                // A field that Connection lists is not forwarded, so policy does not see it either.
+                let _ = self.fields.values(self.buffer, name_lower).any(each);
                 return;
             }
-        }
+        };
+        each(whole);
     }
 }
 

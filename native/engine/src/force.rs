@@ -288,6 +288,7 @@ impl FeedTarget for Force {
             FeedEvent::Refused(reason) => eprintln!("meshdp sidecar: configuration refused: {reason}"),
             FeedEvent::NotCertified(reason) => eprintln!("meshdp sidecar: no certificate: {reason}"),
             FeedEvent::Lost(reason) => eprintln!("meshdp sidecar: feed lost, keeping what is in force: {reason}"),
+            FeedEvent::Trouble(reason) => eprintln!("meshdp sidecar: the feed reports: {reason}"),
             FeedEvent::Connected | FeedEvent::Applied(_) | FeedEvent::Certified(_) => {}
         }
     }

@@ -8,7 +8,9 @@
 
 use std::task::{Context, Poll};
 
+use meshdp_proto::HeadScan;
 use meshdp_proto::http1_body::BodyDecoder;
+use meshdp_proto::http1_conn::{Answer, Exchange as Turn};
 use meshdp_proto::http1_fields::FieldTable;
 use meshdp_proto::http1_forward::{ResponseEdits, encode_response};
 use meshdp_proto::http1_head::{Framing, Limits};
@@ -57,15 +59,14 @@ pub(crate) struct Upload {
 /// The response side: what goes downstream.
 pub(crate) struct Download {
     received: Vec<u8>,
+    scan: Option<HeadScan>,
     out: Vec<u8>,
     sent: usize,
     body: Option<BodyDecoder>,
     kind: RequestKind,
     status: u16,
-    keep_alive: bool,
-    until_close: bool,
+    pub(crate) until_close: bool,
     upgraded: bool,
-    interim: u32,
     pub(crate) started: bool,
     head_bytes: u64,
     bytes: u64,
@@ -76,9 +77,9 @@ pub(crate) struct Exchange {
     pub(crate) upload: Upload,
     pub(crate) download: Download,
     limits: Limits,
-    interim_limit: u32,
+    /// What the heads and the ends of bodies mean for both connections.
+    turn: Turn,
     close_downstream: bool,
-    upgrade_offered: bool,
 }
 
 /// What the session knows when an exchange starts.
@@ -89,10 +90,9 @@ pub(crate) struct Start {
     pub(crate) framing: Framing,
     pub(crate) head_len: usize,
     pub(crate) kind: RequestKind,
+    pub(crate) turn: Turn,
     pub(crate) close_downstream: bool,
-    pub(crate) upgrade_offered: bool,
     pub(crate) limits: Limits,
-    pub(crate) interim_limit: u32,
 }
 
 impl Exchange {
@@ -112,27 +112,19 @@ impl Exchange {
         upload.whole_at_start = upload.body.done();
         let download = Download {
             received: start.received,
+            scan: None,
             out: start.reply,
             sent: 0,
             body: None,
             kind: start.kind,
             status: 0,
-            keep_alive: false,
             until_close: false,
             upgraded: false,
-            interim: 0,
             started: false,
             head_bytes: 0,
             bytes: 0,
         };
-        Ok(Self {
-            upload,
-            download,
-            limits: start.limits,
-            interim_limit: start.interim_limit,
-            close_downstream: start.close_downstream,
-            upgrade_offered: start.upgrade_offered,
-        })
+        Ok(Self { upload, download, limits: start.limits, turn: start.turn, close_downstream: start.close_downstream })
     }
 
     /// Moves bytes both ways until the response has ended or neither side can go on.
@@ -146,7 +138,10 @@ impl Exchange {
         let mut upload_failure = None;
         if !self.upload.done {
             match self.upload.poll(context, down, up) {
-                Poll::Ready(Ok(())) => self.upload.done = true,
+                Poll::Ready(Ok(())) => {
+                    self.upload.done = true;
+                    self.turn.end_request();
+                }
                 // A refusal of the request's own bytes ends it here; a failing upstream may still have answered.
                 Poll::Ready(Err(reason)) if reason != Reason::UpstreamResetBeforeResponse => {
                     return Poll::Ready(Err(self.broken(reason)));
@@ -156,7 +151,7 @@ impl Exchange {
             }
         }
         match self.poll_download(context, down.stream, up, fields) {
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(self.finish(upload_failure.is_some()))),
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(self.finish())),
             Poll::Ready(Err(reason)) => Poll::Ready(Err(self.broken(reason))),
             Poll::Pending => match upload_failure {
                 Some(reason) => Poll::Ready(Err(self.broken(reason))),
@@ -187,23 +182,30 @@ impl Exchange {
         self.upload.bytes + self.upload.sent as u64 + self.download.bytes + self.download.received.len() as u64
     }
 
+    /// Who kept the other waiting when nothing moved for the idle bound.
+    pub(crate) fn stalled(&self) -> Reason {
+        if !self.upload.body.done() {
+            Reason::RequestTimeout
+        } else if self.download.started {
+            Reason::IdleTimeout
+        } else {
+            Reason::UpstreamTimeout
+        }
+    }
+
     /// Why it stops here, and whether anything was answered.
     pub(crate) fn broken(&self, reason: Reason) -> Broken {
         Broken { reason, unanswered: !self.download.started && self.download.received.is_empty() }
     }
 
-    fn finish(&self, upload_failed: bool) -> Exchanged {
-        let request_complete = self.upload.done && !upload_failed;
-        let download = &self.download;
+    fn finish(&mut self) -> Exchanged {
+        self.turn.end_response();
+        let upgraded = self.download.upgraded;
         Exchanged {
-            status: download.status,
-            upstream_reusable: request_complete
-                && download.keep_alive
-                && !download.until_close
-                && !download.upgraded
-                && download.received.is_empty(),
-            downstream_reusable: request_complete && !self.close_downstream && !download.until_close,
-            upgraded: download.upgraded,
+            status: self.download.status,
+            upstream_reusable: !upgraded && self.turn.upstream_reusable(!self.download.received.is_empty()),
+            downstream_reusable: !self.close_downstream && self.turn.downstream_persists(),
+            upgraded,
         }
     }
 
@@ -239,36 +241,27 @@ impl Exchange {
         if download.received.is_empty() {
             return Ok(HeadRead::NeedMore);
         }
+        // The table serves every connection of the worker between two reads of this one.
+        fields.resume(download.scan.take());
         let parsed = parse_response(&download.received, &self.limits, download.kind, fields);
         let Some(head) = parsed.map_err(|_| Reason::MalformedResponse)? else {
+            download.scan = Some(fields.suspend());
             return Ok(HeadRead::NeedMore);
         };
-        let interim = head.status < 200 && head.status != 101;
-        if head.status == 101 && !self.upgrade_offered {
-            return Err(Reason::MalformedResponse); // RFC 9110 §15.2.2: nobody asked to switch
-        }
-        if interim {
-            download.interim += 1;
-            if download.interim > self.interim_limit {
-                return Err(Reason::MalformedResponse);
-            }
-        }
-        let until_close = matches!(head.framing, Framing::UntilClose) && head.status != 101;
-        let close = !interim && (self.close_downstream || until_close);
+        let answer = self.turn.respond(&head).map_err(|_| Reason::MalformedResponse)?;
+        let close = answer == Answer::Final && (self.close_downstream || head.framing == Framing::UntilClose);
         let edits = ResponseEdits { append: &[], close, ..ResponseEdits::default() };
         encode_response(&download.received, &head, fields, &edits, &mut download.out);
         download.head_bytes += download.out.len() as u64;
         download.received.drain(..head.len);
         download.started = true;
-        if interim {
+        if answer == Answer::Interim {
             return Ok(HeadRead::Interim);
         }
         download.status = head.status;
-        download.keep_alive = head.keep_alive;
-        download.until_close = until_close;
-        download.upgraded = head.status == 101;
-        let framing = if download.upgraded { Framing::None } else { head.framing };
-        download.body = Some(BodyDecoder::new(framing));
+        download.upgraded = answer == Answer::Switch;
+        download.until_close = answer == Answer::Final && head.framing == Framing::UntilClose;
+        download.body = Some(BodyDecoder::new(if download.upgraded { Framing::None } else { head.framing }));
         Ok(HeadRead::Final)
     }
 }

@@ -81,21 +81,15 @@ pub(crate) async fn send(
         let in_time = timeout(DISCARD_TIMEOUT, discarded).await;
         reply.close = !matches!(in_time, Ok(true));
     }
-    if reply.close {
-        linger(&mut secured.stream).await;
-        return Ok(Kept { next: Next::Close, consumed });
-    }
-    Ok(Kept { next: Next::Request, consumed })
+    Ok(Kept { next: if reply.close { Next::Close } else { Next::Request }, consumed })
 }
 
-/// Answers bytes that are no request, and closes: nothing behind them is looked at.
+/// Answers bytes that are no request; the connection is to be closed: nothing behind them is looked at.
 pub(crate) async fn refuse(secured: &mut Secured, status: u16, worker: &Worker) {
     let mut out = worker.buffers.lend();
     let answer = LocalReply { status, body: b"", content_type: "", extra: &[], close: true, to_head: false };
     local_reply(&answer, &mut out);
-    if secured.stream.write_all(&out).await.is_ok() {
-        linger(&mut secured.stream).await;
-    }
+    let _ = secured.stream.write_all(&out).await;
     worker.buffers.give(out);
 }
 
@@ -129,14 +123,15 @@ async fn discard(secured: &mut Secured, body: &mut BodyDecoder, consumed: &mut u
 }
 
 /// Half-closes and reads on for a moment, so that the answer is not destroyed by a reset.
-async fn linger(stream: &mut Stream) {
+pub(crate) async fn linger(stream: &mut Stream) {
     let close = async {
         let _ = stream.shutdown().await;
-        let mut dropped = Vec::with_capacity(FIRST);
-        for _ in 0..LINGER_READS {
+        let mut dropped = Vec::new();
+        let mut read = 0;
+        while read < LINGER_BYTES {
             dropped.clear();
-            match stream.read(&mut dropped, FIRST).await {
-                Ok(count) if count > 0 => {}
+            match stream.read(&mut dropped, LINGER_READ).await {
+                Ok(count) if count > 0 => read += count,
                 _ => return,
             }
         }
@@ -144,6 +139,13 @@ async fn linger(stream: &mut Stream) {
     let _ = timeout(LINGER_TIMEOUT, close).await;
 }
 
+/// Ends a connection on which nothing is under way.
+pub(crate) async fn hang_up(stream: &mut Stream) {
+    let _ = timeout(LINGER_TIMEOUT, stream.shutdown()).await;
+}
+
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-const LINGER_READS: usize = 64;
+/// A caller that uploads while it is answered is listened to for this long.
+const LINGER_BYTES: usize = 64 << 20;
+const LINGER_READ: usize = 64 << 10;

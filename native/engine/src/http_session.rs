@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
-use meshdp_model::authz::{Denial, Permit};
+use meshdp_model::authz::{ConnectionContext, Denial, Permit};
 use meshdp_model::facts::Direction;
 use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
@@ -21,7 +21,7 @@ use meshdp_proto::refusal::Refusal;
 
 use crate::buffers::FIRST;
 use crate::connection::{Failure, Secured, still_accepted};
-use crate::decide::{Head, View, path_mode, read_head};
+use crate::decide::{Head, View, path_mode, read_head_from};
 use crate::http_forward;
 use crate::http_reply::{self, Reply};
 use crate::http_upstream::{self, Served};
@@ -39,14 +39,23 @@ use crate::worker::{Pinned, Worker};
 pub(crate) async fn run(secured: Secured, pinned: Rc<Pinned>, worker: &Rc<Worker>) -> Result<(), Failure> {
     let mut session = HttpSession {
         forwarded: http_forward::Forwarded::new(&secured, &pinned),
+        policy_context: RefCell::new(pinned.snapshot.connection_context(&secured.facts)),
         secured,
         accepted_under: pinned.epoch,
         worker,
         limits: Limits::default(),
         series: RefCell::default(),
     };
-    while session.request().await? == Next::Request {}
-    Ok(())
+    loop {
+        match session.request().await? {
+            Next::Request => {}
+            Next::Close => {
+                http_reply::linger(&mut session.secured.stream).await;
+                return Ok(());
+            }
+            Next::Cut => return Ok(()),
+        }
+    }
 }
 
 /// What follows a request.
@@ -54,8 +63,10 @@ pub(crate) async fn run(secured: Secured, pinned: Rc<Pinned>, worker: &Rc<Worker
 pub(crate) enum Next {
     /// The connection takes another request.
     Request,
-    /// The connection ends.
+    /// The connection ends after an answer that must arrive whole.
     Close,
+    /// The connection ends at once: there is nothing left to say, or what is missing must be seen to be missing.
+    Cut,
 }
 
 /// One HTTP connection.
@@ -66,6 +77,8 @@ pub(crate) struct HttpSession<'w> {
     pub(crate) worker: &'w Rc<Worker>,
     pub(crate) limits: Limits,
     pub(crate) series: RefCell<SeriesCache>,
+    /// What of the policies no request of this connection can change.
+    policy_context: RefCell<ConnectionContext>,
     accepted_under: u64,
 }
 
@@ -81,7 +94,10 @@ impl HttpSession<'_> {
         let request = match self.receive_head().await? {
             Received::Head(request) => request,
             Received::Refused(refusal, pinned) => return self.refuse(&refusal, &pinned).await,
-            Received::Closed => return Ok(Next::Close),
+            Received::Closed => {
+                http_reply::hang_up(&mut self.secured.stream).await;
+                return Ok(Next::Cut);
+            }
         };
         let permit = match self.authorize(&request) {
             Ok(permit) => permit,
@@ -97,7 +113,7 @@ impl HttpSession<'_> {
         };
         let requests = &self.secured.entry.requests;
         requests.set(requests.get() + 1);
-        Ok(if self.worker.draining.get() { Next::Close } else { next })
+        Ok(if self.worker.draining.get() && next == Next::Request { Next::Close } else { next })
     }
 
     /// Reads one head, holding no buffer until its first byte.
@@ -106,6 +122,7 @@ impl HttpSession<'_> {
         let limits = &self.worker.settings.limits;
         entry.deadline_ms.set(self.worker.coarse_ms() + limits.idle_ms);
         let mut started = None;
+        let mut scan = None;
         loop {
             if self.secured.received.is_empty() {
                 match self.wait_for_bytes().await? {
@@ -121,7 +138,8 @@ impl HttpSession<'_> {
                 let pinned = self.pin_accepted()?;
                 let mode = path_mode(pinned.snapshot.mesh().path_normalization);
                 let mut scratch = self.worker.scratch.borrow_mut();
-                match read_head(&self.secured.received, &self.limits, mode, &mut scratch) {
+                let reading = (&mut scan, &mut *scratch);
+                match read_head_from(&self.secured.received, &self.limits, mode, reading) {
                     Ok(None) => {}
                     Ok(Some(head)) => {
                         entry.deadline_ms.set(self.worker.coarse_ms() + limits.idle_ms);
@@ -186,7 +204,10 @@ impl HttpSession<'_> {
         });
         match read.await {
             None | Some(Ok(0)) if received.is_empty() => Ok(Waited::Closed),
-            None => Err(Reason::RequestTimeout.into()),
+            None => {
+                http_reply::refuse(&mut self.secured, Reason::RequestTimeout.status(), worker).await;
+                Err(Reason::RequestTimeout.into())
+            }
             Some(Ok(0) | Err(_)) => Err(Reason::DownstreamClosed.into()),
             Some(Ok(_)) => Ok(Waited::Bytes),
         }
@@ -198,7 +219,9 @@ impl HttpSession<'_> {
             Direction::Outbound => Ok(snapshot.permit_outbound(&self.secured.facts)),
             Direction::Inbound => {
                 let scratch = self.worker.scratch.borrow();
-                self.view(&request.head, &scratch).authorize(snapshot, &self.secured.facts)
+                let view = self.view(&request.head, &scratch);
+                let facts = &self.secured.facts;
+                snapshot.authorize_request_in(&mut self.policy_context.borrow_mut(), facts, &view.facts(facts))
             }
         }
     }
@@ -253,7 +276,10 @@ impl HttpSession<'_> {
 
     /// Answers a request ourselves and keeps the connection if its body can be read away within bounds.
     async fn reply(&mut self, request: &Request, outcome: Outcome, body: &'static str) -> Result<Next, Failure> {
-        let close = self.worker.draining.get() || !request.head.head.keep_alive || request.head.head.expect_continue;
+        let head = &request.head.head;
+        let close = self.worker.draining.get() || !head.keep_alive || head.expect_continue;
+        // A body that breaks its framing has no end behind which a request could begin.
+        let close = close || outcome.reason == Reason::MalformedRequest;
         let reply = Reply { status: outcome.status, body, close };
         let answered = http_reply::send(&mut self.secured, &request.head.head, reply, self.worker).await;
         RequestRecord { session: self, request, target: None, outcome }.write();

@@ -10,6 +10,7 @@ use std::task::Poll;
 
 use meshdp_model::authz::Permit;
 use meshdp_model::facts::Direction;
+use meshdp_proto::http1_conn::Exchange as Turn;
 use meshdp_proto::http1_response::RequestKind;
 
 use crate::connection::{Failure, Secured, still_accepted};
@@ -88,10 +89,9 @@ fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, B
         framing: head.framing,
         head_len: head.len,
         kind: kind_of(head.method.of(&session.secured.received)),
+        turn: Turn::new(head),
         close_downstream: worker.draining.get() || !head.keep_alive,
-        upgrade_offered: head.upgrade.is_some(),
         limits: session.limits,
-        interim_limit: worker.settings.limits.interim_responses,
     };
     Exchange::new(start, &session.secured.received)
 }
@@ -126,7 +126,7 @@ async fn run(
             if exchange.moved() != moved {
                 entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
             } else if polled.is_pending() && entry.deadline_ms.get() <= worker.coarse_ms() {
-                return Poll::Ready(Step::Ended(Err(exchange.broken(Reason::IdleTimeout))));
+                return Poll::Ready(Step::Ended(Err(exchange.broken(exchange.stalled()))));
             }
             polled.map(Step::Ended)
         });
@@ -217,7 +217,7 @@ async fn upgrade(
     outcome.bytes_in += relay.upstream.moved;
     outcome.bytes_out += relay.downstream.moved;
     RequestRecord { session, request, target: Some(target), outcome }.write();
-    ended.map(|()| Served::Next(Next::Close))
+    ended.map(|()| Served::Next(Next::Cut))
 }
 
 fn broken_off(
@@ -227,6 +227,7 @@ fn broken_off(
     (exchange, broken): (Exchange, Broken),
 ) -> Served {
     let started = exchange.download.started;
+    let until_close = exchange.download.until_close;
     let mut outcome = Outcome::of(broken.reason).answered(exchange.download.status());
     outcome.bytes_in = exchange.upload.body_bytes();
     outcome.bytes_out = exchange.download.body_bytes();
@@ -237,8 +238,11 @@ fn broken_off(
         return unanswered(broken.reason);
     }
     // Part of a response is already out: only a visible cut is honest.
+    if until_close {
+        session.secured.stream.abort();
+    }
     RequestRecord { session, request, target: Some(target), outcome }.write();
-    Served::Next(Next::Close)
+    Served::Next(Next::Cut)
 }
 
 fn give_back(exchange: Exchange, worker: &Worker) {

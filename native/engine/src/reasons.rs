@@ -29,7 +29,7 @@ pub struct Row {
 }
 
 /// Every reason, in the order of the enum.
-pub const TABLE: [Row; 37] = [
+pub(crate) const TABLE: [Row; 37] = [
     Row {
         reason: Reason::Completed,
         code: "completed",
@@ -178,7 +178,7 @@ pub const TABLE: [Row; 37] = [
         code: "policy_changed",
         flags_http: "-",
         flags_tcp: "-",
-        status: 0,
+        status: 403,
         side: Side::Local,
         retryable: false,
         sentence: "The connection lost its permit when a new configuration came into force.",

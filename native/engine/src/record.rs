@@ -138,7 +138,7 @@ impl TcpRecord {
         telemetry.tcp_moved(self.series, moved.0, moved.1);
         telemetry.tcp_closed(self.series);
         drop(telemetry);
-        let mut outcome = Outcome::of(ended);
+        let mut outcome = Outcome::of(ended).answered(0);
         outcome.bytes_in = moved.0;
         outcome.bytes_out = moved.1;
         outcome.duration_us = self.started.elapsed().as_micros() as u64;

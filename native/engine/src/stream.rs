@@ -60,6 +60,11 @@ impl Stream {
         }
     }
 
+    /// Makes the end a reset: bytes that end with the connection must not look complete.
+    pub(crate) fn abort(&self) {
+        let _ = socket2::SockRef::from(self.tcp()).set_linger(Some(std::time::Duration::ZERO));
+    }
+
     /// [`Stream::poll_read`] as a future.
     pub(crate) async fn read(&mut self, buf: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
         poll_fn(|cx| self.poll_read(cx, buf, limit)).await
@@ -77,11 +82,6 @@ impl Stream {
             self.poll_flush(cx)
         })
         .await
-    }
-
-    /// [`Stream::poll_flush`] as a future.
-    pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        poll_fn(|cx| self.poll_flush(cx)).await
     }
 
     /// [`Stream::poll_shutdown`] as a future.

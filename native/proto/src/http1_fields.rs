@@ -1,10 +1,10 @@
 //! Field lines become a reusable table of spans over the message buffer, each name classified once.
 //!
 //! In: the bytes between a first line and the empty line. Out: [`FieldTable`], in wire order.
-//! Limits: [`Limits`](crate::http1_head::Limits). Fails: [`FieldFault`]. Source: RFC 9112 5, RFC 9110 5 and 7.6.1.
+//! Limits: [`Limits`]. Fails: [`FieldFault`]. Source: RFC 9112 5, RFC 9110 5 and 7.6.1.
 
 use crate::http1_head::Limits;
-use crate::http1_scan::{HeadScan, is_token, is_value};
+use crate::http1_scan::{HeadScan, is_value, token_prefix};
 use crate::refusal::{FieldFault, Refusal};
 use memchr::memchr;
 
@@ -76,7 +76,7 @@ pub enum Known {
 }
 
 impl Known {
-    /// Classifies a field name, without regard to case.
+    /// Classifies a field name, which must be a token, without regard to case.
     pub fn classify(name: &[u8]) -> Self {
         let Some(first) = name.first() else { return Self::Other };
         let (spelling, known): (&[u8], Self) = match (name.len(), first | 0x20) {
@@ -103,12 +103,12 @@ impl Known {
             (_, b'x') => return Self::classify_extension(name),
             _ => return Self::Other,
         };
-        if name.eq_ignore_ascii_case(spelling) { known } else { Self::Other }
+        if is_spelled(name, spelling) { known } else { Self::Other }
     }
 
     fn classify_extension(name: &[u8]) -> Self {
-        let is = |spelling: &[u8]| name.eq_ignore_ascii_case(spelling);
-        let begins = |prefix: &[u8]| name.len() >= prefix.len() && name[..prefix.len()].eq_ignore_ascii_case(prefix);
+        let is = |spelling: &[u8]| is_spelled(name, spelling);
+        let begins = |prefix: &[u8]| name.len() >= prefix.len() && is_spelled(&name[..prefix.len()], prefix);
         match name.len() {
             12 if is(b"x-request-id") => Self::XRequestId,
             15 if is(b"x-forwarded-for") => Self::XForwardedFor,
@@ -158,6 +158,11 @@ impl Known {
     }
 }
 
+/// Compares without regard to case, for names of equal length. Among token bytes, setting bit 5 only lowers letters.
+fn is_spelled(name: &[u8], spelling: &[u8]) -> bool {
+    name.iter().zip(spelling).fold(0, |difference, (byte, lower)| difference | ((byte | 0x20) ^ lower)) == 0
+}
+
 /// One field line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -173,8 +178,8 @@ pub struct Field {
 
 /// The fields of one message head, in wire order. Reused between messages: it keeps its memory.
 ///
-/// It also remembers how far an incomplete head was scanned; [`clear`](Self::clear) it before the bytes of another
-/// connection (a finished or refused head clears that by itself).
+/// It also remembers how far an incomplete head was scanned. A table that several connections share must be told whose
+/// bytes come next: [`resume`](Self::resume) before each parse, [`suspend`](Self::suspend) after one that wants more.
 #[derive(Debug, Default)]
 pub struct FieldTable {
     fields: Vec<Field>,
@@ -190,7 +195,20 @@ impl FieldTable {
     /// Forgets all fields and any scan position, keeping memory.
     pub fn clear(&mut self) {
         self.fields.clear();
-        self.scan = HeadScan::default();
+        self.scan.reset();
+    }
+
+    /// Goes on where the scan of the same bytes was suspended; with `None` from their start.
+    pub fn resume(&mut self, suspended: Option<HeadScan>) {
+        match suspended {
+            Some(scan) => self.scan = scan,
+            None => self.scan.reset(),
+        }
+    }
+
+    /// Takes out how far an incomplete head was scanned, to be kept beside its bytes.
+    pub fn suspend(&mut self) -> HeadScan {
+        std::mem::take(&mut self.scan)
     }
 
     /// The fields in wire order.
@@ -222,18 +240,13 @@ impl FieldTable {
         self.iter().filter(move |field| field.known == known)
     }
 
-    /// Reads the field lines of `buf[start..end]`; every line there ends with CRLF.
-    pub(crate) fn read(&mut self, buf: &[u8], start: usize, end: usize, limits: &Limits) -> Result<(), Refusal> {
+    /// Reads the field lines that the scan found, the first of which begins at `start`.
+    pub(crate) fn read(&mut self, buf: &[u8], start: usize, limits: &Limits) -> Result<(), Refusal> {
         self.fields.clear();
         let mut at = start;
-        while at < end {
-            // The head scan has already checked that every LF in the head follows a CR.
-            let line_end = memchr(b'\n', &buf[at..end]).map_or(end, |offset| at + offset - 1);
-            if self.fields.len() == limits.fields {
-                return Err(Refusal::new(431, FieldFault::TooMany));
-            }
-            self.fields.push(read_line(buf, at, line_end, limits)?);
-            at = line_end + 2;
+        for line_end in self.scan.line_ends() {
+            self.fields.push(read_line(buf, at, *line_end as usize, limits)?);
+            at = *line_end as usize + 2;
         }
         Ok(())
     }
@@ -306,21 +319,18 @@ pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn read_line(buf: &[u8], start: usize, end: usize, limits: &Limits) -> Result<Field, Refusal> {
     let line = &buf[start..end];
-    if matches!(line.first(), Some(b' ' | b'\t')) {
-        return Err(Refusal::new(400, FieldFault::Folded));
+    let (colon, underscore) = token_prefix(line);
+    if colon == 0 || line.get(colon) != Some(&b':') {
+        return Err(Refusal::new(400, name_fault(line)));
     }
-    let colon = memchr(b':', line).ok_or(Refusal::new(400, FieldFault::NoColon))?;
     let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
-    if !is_token(name) {
-        return Err(Refusal::new(400, FieldFault::Name));
-    }
     if name.len() > limits.name_bytes || value.len() > limits.value_bytes {
         return Err(Refusal::new(431, FieldFault::TooLarge));
     }
     if !is_value(value) {
         return Err(Refusal::new(400, FieldFault::Value));
     }
-    if is_alias(name) {
+    if underscore && is_alias(name) {
         return Err(Refusal::new(400, FieldFault::Alias));
     }
     let leading = line[colon + 1..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
@@ -333,9 +343,18 @@ fn read_line(buf: &[u8], start: usize, end: usize, limits: &Limits) -> Result<Fi
     })
 }
 
+/// Why a line does not begin with a token and a colon.
+fn name_fault(line: &[u8]) -> FieldFault {
+    match line.first() {
+        Some(b' ' | b'\t') => FieldFault::Folded,
+        _ if memchr(b':', line).is_none() => FieldFault::NoColon,
+        _ => FieldFault::Name,
+    }
+}
+
 /// Whether a name with underscores reads as a protected name at an origin that maps `_` and `-` to the same thing.
 fn is_alias(name: &[u8]) -> bool {
-    if memchr(b'_', name).is_none() || name.len() > LONGEST_ALIAS {
+    if name.len() > LONGEST_ALIAS {
         return false;
     }
     let mut spelled = [0; LONGEST_ALIAS];

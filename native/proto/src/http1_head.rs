@@ -4,7 +4,7 @@
 //! Source: RFC 9112 2 to 6; where it lets a recipient be lenient we are not, since two lenient readers disagree.
 
 use crate::http1_fields::{ConnectionOptions, FieldTable, Known, Span, list, trim};
-use crate::http1_scan::{HeadExtent, HeadScan, MAX_LEADING_LINES, is_token};
+use crate::http1_scan::{HeadExtent, MAX_LEADING_LINES, is_token};
 use crate::path;
 use crate::refusal::{FieldFault, FramingFault, HostFault, LineFault, Refusal, TargetFault};
 
@@ -93,7 +93,7 @@ impl RequestHead {
 pub fn parse_request(buf: &[u8], limits: &Limits, fields: &mut FieldTable) -> Result<Option<RequestHead>, Refusal> {
     let parsed = parse_started(buf, limits, fields);
     if !matches!(parsed, Ok(None)) {
-        fields.scan = HeadScan::default();
+        fields.scan.reset();
     }
     parsed
 }
@@ -102,7 +102,7 @@ fn parse_started(buf: &[u8], limits: &Limits, fields: &mut FieldTable) -> Result
     check_method_start(buf)?;
     let Some(extent) = fields.scan.advance(buf, limits)? else { return Ok(None) };
     let (method, target, version) = parse_request_line(buf, &extent)?;
-    fields.read(buf, extent.first_end + 2, extent.fields_end, limits)?;
+    fields.read(buf, extent.first_end + 2, limits)?;
     let mut options = ConnectionOptions::default();
     fields.mark_listed(buf, &mut options)?;
     let framing = declared_framing(buf, version, fields)?;

@@ -5,7 +5,7 @@
 
 use crate::http1_fields::{ConnectionOptions, FieldTable, Span};
 use crate::http1_head::{Framing, HttpVersion, Limits, declared_framing, parse_version};
-use crate::http1_scan::{HeadExtent, HeadScan, is_value};
+use crate::http1_scan::{HeadExtent, is_value};
 use crate::refusal::{LineFault, Refusal};
 
 /// The requests whose responses are framed differently. RFC 9112 6.3.
@@ -54,7 +54,7 @@ pub fn parse_response(
 ) -> Result<Option<ResponseHead>, Refusal> {
     let parsed = parse_started(buf, limits, request, fields);
     if !matches!(parsed, Ok(None)) {
-        fields.scan = HeadScan::default();
+        fields.scan.reset();
     }
     parsed.map_err(|refusal| Refusal { status: 502, ..refusal })
 }
@@ -68,7 +68,7 @@ fn parse_started(
     check_start(buf)?;
     let Some(extent) = fields.scan.advance(buf, limits)? else { return Ok(None) };
     let (version, status, reason) = parse_status_line(buf, &extent)?;
-    fields.read(buf, extent.first_end + 2, extent.fields_end, limits)?;
+    fields.read(buf, extent.first_end + 2, limits)?;
     let mut options = ConnectionOptions::default();
     fields.mark_listed(buf, &mut options)?;
     let declared = declared_framing(buf, version, fields)?;

@@ -219,7 +219,6 @@ impl PathWriter<'_> {
         };
         if nested {
             self.out.splice(percent..=percent, *b"%25");
-            self.lone_percent = None;
         }
     }
 

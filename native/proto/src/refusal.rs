@@ -91,6 +91,10 @@ pub enum LineFault {
     TooLong,
     /// A status that is not three digits from 100.
     Status,
+    /// A 101 that answers no upgrade.
+    UnaskedSwitch,
+    /// More interim responses than are forwarded.
+    TooManyInterim,
 }
 
 impl LineFault {
@@ -104,6 +108,10 @@ impl LineFault {
             Self::LowVersion => ("low_version", "HTTP/1.0 is not served; use HTTP/1.1."),
             Self::TooLong => ("first_line_too_long", "The first line is longer than its bound."),
             Self::Status => ("status", "The status must be three digits, 100 or above."),
+            Self::UnaskedSwitch => ("unasked_switch", "A 101 must answer a request that asked for an upgrade."),
+            Self::TooManyInterim => {
+                ("too_many_interim", "At most ten interim responses may come before the final one.")
+            }
         }
     }
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from meshdp.local.background import Report
 from meshdp.local.launch import User, invoking_user
 from meshdp.local.mesh import Mesh
 from meshdp.local.mesh_file import MeshFile
-from meshdp.local.report import Palette, answering, instance_row, show
+from meshdp.local.report import Palette, Voice, instance_row, show
 from meshdp.local.state import Folder, InstanceState
 
 EXAMPLES = """\
@@ -34,7 +33,6 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long all may take (30)")
 
 
-@answering
 def run(args: Namespace) -> int:
     """Checks what is needed, then runs the mesh here or in the background."""
     if os.geteuid() != 0:
@@ -49,51 +47,51 @@ def run(args: Namespace) -> int:
 def _live(file: MeshFile, user: User, args: Namespace, report: Report) -> int:
     """The whole life of a mesh, with everything removed at the end however it comes."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    palette = Palette.of(args, sys.stdout)
+    voice = Voice(args)
     folder = Folder(file.name)
     folder.acquire()
     mesh = None
     try:
-        mesh = Mesh(file, folder, user, lambda line: print(f"  {palette.faint(line)}", flush=True))
-        print(palette.strong(f"mesh {file.name}"), flush=True)
+        mesh = Mesh(file, folder, user, lambda line: voice.say(f"  {voice.palette.faint(line)}"))
+        voice.say(voice.palette.strong(f"mesh {file.name}"))
         mesh.build()
-        return asyncio.run(_serve(mesh, args, palette, report))
+        return asyncio.run(_serve(mesh, args, voice, report))
     finally:
         if mesh is not None:
             mesh.remove()
         folder.release()
 
 
-async def _serve(mesh: Mesh, args: Namespace, palette: Palette, report: Report) -> int:
+async def _serve(mesh: Mesh, args: Namespace, voice: Voice, report: Report) -> int:
     """Runs the mesh until a signal: says what happens, and once what became of the start."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     running = asyncio.create_task(mesh.run())
-    telling = asyncio.create_task(_tell(mesh, palette))
+    telling = asyncio.create_task(_tell(mesh, voice))
     stopping = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(_until_ready(mesh))
     await asyncio.wait([running, stopping, starting], timeout=args.timeout, return_when=asyncio.FIRST_COMPLETED)
     if not stop.is_set() and not running.done():
-        report(_conclude(mesh, args, palette), mesh.log)
+        report(_conclude(mesh, args, voice), mesh.log)
         await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
     for task in (starting, telling, stopping):
         task.cancel()
     if running.done():
         running.result()
-    print("  stopping", flush=True)
+    voice.say("  stopping")
     running.cancel()
     await asyncio.wait([running])
     return 0
 
 
 async def _until_ready(mesh: Mesh) -> None:
-    """Ends when everything serves, or when something never will."""
-    while not mesh.ready and not any(unit.phase in ("exited", "failed") for unit in mesh.units):
+    """Ends when everything serves, save what never will."""
+    while not (mesh.settled and all(unit.phase in ("ready", "exited", "failed") for unit in mesh.units)):
         await mesh.news()
 
 
-async def _tell(mesh: Mesh, palette: Palette) -> None:
+async def _tell(mesh: Mesh, voice: Voice) -> None:
     """One line for each thing that happens to an instance."""
     told: dict[str, tuple[str, str, str]] = {}
     while True:
@@ -102,7 +100,7 @@ async def _tell(mesh: Mesh, palette: Palette) -> None:
             news = (state.phase, state.message, state.refusal)
             if told.get(str(unit.instance.key), ("starting", "", "")) != news:
                 told[str(unit.instance.key)] = news
-                print(f"  {_line(state, palette)}", flush=True)
+                voice.say(f"  {_line(state, voice.palette)}")
         await mesh.news()
 
 
@@ -114,13 +112,15 @@ def _line(state: InstanceState, palette: Palette) -> str:
     return f"{mark} {state.namespace}/{state.name} {state.phase}{detail}{message}{refusal}"
 
 
-def _conclude(mesh: Mesh, args: Namespace, palette: Palette) -> int:
+def _conclude(mesh: Mesh, args: Namespace, voice: Voice) -> int:
     """Says what became of the start: the table, and what is missing."""
     states = [unit.state() for unit in mesh.units]
     show([instance_row(state) for state in states], args.output)
     if mesh.ready:
-        print(palette.good(f"mesh {mesh.file.name} is ready"), flush=True)
+        voice.say(voice.palette.good(f"mesh {mesh.file.name} is ready"))
         return 0
-    missing = ", ".join(f"{state.namespace}/{state.name}" for state in states if not state.ready)
-    print(palette.bad(f"not ready: {missing or 'configuration'}; what runs keeps running"), flush=True)
+    for unit in mesh.units:
+        if unit.phase != "ready":
+            voice.say(f"  {voice.palette.bad('✗')} {unit.instance.key}: {unit.missing}")
+    voice.say(voice.palette.bad(f"mesh {mesh.file.name} is not ready; what runs keeps running"))
     return 1

@@ -53,8 +53,8 @@ def _mesh(directory: Directory) -> Mesh:
     config = directory.resources.mesh
     normalization = mesh.path_normalization.normalization
     return Mesh(
-        trust_domain=mesh.trust_domain,
-        trust_domain_aliases=sorted(mesh.trust_domain_aliases),
+        trust_domain=directory.trust_domain,
+        trust_domain_aliases=sorted(directory.trust_domains[1:]),
         validate_trust_domain=config is None or config.validate_trust_domain,
         outbound_policy=mesh.outbound_traffic_policy.mode,
         path_normalization="BASE" if normalization == "DEFAULT" else normalization,
@@ -68,7 +68,7 @@ def _self(directory: Directory, workload: Workload) -> Self:
         name=workload.name,
         namespace=workload.namespace,
         service_account=workload.service_account,
-        identity=workload.identity(directory.mesh.trust_domain),
+        identity=workload.identity(directory.trust_domain),
         labels=dict(workload.labels),
         canonical_name=workload.canonical_name,
         canonical_revision=workload.canonical_revision,
@@ -81,7 +81,7 @@ def _peers(directory: Directory) -> Peers:
     found = [
         Peer(
             address=address,
-            identity=workload.identity(directory.mesh.trust_domain) if workload.in_mesh else "",
+            identity=workload.identity(directory.trust_domain) if workload.in_mesh else "",
             workload=workload.shown_name,
             namespace=workload.namespace,
             canonical_name=workload.canonical_name,

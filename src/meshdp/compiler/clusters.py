@@ -54,11 +54,10 @@ def _cluster(directory: Directory, service: Service, port: ServicePort, backends
 
 def _identities(directory: Directory, backends: list[Backend]) -> list[str]:
     """Every identity an endpoint may prove, under the trust domain and each of its aliases."""
-    domains = (directory.mesh.trust_domain, *directory.mesh.trust_domain_aliases)
     found = {
         spiffe_id(domain, backend.workload.namespace, backend.workload.service_account)
         for backend in backends
-        for domain in domains
+        for domain in directory.trust_domains
         if backend.workload is not None and backend.workload.service_account
     }
     return sorted(found)
@@ -96,7 +95,7 @@ class _ModesByEndpoint:
 
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
-        self.trust_domain = directory.mesh.trust_domain
+        self.trust_domain = directory.trust_domain
         self._modes: dict[tuple[str, str], Modes] = {}
 
     def auto_mtls(self, service: Service) -> bool:

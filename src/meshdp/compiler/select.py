@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from meshdp.resources import ResourceSet
-from meshdp.resources.mesh import MeshSpec
+from meshdp.resources.mesh import DEFAULT_TRUST_DOMAIN, MeshSpec
 from meshdp.resources.meta import Meta, matches
 from meshdp.resources.service import EndpointSlice, Service, ServicePort, SliceEndpoint, SlicePort
+from meshdp.resources.values import is_address
 from meshdp.resources.workload import Pod, WorkloadEntry
 
 TLS_MODE = "security.istio.io/tlsMode"
@@ -103,7 +104,9 @@ class Directory:
     def __init__(self, resources: ResourceSet) -> None:
         self.resources = resources
         self.mesh: MeshSpec = resources.mesh_spec
-        self.trust_domains = tuple(dict.fromkeys((self.mesh.trust_domain, *self.mesh.trust_domain_aliases)))
+        written = (self.mesh.trust_domain or DEFAULT_TRUST_DOMAIN, *self.mesh.trust_domain_aliases)
+        self.trust_domains = tuple(dict.fromkeys(domain.replace("@", ".") for domain in written))
+        self.trust_domain = self.trust_domains[0]
         self.workloads = workloads(resources)
         self.by_address = {address: workload for workload in self.workloads for address in workload.addresses}
         self.services = tuple(sorted(resources.all(Service), key=lambda service: service.meta.age_order))
@@ -154,7 +157,7 @@ class Directory:
         ready = endpoint.conditions.ready
         if not ready and not service.spec.publish_not_ready_addresses:
             return
-        for address in endpoint.addresses[:1]:
+        for address in filter(is_address, endpoint.addresses[:1]):
             yield Backend(address, port.port, self.by_address.get(address), ready, endpoint.zone)
 
 
@@ -177,8 +180,8 @@ def target_port(port: ServicePort, workload: Workload) -> int:
 
 
 def spiffe_id(trust_domain: str, namespace: str, service_account: str) -> str:
-    """Writes an identity; an '@' in a trust domain becomes '.'."""
-    return f"spiffe://{trust_domain.replace('@', '.')}/ns/{namespace}/sa/{service_account}"
+    """Writes an identity."""
+    return f"spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
 
 
 def _of_pod(pod: Pod) -> Workload:
@@ -193,7 +196,7 @@ def _of_pod(pod: Pod) -> Workload:
         namespace=pod.namespace,
         service_account=pod.spec.service_account_name,
         labels=pod.meta.labels,
-        addresses=pod.status.addresses,
+        addresses=tuple(filter(is_address, pod.status.addresses)),
         named_ports=named,
         annotations=pod.meta.annotations,
         workload_name=_owner_name(pod.meta),
@@ -219,7 +222,7 @@ def _of_entry(entry: WorkloadEntry) -> Workload:
         namespace=entry.namespace,
         service_account=spec.service_account,
         labels={**entry.meta.labels, **spec.labels},
-        addresses=(spec.address,) if spec.address else (),
+        addresses=tuple(filter(is_address, (spec.address,))),
         service_ports=spec.ports,
         annotations=entry.meta.annotations,
         locality=spec.locality,

@@ -29,7 +29,7 @@ def deny_all(stage: Stage) -> Iterator[Claim]:
 
 
 def details_viewer(stage: Stage) -> Iterator[Claim]:
-    """Product page may GET /details/*; other methods, paths and callers are refused, and the log says by which policy."""
+    """Product page may GET /details/*; all else is refused, and the log says by which policy."""
     stage.apply("8-details-viewer")
     before = len(stage.sidecar_log("details-v1"))
     allowed, posted, pinged = stage.send(

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from meshdp.errors import MeshdpError
-from meshdp.local.report import print_error
 
 Report = Callable[[int, Path], None]
 
@@ -52,7 +51,7 @@ def _finish(live: Callable[[Report], int], writer: int) -> None:
     try:
         code = live(report)
     except MeshdpError as error:
-        print_error(error)
+        print(f"meshdp: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130

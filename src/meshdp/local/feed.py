@@ -98,8 +98,8 @@ class Feed:
 
     @property
     def settled(self) -> bool:
-        """The sidecar has what it should have."""
-        return self._wanted is not None and self.in_force == self._wanted.digest
+        """The sidecar is here and has what it should have."""
+        return self._session is not None and self._wanted is not None and self.in_force == self._wanted.digest
 
     async def open(self, path: Path) -> None:
         """Listens in a folder of its own that only the sidecar's user and root may enter."""
@@ -140,6 +140,7 @@ class Feed:
             session.drop()
             if self._session is session:
                 self._session = None
+                self._changed()
 
     async def _converse(self, reader: asyncio.StreamReader, session: _Session) -> None:
         hello = await read_frame(reader)

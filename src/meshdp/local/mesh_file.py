@@ -59,7 +59,7 @@ class MeshFile:
     instances: tuple[Instance, ...]
 
 
-class WorkloadShape(Shape):
+class WorkloadShape(Shape, frozen=True):
     """One entry of `spec.workloads` as written."""
 
     name: str
@@ -73,14 +73,14 @@ class WorkloadShape(Shape):
     sidecar: bool = True
 
 
-class SpecShape(Shape):
+class SpecShape(Shape, frozen=True):
     """The `spec` of a LocalMesh as written."""
 
     workloads: list[WorkloadShape]
     resources: list[str] = []
 
 
-class MetadataShape(Shape):
+class MetadataShape(Shape, frozen=True):
     """The `metadata` of a LocalMesh as written: it is not a Kubernetes object and needs no more."""
 
     name: str
@@ -88,7 +88,7 @@ class MetadataShape(Shape):
     annotations: dict[str, str] = {}
 
 
-class MeshShape(Shape):
+class MeshShape(Shape, frozen=True):
     """The whole document as written."""
 
     api_version: str

@@ -94,6 +94,15 @@ class Unit:
             message=self.message,
         )
 
+    @property
+    def missing(self) -> str:
+        """What keeps it from being ready, in words."""
+        if self.phase != "starting" or self.message:
+            return self.message or self.phase
+        if self.instance.sidecar and not self._sidecar_ready.is_set():
+            return "its sidecar is not ready"
+        return f"its command does not listen on {', '.join(map(str, self.ports))}"
+
     async def stop(self) -> None:
         """Asks both processes to end, the command first; the holder's end takes whatever stays."""
         self._stopping = True
@@ -108,35 +117,34 @@ class Unit:
         wait_s = BACKOFF_FIRST_S
         while not self._stopping:
             began = time.monotonic()
-            code = await self._run_sidecar()
+            self.message = await self._run_sidecar()
             if self._stopping:
                 return
             if time.monotonic() - began > STABLE_AFTER_S:
                 wait_s = BACKOFF_FIRST_S
             self.restarts += 1
             self.phase = "restarting" if self.phase in ("ready", "restarting") else self.phase
-            self.message = f"its sidecar ended ({describe_exit(code)}){_tail(self.place.sidecar_log)}"
             self._changed()
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, BACKOFF_LAST_S)
 
-    async def _run_sidecar(self) -> int:
-        """One life of a sidecar, from start to exit code."""
+    async def _run_sidecar(self) -> str:
+        """One life of a sidecar; how it ended, in words."""
         argv = sidecar_command(str(self.instance.key), self.place.feed_socket)
         program = launch.Program(argv, _sidecar_env(), launch.sidecar_user(), log=self.place.sidecar_log)
         visible = [*launch.interpreter_folders(), self.place.feed_socket.parent]
         try:
             self._sidecar = launch.start_sidecar(self.place.holder, program, visible)
         except MeshdpError as error:
-            self.message = error.message
-            return -1
+            return f"its sidecar cannot be started: {error.message}"
         self._changed()
         watch = asyncio.create_task(self._await_sidecar())
         try:
-            return await ended(self._sidecar)
+            code = await ended(self._sidecar)
         finally:
             watch.cancel()
             self._sidecar_ready.clear()
+        return f"its sidecar ended ({describe_exit(code)}){_tail(self.place.sidecar_log)}"
 
     async def _await_sidecar(self) -> None:
         """Notices when the sidecar serves what it should."""

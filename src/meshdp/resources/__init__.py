@@ -17,6 +17,7 @@ from meshdp.errors import Finding
 from meshdp.resources.decode import decode
 from meshdp.resources.mesh import DEFAULT_ROOT_NAMESPACE, MeshConfig, MeshSpec
 from meshdp.resources.meta import Key, Meta, Resource
+from meshdp.resources.security import PeerAuthentication
 
 __all__ = ["Key", "Loaded", "Meta", "Resource", "ResourceSet", "decode", "load"]
 
@@ -85,9 +86,20 @@ class ResourceSet:
     def __len__(self) -> int:
         return len(self._by_key)
 
+    def findings(self) -> list[Finding]:
+        """What only the whole set shows: resources that cannot have an effect."""
+        winner = self.mesh.where if self.mesh else ""
+        found = [_without_effect(other, f"{winner} configures the mesh") for other in self.all(MeshConfig)[1:]]
+        found.extend(
+            _without_effect(policy, "with a selector it is ignored in the root namespace")
+            for policy in self.all(PeerAuthentication)
+            if policy.namespace == self.root_namespace and policy.spec.selector.match_labels
+        )
+        return found
+
     @property
     def mesh(self) -> MeshConfig | None:
-        """The settings in force: a MeshConfig document before the ConfigMap of the default root namespace."""
+        """The settings in force: of several, the first by namespace and name."""
         found = self.all(MeshConfig)
         return found[0] if found else None
 
@@ -115,4 +127,8 @@ def load(files: Iterable[tuple[str, str | bytes]]) -> Loaded:
             if resource is not None:
                 resources.append(resource)
     found, duplicates = ResourceSet.of(resources)
-    return Loaded(found, tuple(findings + duplicates), passed_over)
+    return Loaded(found, (*findings, *duplicates, *found.findings()), passed_over)
+
+
+def _without_effect(resource: Resource, message: str) -> Finding:
+    return Finding.of("MDP0305", resource.where, str(resource.key), "", message)

@@ -8,7 +8,7 @@ Fails:  a document is accepted or rejected whole. A security policy that cannot 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from meshdp.documents import RawDocument, embedded
@@ -16,6 +16,9 @@ from meshdp.errors import Finding
 from meshdp.resources import mesh, security, service, shape, validate, workload
 from meshdp.resources.meta import Meta, Resource, as_text, problems_of
 from meshdp.resources.shape import Problem
+
+# Only there: whoever may write ConfigMaps elsewhere must not configure the mesh.
+MESH_CONFIG_MAP = ("istio-system", "istio")
 
 Decoded = tuple[Resource | None, list[Problem]]
 Reader = Callable[[RawDocument, Meta], Decoded]
@@ -37,12 +40,21 @@ def decode(raw: RawDocument) -> tuple[Resource | None, list[Finding]]:
     if namespaced and not meta.namespace:
         meta = _in_default_namespace(meta)
     problems.extend(problems_of(meta))
+    problems.extend(_top_level(raw))
     resource, more = reader(raw, meta)
     problems.extend(more)
     findings = [shape.finding(raw, problem, _title(raw.kind, meta, namespaced)) for problem in problems]
     if resource is not None and not resource.broken and any(item.severity == "error" for item in findings):
         resource = _fail_closed(resource)
     return resource, findings
+
+
+def _top_level(raw: RawDocument) -> Iterator[Problem]:
+    """A misspelt `spec` must not read as an empty one."""
+    known = {"apiVersion", "kind", "metadata", *_BESIDE_METADATA.get(raw.kind, ("spec", "status"))}
+    for name in raw.data:
+        if name not in known:
+            yield Problem("MDP0201", (name,), f"unknown field {name!r}: {shape.nearest(name, sorted(known))}")
 
 
 def _unknown_kind(raw: RawDocument, group: str) -> list[Finding]:
@@ -86,12 +98,14 @@ def _pod(raw: RawDocument, meta: Meta) -> Decoded:
     status, more = shape.read(raw, ("status",), workload.PodStatus)
     if spec is None or status is None:
         return None, problems + more
-    return workload.Pod(meta, raw.where, spec, status), []
+    return workload.Pod(meta, raw.where, spec, status), list(workload.pod_problems(status))
 
 
 def _workload_entry(raw: RawDocument, meta: Meta) -> Decoded:
     spec, problems = shape.read(raw, ("spec",), workload.WorkloadEntrySpec)
-    return (None, problems) if spec is None else (workload.WorkloadEntry(meta, raw.where, spec), problems)
+    if spec is None:
+        return None, problems
+    return workload.WorkloadEntry(meta, raw.where, spec), list(workload.entry_problems(spec))
 
 
 def _service_account(raw: RawDocument, meta: Meta) -> Decoded:
@@ -162,7 +176,11 @@ def _mesh_config(raw: RawDocument, meta: Meta) -> Decoded:
 
 def _config_map(raw: RawDocument, meta: Meta) -> Decoded:
     entries = raw.data.get("data")
-    if meta.name != "istio" or not isinstance(entries, dict) or not isinstance(entries.get("mesh"), str):
+    if (
+        (meta.namespace, meta.name) != MESH_CONFIG_MAP
+        or not isinstance(entries, dict)
+        or not isinstance(entries.get("mesh"), str)
+    ):
         return None, []
     inner, findings = embedded(raw, ("data", "mesh"))
     if inner is None:
@@ -191,6 +209,11 @@ def _passed_over(raw: RawDocument, meta: Meta) -> Decoded:
     return None, []
 
 
+_BESIDE_METADATA = {
+    "ConfigMap": ("data", "binaryData", "immutable"),
+    "EndpointSlice": ("addressType", "endpoints", "ports"),
+    "ServiceAccount": ("secrets", "imagePullSecrets", "automountServiceAccountToken"),
+}
 _SECURITY = ("v1", "v1beta1")
 _NETWORKING = ("v1", "v1beta1", "v1alpha3")
 _OUR_GROUPS = ("meshdp.io",)
@@ -217,6 +240,7 @@ _KINDS: dict[tuple[str, str], tuple[tuple[str, ...], Reader, bool]] = {
     ("networking.istio.io", "EnvoyFilter"): (("v1alpha3",), _unhonoured("any planned milestone"), True),
     ("telemetry.istio.io", "Telemetry"): (("v1", "v1alpha1"), _unhonoured("a later milestone"), True),
     ("extensions.istio.io", "WasmPlugin"): (("v1alpha1",), _unhonoured("any planned milestone"), True),
+    ("install.istio.io", "IstioOperator"): (("v1alpha1",), _unhonoured("any milestone (use a MeshConfig)"), True),
     ("meshdp.io", "MeshConfig"): (("v1alpha1",), _mesh_config, True),
     ("meshdp.io", "LocalMesh"): (("v1alpha1",), _passed_over, True),
 }

@@ -22,6 +22,7 @@ from meshdp.resources.shape import LooseShape, Problem, Shape, nearest
 
 VALIDATE_TRUST_DOMAIN = "meshdp.io/validate-trust-domain"
 DEFAULT_ROOT_NAMESPACE = "istio-system"
+DEFAULT_TRUST_DOMAIN = "cluster.local"
 
 
 class OutboundTrafficPolicy(Shape, frozen=True):
@@ -45,7 +46,7 @@ class MeshTls(LooseShape, frozen=True):
 class MeshSpec(LooseShape, frozen=True):
     """The fields honoured now; `decode` names the others that Istio knows."""
 
-    trust_domain: str = "cluster.local"
+    trust_domain: str = DEFAULT_TRUST_DOMAIN
     trust_domain_aliases: list[str] = []
     root_namespace: str = DEFAULT_ROOT_NAMESPACE
     outbound_traffic_policy: OutboundTrafficPolicy = OutboundTrafficPolicy()

@@ -47,6 +47,11 @@ class Meta(LooseShape, frozen=True):
     creation_timestamp: str = ""
     owner_references: list[Owner] = []
 
+    PASSED_OVER: ClassVar[frozenset[str]] = frozenset(
+        """generateName selfLink uid resourceVersion generation deletionTimestamp deletionGracePeriodSeconds
+        finalizers managedFields""".split()
+    )
+
     @property
     def age_order(self) -> tuple[str, str, str]:
         """Oldest first; ties by name, then namespace, as istiod sorts."""

@@ -15,6 +15,7 @@ import msgspec
 
 from meshdp.resources.meta import Resource
 from meshdp.resources.shape import LooseShape, Problem, Shape
+from meshdp.resources.values import is_address
 
 Protocol = Literal["http", "tcp", "auto"]
 
@@ -151,6 +152,10 @@ def problems_of(spec: ServiceSpec) -> Iterator[Problem]:
             yield Problem("MDP0204", (*path, "port"), f"{port.port} is not a port (1 to 65535)")
         if isinstance(port.target_port, int) and not 0 <= port.target_port <= 65535:
             yield Problem("MDP0204", (*path, "targetPort"), f"{port.target_port} is not a port (1 to 65535)")
+    for index, address in enumerate(spec.cluster_ips or [spec.cluster_ip]):
+        if address not in ("", "None") and not is_address(address):
+            where = ("clusterIPs", index) if spec.cluster_ips else ("clusterIP",)
+            yield Problem("MDP0204", ("spec", *where), f"{address!r} is not an IP address")
     if spec.cluster_ip == "None":
         yield Problem("MDP0402", ("spec", "clusterIP"), "headless services are carried as unknown destinations")
     if spec.type == "ExternalName":

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -27,7 +27,12 @@ class Shape(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class LooseShape(msgspec.Struct, frozen=True, rename="camel"):
-    """A piece of a Kubernetes object of which only some fields concern a mesh: others are passed over."""
+    """A piece of a Kubernetes object of which only some fields concern a mesh.
+
+    PASSED_OVER: the names of the other fields; empty passes over any name.
+    """
+
+    PASSED_OVER: ClassVar[frozenset[str]] = frozenset()
 
 
 def replace(struct: T, **changes: Any) -> T:
@@ -109,11 +114,16 @@ def _check_struct(data: Any, type_: inspect.StructType, path: Path) -> Iterator[
     for key, value in data.items():
         if key in fields:
             yield from _check(value, fields[key].type, (*path, key))
-        elif issubclass(type_.cls, Shape):
-            yield Problem("MDP0201", (*path, key), f"unknown field {key!r}: {nearest(key, list(fields))}")
+        elif not _passes_over(type_.cls, key):
+            known = [*fields, *getattr(type_.cls, "PASSED_OVER", ())]
+            yield Problem("MDP0201", (*path, key), f"unknown field {key!r}: {nearest(key, known)}")
     for name, field in fields.items():
         if field.required and name not in data:
             yield Problem("MDP0203", path, f"field {name!r} is missing")
+
+
+def _passes_over(cls: type, name: str) -> bool:
+    return issubclass(cls, LooseShape) and (not cls.PASSED_OVER or name in cls.PASSED_OVER)
 
 
 def _check_list(data: Any, item: inspect.Type, path: Path) -> Iterator[Problem]:

@@ -208,8 +208,9 @@ def _each(written: list[str], path: Path, check: value.Check) -> Iterator[Proble
 def _no_empty(lists: Mapping[str, list[str]], path: Path) -> Iterator[Problem]:
     for name, written in lists.items():
         for index, text in enumerate(written):
-            if not text:
-                yield Problem(REFUSED, (*path, name, index), "a value must not be empty")
+            problem = value.length_problem(text) if text else "a value must not be empty"
+            if problem:
+                yield Problem(REFUSED, (*path, name, index), problem)
 
 
 def _empty_lists(written: Mapping[str, object]) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ from meshdp.resources.shape import nearest
 
 Check = Callable[[str], str]
 
+VALUE_LENGTH_LIMIT = 4096
 SERVICE_ACCOUNTS_LIMIT = 16
 SERVICE_ACCOUNT_LENGTH_LIMIT = 320
 
@@ -25,6 +26,19 @@ SERVICE_ACCOUNT_LENGTH_LIMIT = 320
 def lists_of(struct: msgspec.Struct) -> dict[str, list[str]]:
     """The list fields of a source or operation by their YAML names."""
     return {field.encode_name: getattr(struct, field.name) for field in msgspec.structs.fields(struct)}
+
+
+def is_address(text: str) -> bool:
+    """True for an IPv4 or IPv6 address without a zone."""
+    try:
+        return "%" not in str(ipaddress.ip_address(text))
+    except ValueError:
+        return False
+
+
+def length_problem(text: str) -> str:
+    """Values become patterns of the matcher, whose size is bounded."""
+    return f"longer than {VALUE_LENGTH_LIMIT} characters" if len(text) > VALUE_LENGTH_LIMIT else ""
 
 
 def network_problem(text: str) -> str:

@@ -7,13 +7,16 @@ Source: Kubernetes core/v1; Istio networking/v1 WorkloadEntry.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import msgspec
 
 from meshdp.resources.meta import Resource
-from meshdp.resources.shape import LooseShape, Shape
+from meshdp.resources.shape import LooseShape, Problem, Shape
+from meshdp.resources.values import is_address
 
 
 class ContainerPort(LooseShape, frozen=True):
@@ -23,12 +26,20 @@ class ContainerPort(LooseShape, frozen=True):
     name: str = ""
     protocol: str = "TCP"
 
+    PASSED_OVER: ClassVar[frozenset[str]] = frozenset({"hostPort", "hostIP"})
+
 
 class Container(LooseShape, frozen=True):
     """One container of a pod."""
 
     name: str = ""
     ports: list[ContainerPort] = []
+
+    PASSED_OVER: ClassVar[frozenset[str]] = frozenset(
+        """args command env envFrom image imagePullPolicy lifecycle livenessProbe readinessProbe resizePolicy resources
+        restartPolicy restartPolicyRules securityContext startupProbe stdin stdinOnce terminationMessagePath
+        terminationMessagePolicy tty volumeDevices volumeMounts workingDir""".split()
+    )
 
 
 class PodSpec(LooseShape, frozen=True):
@@ -38,6 +49,15 @@ class PodSpec(LooseShape, frozen=True):
     containers: list[Container] = []
     init_containers: list[Container] = []
     host_network: bool = False
+
+    PASSED_OVER: ClassVar[frozenset[str]] = frozenset(
+        """activeDeadlineSeconds affinity automountServiceAccountToken dnsConfig dnsPolicy enableServiceLinks
+        ephemeralContainers hostAliases hostIPC hostPID hostUsers hostname hostnameOverride imagePullSecrets nodeName
+        nodeSelector os overhead preemptionPolicy priority priorityClassName readinessGates resourceClaims resources
+        restartPolicy runtimeClassName schedulerName schedulingGates securityContext serviceAccount
+        setHostnameAsFQDN shareProcessNamespace subdomain terminationGracePeriodSeconds tolerations
+        topologySpreadConstraints volumes workloadRef""".split()
+    )
 
 
 class PodIp(LooseShape, frozen=True):
@@ -86,6 +106,29 @@ class WorkloadEntrySpec(Shape, frozen=True):
     service_account: str = ""
 
 
+def pod_problems(status: PodStatus) -> Iterator[Problem]:
+    """Addresses that are none."""
+    for address in status.addresses:
+        if not is_address(address):
+            yield Problem("MDP0204", ("status", "podIP"), f"{address!r} is not an IP address")
+
+
+def entry_problems(spec: WorkloadEntrySpec) -> Iterator[Problem]:
+    """What istiod refuses, and addresses that are host names."""
+    if not spec.address and not spec.network:
+        yield Problem("MDP0203", ("spec",), "field 'address' is missing")
+    elif _HOST.fullmatch(spec.address) and not is_address(spec.address):
+        message = f"{spec.address!r} is a host name: it is not resolved, so the entry is no endpoint"
+        yield Problem("MDP0402", ("spec", "address"), message)
+    elif spec.address and not is_address(spec.address):
+        yield Problem("MDP0204", ("spec", "address"), f"{spec.address!r} is neither an IP address nor a host name")
+    for name, port in spec.ports.items():
+        if not 1 <= port <= 65535:
+            yield Problem("MDP0204", ("spec", "ports", name), f"{port} is not a port (1 to 65535)")
+    if spec.weight < 0:
+        yield Problem("MDP0204", ("spec", "weight"), "a weight is not negative")
+
+
 @dataclass(frozen=True, slots=True)
 class Pod(Resource):
     """A running instance."""
@@ -117,3 +160,7 @@ class Namespace(Resource):
     """A namespace; it exists whether or not it is written down."""
 
     KIND: ClassVar[str] = "Namespace"
+
+
+_HOST_LABEL = r"[A-Za-z0-9](?:[-A-Za-z0-9]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"{_HOST_LABEL}(?:\.{_HOST_LABEL})*")

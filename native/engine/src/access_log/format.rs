@@ -159,9 +159,9 @@ fn escaped_or_dash(out: &mut Vec<u8>, field: &[u8]) {
     } else {
         for &byte in kept {
             if is_plain(byte) {
-                out.push(byte)
+                out.push(byte);
             } else {
-                out.extend_from_slice(&[b'\\', b'x', hex(byte >> 4), hex(byte)])
+                out.extend_from_slice(&[b'\\', b'x', hex(byte >> 4), hex(byte)]);
             }
         }
     }

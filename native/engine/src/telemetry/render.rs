@@ -198,6 +198,9 @@ impl HistogramSum {
     }
 }
 
+/// Which number of a TCP series a family shows.
+type ReadTcp = fn(&TcpSum) -> u64;
+
 /// The exposition while it grows.
 #[derive(Default)]
 struct Page {
@@ -247,7 +250,7 @@ impl Page {
                 Sum::Request(_) => None,
             })
             .collect();
-        let families: [(&str, &str, fn(&TcpSum) -> u64); 4] = [
+        let families: [(&str, &str, ReadTcp); 4] = [
             ("istio_tcp_connections_opened_total", "Opaque connections that opened.", |sum| sum.opened),
             ("istio_tcp_connections_closed_total", "Opaque connections that closed.", |sum| sum.closed),
             ("istio_tcp_sent_bytes_total", "Bytes sent to the downstream of opaque connections.", |sum| sum.sent_bytes),

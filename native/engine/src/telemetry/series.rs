@@ -4,7 +4,7 @@
 //! Out:     [`Labels`] (compared with keys without allocating) and [`Cells`] (relaxed atomics with one writer).
 //! Source:  istio-semantics G.2.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Which side of the call reports.
@@ -153,9 +153,7 @@ impl<'a> SeriesKey<'a> {
 
     /// The hash that [`Labels`] made from an equal key is stored under.
     pub(super) fn hash_with(&self, state: &impl BuildHasher) -> u64 {
-        let mut hasher = state.build_hasher();
-        self.hash(&mut hasher);
-        hasher.finish()
+        state.hash_one(self)
     }
 }
 

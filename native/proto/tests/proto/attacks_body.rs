@@ -78,15 +78,8 @@ fn h1_32_the_last_chunk_ends_with_an_empty_line() {
 
 #[test]
 fn h1_33_trailers_are_dropped_and_bounded() {
-    let names = [
-        "Content-Length: 3",
-        "Transfer-Encoding: chunked",
-        "Host: b",
-        "Authorization: x",
-        "Cookie: x",
-        "X-Forwarded-For: 1.1.1.1",
-    ];
-    let trailers: String = names.iter().map(|name| format!("{name}\r\n")).collect();
+    let framing = "Content-Length: 3\r\nTransfer-Encoding: chunked\r\nHost: b\r\n";
+    let trailers = format!("{framing}Authorization: x\r\nCookie: x\r\nX-Forwarded-For: 1.1.1.1\r\n");
     assert_eq!(forwarded(chunked(&format!("1\r\nx\r\n0\r\n{trailers}\r\n"))), format!("{SENT}1\r\nx\r\n0\r\n\r\n"));
     for trailer in [":path: /x", "a b: c", "nocolon", " folded: x", "a: \0"] {
         assert_eq!(refused(chunked(&format!("0\r\n{trailer}\r\n\r\n"))), (400, "trailer"), "{trailer:?}");

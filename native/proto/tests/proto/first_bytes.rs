@@ -34,7 +34,7 @@ fn alpn(names: &[&[u8]]) -> Vec<u8> {
     extension(16, &vector(2, &names.iter().flat_map(|name| vector(1, name)).collect::<Vec<u8>>()))
 }
 
-/// A ClientHello handshake message with these extensions.
+/// A `ClientHello` handshake message with these extensions.
 fn message(extensions: &[u8]) -> Vec<u8> {
     let body = [
         &[3, 3][..],
@@ -91,7 +91,10 @@ fn broken_client_hellos_are_raw() {
     let empty_protocol = message(&alpn(&[b""]));
     let cut_extension = message(&[0, 16, 0, 9, 1]);
     let server_hello = [&[2][..], &hello()[1..]].concat();
-    for broken in [bad_name, empty_name, empty_protocol, cut_extension, server_hello] {
+    let mut long_session = message(&[]);
+    long_session.splice(38..39, [33, 0]);
+    long_session[3] += 1;
+    for broken in [long_session, bad_name, empty_name, empty_protocol, cut_extension, server_hello] {
         assert_eq!(decide(&records(&broken, 16_384), BOTH), Sniff::Raw);
     }
     let too_long = records(&message(&extension(21, &vec![0; 17_000])), 16_384);

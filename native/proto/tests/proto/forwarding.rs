@@ -75,6 +75,12 @@ fn a_table_is_reused_between_messages_and_connections() {
     fields.clear();
     parse(b"GET / HTTP/1.1\r\nHost: b\r\n\r\n", &mut fields);
     assert_eq!(fields.len(), 1);
+    assert_eq!(
+        parse_request(b"GET /a HTTP/1.1\r\nHost: a\r\nX: a long value", &Limits::default(), &mut fields),
+        Ok(None)
+    );
+    parse(b"GET / HTTP/1.1\r\nHost: b\r\n\r\n", &mut fields);
+    assert_eq!(fields.len(), 1, "a buffer that shrank is scanned from its start");
 }
 
 #[test]

@@ -3,9 +3,11 @@
 
 mod attacks_body;
 mod attacks_head;
+mod exchange;
 mod feed;
 mod first_bytes;
 mod forwarding;
 mod paths;
 mod properties;
 mod responses;
+mod verdicts;

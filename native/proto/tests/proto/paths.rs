@@ -1,8 +1,7 @@
-//! Path normalisation: Istio's vectors, the paths a real Envoy forwarded, and PN cases beyond them.
+//! Path normalisation: Istio's vectors and the PN cases.
 
+use crate::verdicts::{mode, read, shared};
 use meshdp_proto::{PathMode, normalise};
-use serde_json::Value;
-use std::path::PathBuf;
 
 const MODES: [PathMode; 4] = [PathMode::None, PathMode::Base, PathMode::MergeSlashes, PathMode::DecodeAndMergeSlashes];
 
@@ -20,30 +19,6 @@ fn table(mode: PathMode, cases: &[(&str, &str)]) {
     for (input, expected) in cases {
         assert_eq!(run(input, mode), *expected, "{input} {mode:?}");
     }
-}
-
-fn mode(name: &str) -> PathMode {
-    match name {
-        "NONE" => PathMode::None,
-        "BASE" | "DEFAULT" => PathMode::Base,
-        "MERGE_SLASHES" => PathMode::MergeSlashes,
-        "DECODE_AND_MERGE_SLASHES" => PathMode::DecodeAndMergeSlashes,
-        other => panic!("unknown mode {other}"),
-    }
-}
-
-/// The reference folder beside the repository; tests that need it say so and pass where it is absent.
-fn shared(below: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance").join(below);
-    if !path.exists() {
-        println!("skipped: no reference vectors at ../shared/conformance/{below}");
-        return None;
-    }
-    Some(path)
-}
-
-fn read(path: PathBuf) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
 #[test]
@@ -69,39 +44,6 @@ fn istio_vectors() {
         }
     }
     assert!(checked >= 80, "only {checked} vectors were found");
-}
-
-#[test]
-fn envoy_forwarded_the_same_paths() {
-    let Some(folder) = shared("authz-verdicts") else { return };
-    let mut checked = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.file_stem().is_some_and(|stem| stem.to_string_lossy().bytes().all(|byte| byte.is_ascii_digit())) {
-            checked += check_set(&read(path));
-        }
-    }
-    assert!(checked > 1_000, "only {checked} requests were found");
-}
-
-fn check_set(set: &Value) -> usize {
-    let mode = mode(set["mesh"]["pathNormalization"].as_str().unwrap());
-    let mut checked = 0;
-    for request in set["requests"].as_array().unwrap() {
-        let (Some(path), expect) = (request["request"]["path"].as_str(), &request["expect"]) else { continue };
-        let steered = request["request"]["headers"].to_string().contains("x-ext-authz");
-        // A tab inside the request line is refused here (H1-49); Envoy trims it.
-        if steered || path.contains("{{token") || path.contains('\t') || request["http"] == 2 {
-            continue;
-        }
-        match expect["status"].as_u64() {
-            Some(200) => assert_eq!(run(path, mode), expect["upstreamPath"].as_str().unwrap_or(path), "{}", set["id"]),
-            Some(400) if expect["detail"] == "path_normalization_failed" => assert_eq!(run(path, mode), "400"),
-            _ => continue,
-        }
-        checked += 1;
-    }
-    checked
 }
 
 #[test]

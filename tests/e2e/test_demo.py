@@ -1,0 +1,73 @@
+"""The demo plays all its acts; and with enforcement switched off by policy, the acts that depend on it fail.
+
+Limits:  needs root; skipped with a reason otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.local_mesh import Meshdp, picture_of_the_host
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make network namespaces"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("meshdp._native") is None, reason="the engine is not built: make build"
+    ),
+]
+
+ACTS = ["interception", "plaintext", "mutual-tls", "strict", "deny-all", "details-viewer", "product-page"]
+
+# Each workload speaks plaintext whatever the mesh says, and everything is allowed whatever else is.
+NO_ENFORCEMENT = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: allow-all, namespace: default}
+spec: {rules: [{}]}
+""" + "".join(
+    f"""\
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: a-{app}, namespace: default, creationTimestamp: "2000-01-01T00:00:00Z"}}
+spec:
+  selector: {{matchLabels: {{app: {app}}}}}
+  mtls: {{mode: DISABLE}}
+  portLevelMtls: {{"9080": {{mode: DISABLE}}}}
+"""
+    for app in ("productpage", "details", "reviews", "ratings")
+)
+
+
+def played(meshdp: Meshdp, *words: str) -> tuple[int, dict[str, bool], str]:
+    report = meshdp.folder / "report.json"
+    done = meshdp("demo", "--report", str(report), *words, timeout_s=180)
+    acts = json.loads(report.read_text())["acts"] if report.exists() else []
+    for act in acts:
+        assert act["evidence"], act["name"]
+        assert act["ok"] == all(each["ok"] for each in act["evidence"])
+    return done.returncode, {act["name"]: act["ok"] for act in acts}, done.stdout + done.stderr
+
+
+def test_every_act_holds_and_nothing_is_left(tmp_path: Path) -> None:
+    before = picture_of_the_host()
+    code, acts, said = played(Meshdp(tmp_path))
+    assert acts == dict.fromkeys(ACTS, True), said
+    assert code == 0
+    assert picture_of_the_host() == before
+    assert not (tmp_path / "s").exists()
+
+
+def test_without_enforcement_the_acts_that_need_it_fail(tmp_path: Path) -> None:
+    (tmp_path / "also").mkdir()
+    (tmp_path / "also" / "no-enforcement.yaml").write_text(NO_ENFORCEMENT)
+    code, acts, said = played(Meshdp(tmp_path), "--also", str(tmp_path / "also"))
+    needing = ("mutual-tls", "strict", "deny-all", "details-viewer", "product-page")
+    assert {name: acts.get(name) for name in needing} == dict.fromkeys(needing, False), said
+    assert (acts["interception"], acts["plaintext"]) == (True, True), said
+    assert code == 1

@@ -1,0 +1,85 @@
+"""Runs the `meshdp` command as a person would, and looks at what a mesh leaves on the machine.
+
+In:      a folder for files and one for state, so that a test run meets no other mesh.
+Out:     finished commands, JSON answers, pictures of the machine before and after.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Done = subprocess.CompletedProcess[str]
+
+
+class Meshdp:
+    """The command line, with its state in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # Short: a socket's path holds 107 bytes.
+        self.state = folder / "s"
+        self.env = {**os.environ, "MESHDP_STATE_DIR": str(self.state), "NO_COLOR": "1"}
+
+    def __call__(self, *words: str, timeout_s: float = 60) -> Done:
+        command = [sys.executable, "-m", "meshdp", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s, env=self.env)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Starts a command and leaves it running."""
+        command = [sys.executable, "-m", "meshdp", *words]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.env)
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """What `ps` says, by workload."""
+        done = self("ps", "-o", "json")
+        return {row["workload"]: row for row in json.loads(done.stdout)}
+
+    def state_of(self, mesh: str) -> dict[str, Any]:
+        """The state file."""
+        found: dict[str, Any] = json.loads((self.state / mesh / "state.json").read_text())
+        return found
+
+    def python(self, workload: str, script: str) -> Done:
+        """Runs a script of Python inside a workload."""
+        return self("exec", workload, "--", "python3", "-c", script)
+
+
+def picture_of_the_host() -> dict[str, str]:
+    """What a mesh must not change. Named namespaces are left out: a mesh has none, others may."""
+    commands = {
+        "addresses": ["ip", "-o", "address"],
+        "routes": ["ip", "route", "show", "table", "all"],
+        "rules": ["iptables-save"],
+    }
+    picture = {
+        name: subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        for name, words in commands.items()
+    }
+    picture["addresses"] = "\n".join(line.split(" valid_lft")[0] for line in picture["addresses"].splitlines())
+    picture["rules"] = "\n".join(line for line in picture["rules"].splitlines() if not line.startswith(("#", ":")))
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    picture["mounts"] = "\n".join(sorted(line for line in mounts if "/run/netns/" not in line))
+    return picture
+
+
+def alive(pid: int) -> bool:
+    """The process runs; one that has ended and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_until(so: Callable[[], object], timeout_s: float = 10) -> None:
+    """Waits without a fixed sleep; fails when it does not become so."""
+    deadline = time.monotonic() + timeout_s
+    while not so():
+        assert time.monotonic() < deadline, f"not so after {timeout_s} s"
+        time.sleep(0.01)

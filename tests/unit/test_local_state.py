@@ -1,0 +1,102 @@
+"""State on disk: one writer a mesh, a lock that tells the living from the dead, names that people type."""
+
+from pathlib import Path
+
+import pytest
+
+from meshdp.errors import Refused, Unreachable, UsageError
+from meshdp.local import state as states
+from meshdp.local.report import table
+from meshdp.local.state import Folder, InstanceState, MeshState, ProcessState
+
+
+def instance(name: str, workload: str, namespace: str = "default") -> InstanceState:
+    return InstanceState(namespace, name, workload, "default", "10.244.1.1", "port1", True, ProcessState(1, 1))
+
+
+def mesh(*instances: InstanceState) -> MeshState:
+    process = ProcessState(1, 1)
+    return MeshState("bookinfo", "mesh.yaml", process, process, "someone", instances=list(instances))
+
+
+@pytest.fixture(autouse=True)
+def _own_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESHDP_STATE_DIR", str(tmp_path / "state"))
+
+
+def test_a_mesh_has_one_writer_and_leaves_nothing() -> None:
+    first = Folder("bookinfo")
+    first.acquire()
+    assert Folder("bookinfo").held
+    with pytest.raises(Refused, match="is up already"):
+        Folder("bookinfo").acquire()
+    first.write(mesh(instance("a", "a")))
+    assert Folder("bookinfo").read() == mesh(instance("a", "a"))
+    first.release()
+    assert not first.path.parent.exists()
+    assert not Folder("bookinfo").held
+
+
+def test_asking_leaves_no_trace() -> None:
+    assert not Folder("bookinfo").held
+    assert not Folder("bookinfo").path.parent.exists()
+
+
+def test_what_a_crash_left_is_cleared_by_the_next_start() -> None:
+    folder = Folder("bookinfo")
+    folder.acquire()
+    (folder.path / "logs" / "old").write_text("old")
+    folder.release = lambda: None  # type: ignore[method-assign]  # the crash
+    states.os.close(folder._lock)
+    again = Folder("bookinfo")
+    again.acquire()
+    assert list((again.path / "logs").iterdir()) == []
+    again.release()
+
+
+def test_folders_are_closed_but_can_be_passed_through() -> None:
+    folder = Folder("bookinfo")
+    folder.acquire()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (folder.path, *folder.path.iterdir())}
+    assert modes == {"bookinfo": 0o711, "logs": 0o700, "files": 0o700, "feed": 0o711}
+    folder.release()
+
+
+def test_the_only_mesh_needs_no_name() -> None:
+    with pytest.raises(Unreachable, match="no mesh is up"):
+        states.running(None)
+    one, two = Folder("one"), Folder("two")
+    one.acquire()
+    one.write(mesh())
+    assert states.running(None)[0].mesh == "one"
+    two.acquire()
+    two.write(mesh())
+    with pytest.raises(UsageError, match="several meshes are up: one, two"):
+        states.running(None)
+    assert states.running("two")[0].mesh == "two"
+    one.release()
+    two.release()
+
+
+def test_instances_are_found_by_the_names_people_use() -> None:
+    known = mesh(instance("web-0", "web"), instance("web-1", "web"), instance("db", "db"), instance("db", "db", "shop"))
+    assert states.instance_named(known, "web-1").name == "web-1"
+    assert states.instance_named(known, "shop/db").namespace == "shop"
+    for ambiguous in ("db", "web", "default/web"):
+        with pytest.raises(UsageError, match="several workloads"):
+            states.instance_named(known, ambiguous)
+    with pytest.raises(UsageError, match="no workload is named nothing"):
+        states.instance_named(known, "nothing")
+    assert states.instance_named(mesh(instance("web-0", "web")), "web").name == "web-0"
+
+
+def test_tables_are_aligned_and_dashes_stand_for_nothing() -> None:
+    rows: list[dict[str, object]] = [
+        {"workload": "default/a", "pid": 1, "exit_code": None, "ready": True},
+        {"workload": "b", "pid": 22, "exit_code": 0, "ready": False},
+    ]
+    assert table(rows).splitlines() == [
+        "WORKLOAD   PID  EXIT CODE  READY",
+        "default/a  1    -          yes",
+        "b          22   0          no",
+    ]
