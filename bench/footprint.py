@@ -106,7 +106,9 @@ def _requests(sidecars: Sidecars, load: Path) -> None:
         done += Load(sidecars.lane, load, MESH, (16, 0, 500)).run().requests
 
 
-def _idle(sidecars: Sidecars, load: Path, processes: dict[str, subprocess.Popen[str]]) -> tuple[dict[str, float], int]:
+def _idle(
+    sidecars: Sidecars, load: Path, processes: dict[str, subprocess.Popen[bytes]]
+) -> tuple[dict[str, float], int]:
     """Growth of the heap for each of many idle connections that have carried one request."""
     first = Load(sidecars.lane, load, MESH, (IDLE_BASE, 0, 0))
     before = {end: private_bytes(process.pid) for end, process in processes.items()}

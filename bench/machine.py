@@ -14,6 +14,8 @@ from pathlib import Path
 import meshdp
 from bench.stage import ROOT
 
+GIT = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+
 
 def describe() -> dict[str, str]:
     """The machine and the versions, so that a figure can be repeated."""
@@ -21,7 +23,7 @@ def describe() -> dict[str, str]:
         "processor": f"{os.cpu_count()} × {_processor()}",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "meshdp": f"{meshdp.__version__}, commit {_first_line(['git', '-C', str(ROOT), 'describe', '--always', '--dirty'])}",
+        "meshdp": f"{meshdp.__version__}, commit {_first_line(GIT)}",
         "compiler": _first_line(["rustc", "--version"]),
         "load_average": " ".join(f"{each:.2f}" for each in os.getloadavg()),
     }

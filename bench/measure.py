@@ -9,7 +9,6 @@ Source: proc(5): `schedstat` counts what the scheduler gave each thread, kernel 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ class Load:
         self._process: subprocess.Popen[str] = lane.start("client", words, aim.uid, OTHER_CPU)
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "ready\n":
-            raise RuntimeError(f"the load towards {aim.address} did not start; see {lane.folder}/{lane.name}.log")
+            raise RuntimeError(f"the load towards {aim.address} did not start:\n{lane.log()}")
 
     def run(self) -> Result:
         """The measured part. Raises when an answer was wrong: such a run is no figure."""
@@ -108,10 +107,3 @@ def attempt(function: Callable[[], None]) -> bool:
     except OSError:
         return False
     return True
-
-
-def family(pid: int) -> list[int]:
-    """A process and its children: servers that fork their workers."""
-    tasks = Path(f"/proc/{pid}/task")
-    children = " ".join((task / "children").read_text() for task in tasks.iterdir() if os.access(task / "children", os.R_OK))
-    return [pid, *(int(child) for child in children.split())]

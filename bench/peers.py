@@ -60,7 +60,7 @@ def _start_one(name: str, where: Lane, end: str, role: tuple[int, str, str]) -> 
     until = time.monotonic() + 5
     while not where.inside(end, lambda: attempt(lambda: _touch(role[0]))):
         if process.poll() is not None or time.monotonic() > until:
-            raise RuntimeError(f"{name} did not start: {where.folder}/{where.name}.log")
+            raise RuntimeError(f"{name} did not start:\n{where.log()}")
         time.sleep(0.02)
     return process
 
@@ -74,10 +74,17 @@ def _certify(folder: Path) -> None:
     authority = Authority.open(folder / "authority", "bench")
     key = ec.generate_private_key(ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    chain = authority.sign(request.public_bytes(serialization.Encoding.PEM), "spiffe://cluster.local/ns/default/sa/bench")
+    chain = authority.sign(
+        request.public_bytes(serialization.Encoding.PEM), "spiffe://cluster.local/ns/default/sa/bench"
+    )
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     private = key.private_bytes(*form).decode()
-    for name, text in {"ca.pem": authority.bundle, "leaf.pem": chain, "key.pem": private, "both.pem": chain + private}.items():
+    for name, text in {
+        "ca.pem": authority.bundle,
+        "leaf.pem": chain,
+        "key.pem": private,
+        "both.pem": chain + private,
+    }.items():
         (folder / name).write_text(text)
         shutil.chown(folder / name, PROXY_UID, PROXY_UID)
     shutil.chown(folder, PROXY_UID, PROXY_UID)
@@ -90,10 +97,12 @@ def _nginx(folder: Path, role: tuple[int, str, str], source: str) -> str:
         f" ssl_client_certificate {folder}/ca.pem; ssl_verify_client on; ssl_session_tickets off;"
     )
     dial_tls = (
-        f"proxy_ssl_certificate {folder}/leaf.pem; proxy_ssl_certificate_key {folder}/key.pem; proxy_ssl_protocols TLSv1.3;"
-        f" proxy_ssl_trusted_certificate {folder}/ca.pem; proxy_ssl_session_reuse off;"
+        f"proxy_ssl_certificate {folder}/leaf.pem; proxy_ssl_certificate_key {folder}/key.pem;"
+        f" proxy_ssl_protocols TLSv1.3; proxy_ssl_trusted_certificate {folder}/ca.pem; proxy_ssl_session_reuse off;"
     )
-    temporary = "".join(f"{each}_temp_path {folder}/tmp; " for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    temporary = "".join(
+        f"{each}_temp_path {folder}/tmp; " for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
     return f"""daemon off; master_process off; pid {folder}/nginx-{port}.pid; error_log stderr crit;
 events {{ worker_connections 4096; }}
 http {{
@@ -114,8 +123,12 @@ http {{
 
 def _haproxy(folder: Path, role: tuple[int, str, str], source: str) -> str:
     port, upstream, tls = role
-    listen_tls = f" ssl crt {folder}/both.pem ca-file {folder}/ca.pem verify required no-tls-tickets" if tls == "server" else ""
-    dial_tls = f" ssl crt {folder}/both.pem ca-file {folder}/ca.pem verify required no-ssl-reuse" if tls == "client" else ""
+    listen_tls = (
+        f" ssl crt {folder}/both.pem ca-file {folder}/ca.pem verify required no-tls-tickets" if tls == "server" else ""
+    )
+    dial_tls = (
+        f" ssl crt {folder}/both.pem ca-file {folder}/ca.pem verify required no-ssl-reuse" if tls == "client" else ""
+    )
     return f"""global
   nbthread 1
   maxconn 4000

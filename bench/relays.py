@@ -26,7 +26,7 @@ def compile_programs(folder: Path) -> dict[str, Path]:
 def start_relays(lane: Lane, program: Path, scenario: str) -> list[subprocess.Popen[str]]:
     """Starts the relays of a scenario: in place of the outbound sidecar, of the inbound one, or of both."""
     inbound = ("server", f"0.0.0.0:{INBOUND}", f"{SERVER_IP}:{PORT}", "127.0.0.6:0")
-    relays = {
+    relays: dict[str, list[tuple[str, ...]]] = {
         "inbound": [inbound],
         "outbound": [("client", f"0.0.0.0:{OUTBOUND}", f"{PLAIN_IP}:{PLAIN_PORT}")],
         "pair": [("client", f"0.0.0.0:{OUTBOUND}", f"{SERVER_IP}:{PORT}"), inbound],

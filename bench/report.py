@@ -11,16 +11,17 @@ from bench.footprint import Footprint, Start
 from bench.rounds import Comparison
 
 METHOD = (
-    "CPU is the processes' own accounting (schedstat of every thread), kernel work included. Contenders take turns within"
-    " a round, in random order; a ratio is to the floor relay of the same round; medians with the middle half in brackets."
-    " A round whose floor is more than 10 % off its median, or in which more than 2 % of the time was stolen, is refused."
-    " Every contender stands between the same namespaces with the same redirection rules. GET with a 1 KB answer,"
-    " keep-alive, one worker, proxy on processor 0, load and application on processor 1. inbound: plaintext client to an"
-    " in-mesh application (PERMISSIVE, two policies); outbound: to an application outside the mesh; pair: both sidecars,"
-    " mutual TLS between them, against two relays in plaintext."
+    "CPU is the processes' own accounting (schedstat of every thread), kernel work included. Contenders take"
+    " turns within a round, in random order; a ratio is to the floor relay of the same round; medians with the"
+    " middle half in brackets. A round whose floor is more than 10 % off its median, or in which more than 2 % of"
+    " the time was stolen, is refused. Every contender stands between the same namespaces with the same"
+    " redirection rules. GET with a 1 KB answer, keep-alive, one worker, proxy on processor 0, load and"
+    " application on processor 1. inbound: plaintext client to an in-mesh application (PERMISSIVE, two policies);"
+    " outbound: to an application outside the mesh; pair: both sidecars, mutual TLS between them, against two"
+    " relays in plaintext."
 )
-HEADER = f"{'scenario':<10}{'conns':>6} {'contender':<10}{'ratio':>7} {'middle half':>14} {'CPU µs/req':>11} {'each':>15}"
-HEADER += f"{'req/s':>9}{'p50 µs':>8}{'p99 µs':>8}  rounds"
+HEADER = f"{'scenario':<10}{'conns':>6} {'contender':<10}{'ratio':>7} {'middle half':>14} {'CPU µs/req':>11}"
+HEADER += f" {'each':>15}{'req/s':>9}{'p50 µs':>8}{'p99 µs':>8}  rounds"
 
 
 def table(found: dict[str, Any]) -> str:

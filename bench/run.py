@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+# ruff: noqa: E402 - the programme is called by its path, so its package is found here first
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from bench import footprint, machine, peers, relays, report

@@ -9,9 +9,9 @@ Limits: what is measured is what `meshdp up` starts: a fed sidecar, one worker, 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -20,7 +20,9 @@ from bench.measure import attempt
 from bench.stage import CLIENT_IP, PLAIN_IP, PLAIN_PORT, PORT, PROXY_CPU, SERVER_IP, Lane
 from meshdp.compiler import compile_all
 from meshdp.control.authority import Authority
+from meshdp.local import launch
 from meshdp.local.feed import Feed
+from meshdp.local.unit import sidecar_command, sidecar_env
 from meshdp.sources.files import FileSource
 
 SERVICE_HOST, PLAIN_HOST = f"server.default:{PORT}", f"plain.default:{PLAIN_PORT}"
@@ -90,18 +92,25 @@ class Sidecars:
             identity = f"spiffe://cluster.local/ns/default/sa/{end}"
             self._loop.call_soon_threadsafe(feed.offer, snapshots["default", end], identity)
 
-    def start(self, end: str, cpu: int = PROXY_CPU) -> subprocess.Popen[str]:
-        """Starts the sidecar of one end, as `meshdp up` does."""
-        words = [sys.executable, "-P", "-m", "meshdp", "sidecar", "--workload", f"default/{end}"]
-        return self.lane.start(end, [*words, "--feed", str(self._socket(end))], cpu=cpu)
+    def start(self, end: str, cpu: int = PROXY_CPU) -> subprocess.Popen[bytes]:
+        """Starts the sidecar of one end, with the very function that `meshdp up` uses."""
+        argv = sidecar_command(f"default/{end}", self._socket(end))
+        program = launch.Program(argv, sidecar_env(), launch.sidecar_user(), log=self.lane.log_file)
+        visible = [*launch.interpreter_folders(), self._socket(end).parent]
+        usual = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {cpu})
+        try:
+            return self.lane.adopt(launch.start_sidecar(self.lane.holder(end), program, visible))
+        finally:
+            os.sched_setaffinity(0, usual)
 
     def await_ready(self, end: str, pause_s: float = 0.002) -> None:
         """Waits for 200 on the readiness port."""
         until = time.monotonic() + READY_LIMIT_S
         while not self.lane.inside(end, lambda: _until_ready(until, pause_s)):
-            raise RuntimeError(f"no readiness in {READY_LIMIT_S} s: {self.lane.folder}/{self.lane.name}.log")
+            raise RuntimeError(f"no readiness in {READY_LIMIT_S} s:\n{self.lane.log()}")
 
-    def ready(self, end: str) -> subprocess.Popen[str]:
+    def ready(self, end: str) -> subprocess.Popen[bytes]:
         """Starts the sidecar of one end and waits for it."""
         process = self.start(end)
         self.await_ready(end)

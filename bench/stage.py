@@ -15,9 +15,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from meshdp.local import kernel
+from meshdp.local.namespaces import Holder
 
 T = TypeVar("T")
+P = TypeVar("P", str, bytes)
 ROOT = Path(__file__).resolve().parents[1]
 INIT = Path(os.environ.get("MESHDP_INIT", ROOT / "src/meshdp/bin/meshdp-init"))
 
@@ -39,7 +43,9 @@ class Lane:
         self.name = name
         self.folder = folder
         self.namespaces = {end: f"mdpb-{os.getpid()}-{name}-{end}" for end in ("client", "server")}
-        self._running: list[subprocess.Popen[str]] = []
+        self.log_file = folder / f"{name}.log"
+        self._holders: dict[str, Holder] = {}
+        self._running: list[subprocess.Popen[Any]] = []
 
     def inside(self, end: str, function: Callable[[], T]) -> T:
         """Calls a function in a thread that has entered an end: sockets and processes made there stay there."""
@@ -69,17 +75,31 @@ class Lane:
             os.sched_setaffinity(0, {cpu})
 
         def spawn() -> subprocess.Popen[str]:
-            with (self.folder / f"{self.name}.log").open("a") as log:
+            with self.log_file.open("a") as log:
                 return subprocess.Popen(
                     words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT / "src",
                     user=uid, group=uid, extra_groups=[], preexec_fn=pin,  # noqa: PLW1509 - the child pins itself only
                 )  # fmt: skip
 
-        process = self.inside(end, spawn)
+        return self.adopt(self.inside(end, spawn))
+
+    def adopt(self, process: subprocess.Popen[P]) -> subprocess.Popen[P]:
+        """Ends this process with the lane."""
         self._running.append(process)
         return process
 
-    def stop(self, process: subprocess.Popen[str]) -> None:
+    def holder(self, end: str) -> Holder:
+        """A process that does nothing at an end, for programs that are started beside one."""
+        if end not in self._holders:
+            idle = self.start(end, ["/bin/sleep", "infinity"], cpu=OTHER_CPU)
+            self._holders[end] = Holder(idle.pid, kernel.started_at(idle.pid) or 0)
+        return self._holders[end]
+
+    def log(self) -> str:
+        """What the programs of this lane wrote on stderr."""
+        return self.log_file.read_text()
+
+    def stop(self, process: subprocess.Popen[Any]) -> None:
         """Ends a program of this lane."""
         process.kill()
         process.communicate()
