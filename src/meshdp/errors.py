@@ -114,6 +114,7 @@ CODES: dict[str, Code] = {
     "MDP0104": Code("not a Kubernetes object", "error", "A document is a mapping with apiVersion, kind and metadata."),
     "MDP0105": Code("not text", "error", "Save the file as UTF-8 text."),
     "MDP0106": Code("value YAML cannot carry", "error", "Quote the value, or write a plain number, string or boolean."),
+    "MDP0107": Code("not readable", "error", "Make it readable; until then what it said last stays in force."),
     # decoding
     "MDP0201": Code("unknown field", "error", "Correct the spelling or remove the field; nothing is silently dropped."),
     "MDP0202": Code("wrong type", "error", "Write the value in the expected type (quote it if it is a string)."),
@@ -132,7 +133,6 @@ CODES: dict[str, Code] = {
         "RequestAuthentication not honoured before M4", "warning", "Until then requests to what it selects are denied."
     ),
     "MDP0305": Code("policy without effect", "warning", "Remove it, or change the field that is named."),
-    "MDP0306": Code("annotation not understood", "warning", 'Write "true" or "false".'),
     # traffic
     "MDP0401": Code("kind not honoured yet", "warning", "Traffic behaves as if the document were absent."),
     "MDP0402": Code("field not honoured yet", "warning", "Traffic behaves as if the field were absent."),
