@@ -88,10 +88,15 @@ class PodStatus(LooseShape, frozen=True):
         return tuple(ip for ip in (self.pod_ip, *rest) if ip)
 
     @property
+    def finished(self) -> bool:
+        """A finished pod still shows its address, which may be another's by now."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
     def ready(self) -> bool:
-        """Ready unless the kubelet says otherwise; a finished pod is not."""
+        """Ready unless the kubelet says otherwise."""
         conditions = {condition.type: condition.status for condition in self.conditions}
-        return self.phase not in ("Succeeded", "Failed") and conditions.get("Ready", "True") == "True"
+        return not self.finished and conditions.get("Ready", "True") == "True"
 
 
 class WorkloadEntrySpec(Shape, frozen=True):
