@@ -221,3 +221,12 @@ def test_a_finished_pod_is_nobody() -> None:
     )
     assert section("peers", pod) == section("peers")
     assert _dialled(pod) == _dialled()
+
+
+@pytest.mark.parametrize(("spec", "account"), [("{}", "default"), ("{serviceAccount: old}", "old")])
+def test_a_pod_without_a_service_account_name(spec: str, account: str) -> None:
+    pod = (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: zz, labels: {security.istio.io/tlsMode: istio}}\n"
+        f"spec: {spec}\nstatus: {{podIP: 10.244.0.7}}\n"
+    )
+    assert section("peers", pod)["peers"][-1]["identity"] == f"spiffe://cluster.local/ns/default/sa/{account}"

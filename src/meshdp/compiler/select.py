@@ -216,7 +216,7 @@ def _of_pod(pod: Pod) -> Workload:
     return Workload(
         name=pod.name,
         namespace=pod.namespace,
-        service_account=pod.spec.service_account_name,
+        service_account=pod.spec.account,
         labels=pod.meta.labels,
         addresses=tuple(filter(is_address, pod.status.addresses)),
         named_ports=named,
