@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from meshdp.documents import parse
 from meshdp.resources import load
 from meshdp.resources.decode import decode
 from tests.support import reference_authz
+from tests.support.judges import judge
 from tests.support.meshes import MESH, loaded, policy, workload_of
 
 DOCUMENTS = MESH.split("---\n")
@@ -72,6 +74,10 @@ def _texts(policies: list[Any]) -> list[str]:
 
 
 def _allowed(texts: list[str], drawn: dict[str, Any]) -> bool:
+    return bool(reference_authz.authorize(*_case(texts, drawn))["allowed"])
+
+
+def _case(texts: list[str], drawn: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
     found = loaded(*texts)
     transaction = compile_workload(found.resources, workload_of(found)).transaction(None)
     request = {
@@ -83,7 +89,7 @@ def _allowed(texts: list[str], drawn: dict[str, Any]) -> bool:
         "head": f"GET {drawn['target']} HTTP/1.1\r\nHost: {drawn['host']}\r\n{drawn['header']}\r\n",
         "detected": {"tls": drawn["peer"] is not None, "alpn": ["istio-http/1.1", "istio", "http/1.1"]},
     }
-    return bool(reference_authz.authorize(transaction, request)["allowed"])
+    return transaction, request
 
 
 @settings(max_examples=30, deadline=None)
@@ -119,6 +125,17 @@ def test_what_selects_others_does_not_change_our_verdict(policies: list[Any], dr
     texts = _texts(policies)
     other = policy("AuthorizationPolicy", "{action: DENY, rules: [{}]}", "other", "other")
     assert _allowed(texts, drawn) is _allowed([*texts, other], drawn)
+
+
+@pytest.mark.skipif(judge()[0] != "native", reason="the native extension is not built: nothing to compare with")
+@settings(max_examples=150, deadline=None)
+@given(policies=_POLICIES, drawn=_REQUESTS)
+def test_az_17_the_engine_and_the_reference_agree(policies: list[Any], drawn: dict[str, Any]) -> None:
+    transaction, request = _case(_texts(policies), drawn)
+    expected = reference_authz.authorize(transaction, request)
+    answer = judge()[1](transaction, request)
+    told = ("allowed", "status", "detail")
+    assert {name: answer[name] for name in told} == {name: expected[name] for name in told}
 
 
 _SECTIONS = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from([b"{}", b"[1]", b'"x"']))

@@ -212,3 +212,21 @@ def test_a_service_without_a_selector_declares_the_ports_of_its_slices() -> None
     )
     found = section("inbound/8088", text)
     assert (found["service"], found["protocol"]) == ("s.default.svc.cluster.local", "http")
+
+
+def test_a_finished_pod_is_nobody() -> None:
+    pod = (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: zz, labels: {app: details}}\n"
+        "status: {podIP: 10.244.0.2, phase: Succeeded}\n"
+    )
+    assert section("peers", pod) == section("peers")
+    assert _dialled(pod) == _dialled()
+
+
+@pytest.mark.parametrize(("spec", "account"), [("{}", "default"), ("{serviceAccount: old}", "old")])
+def test_a_pod_without_a_service_account_name(spec: str, account: str) -> None:
+    pod = (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: zz, labels: {security.istio.io/tlsMode: istio}}\n"
+        f"spec: {spec}\nstatus: {{podIP: 10.244.0.7}}\n"
+    )
+    assert section("peers", pod)["peers"][-1]["identity"] == f"spiffe://cluster.local/ns/default/sa/{account}"

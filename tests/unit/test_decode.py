@@ -217,3 +217,26 @@ def test_a_pod_is_ready_unless_it_says_otherwise() -> None:
 def test_paths_are_written_as_people_read_them() -> None:
     assert dotted(("spec", "rules", 0, "from", 1)) == "spec.rules[0].from[1]"
     assert dotted(("metadata", "annotations", "istio.io/dry-run")) == "metadata.annotations[istio.io/dry-run]"
+
+
+def test_nameless_policies_do_not_take_each_others_place() -> None:
+    text = _policy("  rules: []\n").replace("{name: p, namespace: ns}", "{namespace: ns}")
+    loaded = load([("a.yaml", text), ("b.yaml", text)])
+    assert [policy.broken for policy in loaded.resources.all(AuthorizationPolicy)] == [True, True]
+
+
+def test_of_two_objects_with_one_name_the_first_by_place_stays() -> None:
+    loaded = load([("b.yaml", _policy("  action: DENY\n  rules: [{}]\n")), ("a.yaml", _policy("  rules: []\n"))])
+    (policy,) = loaded.resources.all(AuthorizationPolicy)
+    assert policy.where.file == "a.yaml"
+    ((code, where, message),) = [(item.code, str(item.where), item.message) for item in loaded.findings]
+    assert (code, where) == ("MDP0206", "b.yaml:1")
+    assert "a.yaml:1" in message
+
+
+def test_a_broken_policy_never_replaces_a_good_one() -> None:
+    good = load([("a.yaml", _policy("  rules: []\n"))]).resources
+    (bad,) = load([("a.yaml", _policy("  rules: 7\n"))]).resources.all(AuthorizationPolicy)
+    assert not good.with_changes([bad]).all(AuthorizationPolicy)[0].broken
+    assert good.with_changes([bad], drop=[bad.key]).all(AuthorizationPolicy)[0].broken
+    assert len(good.with_changes(drop=[bad.key])) == 0

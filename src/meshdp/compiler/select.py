@@ -185,7 +185,7 @@ class Directory:
 
 def workloads(resources: ResourceSet) -> tuple[Workload, ...]:
     """Every instance that pods and workload entries describe, by namespace and name."""
-    found = [_of_pod(pod) for pod in resources.all(Pod) if not pod.spec.host_network]
+    found = [_of_pod(pod) for pod in resources.all(Pod) if not pod.spec.host_network and not pod.status.finished]
     found.extend(_of_entry(entry) for entry in resources.all(WorkloadEntry))
     return tuple(sorted(found, key=lambda item: (item.namespace, item.name)))
 
@@ -216,7 +216,7 @@ def _of_pod(pod: Pod) -> Workload:
     return Workload(
         name=pod.name,
         namespace=pod.namespace,
-        service_account=pod.spec.service_account_name,
+        service_account=pod.spec.account,
         labels=pod.meta.labels,
         addresses=tuple(filter(is_address, pod.status.addresses)),
         named_ports=named,
