@@ -163,8 +163,9 @@ def test_sidecars_are_1337_and_applications_are_not(up: Meshdp) -> None:
         "import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
         "import socket; socket.socket().setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 1337)",
         "open('/proc/sys/net/ipv6/conf/all/disable_ipv6', 'w').write('0')",
+        "import os; os.mkdir('/sys/fs/cgroup/mine')",
     ],
-    ids=["uid", "gid", "raw", "mark", "sysctl"],
+    ids=["uid", "gid", "raw", "mark", "sysctl", "cgroup"],
 )
 def test_an_application_cannot_step_around_its_sidecar(up: Meshdp, script: str) -> None:
     done = up.python("web", script)
