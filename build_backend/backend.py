@@ -8,11 +8,12 @@ Fails:  with cargo's own message when the Rust toolchain is missing or refuses.
 import os
 import shutil
 import subprocess
+import tarfile
+import tempfile
 from pathlib import Path
 
 import maturin
 from maturin import (  # PEP 517 hooks that need nothing of ours
-    build_sdist,
     get_requires_for_build_editable,
     get_requires_for_build_sdist,
     get_requires_for_build_wheel,
@@ -44,6 +45,28 @@ def build_editable(wheel_directory: str, config_settings: object = None, metadat
     """Build the init program, then the editable wheel."""
     build_init()
     return maturin.build_editable(wheel_directory, config_settings, metadata_directory)
+
+
+def build_sdist(sdist_directory: str, config_settings: object = None) -> str:
+    """Pack every file that git knows: maturin's own sdist leaves out crates that the extension does not need."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = prepare_metadata_for_build_wheel(scratch)
+        metadata = Path(scratch, folder, "METADATA")
+        name = folder.removesuffix(".dist-info")
+        with tarfile.open(Path(sdist_directory, f"{name}.tar.gz"), "w:gz", format=tarfile.PAX_FORMAT) as archive:
+            archive.add(metadata, f"{name}/PKG-INFO", filter=_anonymous)
+            for path in sorted(filter(None, listed.split("\0"))):
+                archive.add(ROOT / path, f"{name}/{path}", filter=_anonymous)
+    return f"{name}.tar.gz"
+
+
+def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The same archive on every machine: no owner, no clock."""
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    entry.mtime = 0
+    return entry
 
 
 def build_init() -> Path:

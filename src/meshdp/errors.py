@@ -133,7 +133,6 @@ CODES: dict[str, Code] = {
         "RequestAuthentication not honoured before M4", "warning", "Until then requests to what it selects are denied."
     ),
     "MDP0305": Code("policy without effect", "warning", "Remove it, or change the field that is named."),
-    "MDP0306": Code("annotation not understood", "warning", 'Write "true" or "false".'),
     # traffic
     "MDP0401": Code("kind not honoured yet", "warning", "Traffic behaves as if the document were absent."),
     "MDP0402": Code("field not honoured yet", "warning", "Traffic behaves as if the field were absent."),

@@ -96,7 +96,9 @@ class Arena:
         assert "panicked" not in fresh, fresh
 
 
-def request(target: str = "/", *fields: str, method: str = "GET", body: bytes = b"", nonce: bytes | None = None) -> bytes:
+def request(
+    target: str = "/", *fields: str, method: str = "GET", body: bytes = b"", nonce: bytes | None = None
+) -> bytes:
     """A request head with a Host, a nonce and these lines, and then these bytes."""
     nonce = wire.nonce() if nonce is None else nonce
     lines = [f"{method} {target} HTTP/1.1", "Host: server", f"X-Nonce: {nonce.decode()}", *fields]

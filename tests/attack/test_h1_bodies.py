@@ -67,7 +67,16 @@ def test_h1_31_broken_chunks_from_the_upstream(arena: Arena, fault: str) -> None
 
 
 @pytest.mark.parametrize(
-    "end", [b"0\r\nXX", b"0\r\n\0\0", b"0\r\n\r\x00", b"0\r\n\n\n", b"0\r\n \r\n\r\n", b"0\r\n:\r\n\r\n", b"0\r\nno-colon\r\n\r\n"]
+    "end",
+    [
+        b"0\r\nXX",
+        b"0\r\n\0\0",
+        b"0\r\n\r\x00",
+        b"0\r\n\n\n",
+        b"0\r\n \r\n\r\n",
+        b"0\r\n:\r\n\r\n",
+        b"0\r\nno-colon\r\n\r\n",
+    ],
 )
 def test_h1_32_bytes_in_place_of_the_final_line_end(arena: Arena, end: bytes) -> None:
     arena.refuse(chunked(b"5\r\nhello\r\n" + end), in_body=True)
@@ -124,7 +133,10 @@ def test_h1_34_body_on_a_method_that_has_none(arena: Arena, method: str, framing
             assert wire.listen(connection, 1, head=method == "HEAD").statuses == [200]
             assert arena.origin.wait(lambda before=before: len(arena.origin.requests) >= before + 2)
         found = arena.origin.requests[before:]
-        assert [(one.method.decode(), one.target, one.body) for one in found] == [(method, b"/", body), ("GET", b"/second", b"")]
+        assert [(one.method.decode(), one.target, one.body) for one in found] == [
+            (method, b"/", body),
+            ("GET", b"/second", b""),
+        ]
 
 
 DENIAL = """
@@ -167,7 +179,9 @@ def test_h1_35_body_of_a_denied_request(denied: Arena, framing: str, size: int) 
 def test_h1_35_body_too_large_to_drain(denied: Arena) -> None:
     body = SMUGGLED * 20_000
     before = len(denied.origin.requests)
-    heard = denied.send([request("/secret", f"Content-Length: {len(body)}", method="POST", body=body), request("/second")])
+    heard = denied.send(
+        [request("/secret", f"Content-Length: {len(body)}", method="POST", body=body), request("/second")]
+    )
     assert (heard.statuses, heard.ended) == ([403], "fin")
     assert denied.direction == "outbound" or heard.answers[0].value(b"connection") == b"close"
     assert denied.origin.requests[before:] == []

@@ -122,7 +122,20 @@ def test_h1_29_too_many_extensions(arena: Arena) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"5;", b"5;;a", b"5; a=b", b"5;a=", b"5;a\r=b", b"5;a\n", b"5;a=\0", b"5;a=b c", b"5;a(=b", b'5;a="b', b"5;a\rX", b'5;a="\n"'],
+    [
+        b"5;",
+        b"5;;a",
+        b"5; a=b",
+        b"5;a=",
+        b"5;a\r=b",
+        b"5;a\n",
+        b"5;a=\0",
+        b"5;a=b c",
+        b"5;a(=b",
+        b'5;a="b',
+        b"5;a\rX",
+        b'5;a="\n"',
+    ],
 )
 def test_h1_30_broken_extension(arena: Arena, line: bytes) -> None:
     arena.refuse(chunked(line + b"\r\nhello\r\n0\r\n\r\n"), in_body=True)

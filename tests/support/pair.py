@@ -61,7 +61,7 @@ apiVersion: meshdp.io/v1alpha1
 kind: MeshConfig
 metadata: {{name: mesh}}
 spec: {{accessLogFile: /dev/stdout, accessLogEncoding: JSON}}
-"""  # noqa: E501 - documents, a line each
+"""
 
 
 class Side:

@@ -46,7 +46,7 @@ def test_unknown_option_is_one_line_with_the_way_out() -> None:
     assert said == "meshdp check: unrecognized arguments: --nonsense. `meshdp check --help` explains.\n"
 
 
-@pytest.mark.parametrize("verb", ["check", "sidecar"])
+@pytest.mark.parametrize("verb", cli.VERBS)
 def test_help_of_a_verb_has_examples(verb: str) -> None:
     said = run(verb, "--help").stdout
     assert "examples:" in said

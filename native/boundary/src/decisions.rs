@@ -4,9 +4,9 @@
 //! Fails: `SnapshotError` for the transaction, `NativeError` for a request document that cannot be read.
 //! The stages and their order are those of `engine/connection.rs`, without sockets.
 
-use meshdp_engine::decide::{Head, Scratch, View, path_mode, read_head};
+use meshdp_engine::http::decide::{Head, Scratch, View, path_mode, read_head};
 use meshdp_model::authz::Denial;
-use meshdp_model::facts::{ConnectionFacts, Direction, RequestFacts};
+use meshdp_model::facts::{ConnectionFacts, Direction};
 use meshdp_model::identity::Peer;
 use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
@@ -67,14 +67,7 @@ pub(crate) fn explain<'py>(python: Python<'py>, transaction: &[u8], request: &[u
         None => snapshot.explain_connection(&facts),
         Some(head) => {
             let view = asked.view(head, &scratch);
-            let request = RequestFacts {
-                method: view.method(),
-                path: view.path(),
-                authority: view.authority(),
-                remote_ip: view.remote_ip(facts.source.ip()),
-                headers: &view,
-            };
-            snapshot.explain_request(&facts, &request)
+            snapshot.explain_request(&facts, &view.facts(&facts))
         }
     };
     let verdict = judge(&snapshot, &asked);

@@ -68,8 +68,6 @@ pub struct Limits {
     pub discard_bytes: u64,
     /// Idle upstream connections kept per endpoint and worker.
     pub pool_per_endpoint: usize,
-    /// Interim (1xx) responses forwarded for one request.
-    pub interim_responses: u32,
 }
 
 impl Default for Limits {
@@ -82,7 +80,6 @@ impl Default for Limits {
             connect_ms: 10_000,
             discard_bytes: 256 * 1024,
             pool_per_endpoint: 1_024,
-            interim_responses: 10,
         }
     }
 }

@@ -84,11 +84,6 @@ impl Stream {
         .await
     }
 
-    /// [`Stream::poll_flush`] as a future.
-    pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        poll_fn(|cx| self.poll_flush(cx)).await
-    }
-
     /// [`Stream::poll_shutdown`] as a future.
     pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.poll_shutdown(cx)).await

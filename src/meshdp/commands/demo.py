@@ -11,14 +11,20 @@ from pathlib import Path
 
 from meshdp.demo import walk
 from meshdp.errors import MeshdpError
-from meshdp.local.report import Palette, answering
+from meshdp.local.report import Palette
 
 MESH = "bookinfo"
+
+EXAMPLES = """\
+examples:
+  meshdp demo
+  meshdp demo --report report.json --keep"""
 
 
 def configure(parser: ArgumentParser) -> None:
     """Declares the options."""
     parser.description = "Walk through interception, mutual TLS and authorization on real packets; about half a minute."
+    parser.epilog = EXAMPLES
     parser.add_argument("--report", metavar="FILE", help="also write the evidence as JSON")
     parser.add_argument("--keep", action="store_true", help="leave Bookinfo running; `meshdp down` ends it")
     parser.add_argument(
@@ -26,7 +32,6 @@ def configure(parser: ArgumentParser) -> None:
     )
 
 
-@answering
 def run(args: Namespace) -> int:
     """0 only if every act holds."""
     if os.geteuid() != 0:

@@ -11,18 +11,22 @@ from pathlib import Path
 from meshdp.errors import MeshdpError, UsageError
 from meshdp.local import kernel, mesh_file
 from meshdp.local.namespaces import Holder
-from meshdp.local.report import answering
 from meshdp.local.state import Folder, MeshState, ProcessState, folders
+
+EXAMPLES = """\
+examples:
+  meshdp down
+  meshdp down --mesh bookinfo"""
 
 
 def configure(parser: ArgumentParser) -> None:
     """Declares the options."""
     parser.description = "Stop a mesh: processes, namespaces, sockets and state. What is down already stays down."
+    parser.epilog = EXAMPLES
     parser.add_argument("--mesh", metavar="NAME", help="which mesh, when several are up")
     parser.add_argument("-f", "--file", metavar="FILE", help="the LocalMesh file it was started from")
 
 
-@answering
 def run(args: Namespace) -> int:
     """Ends the mesh that is meant; 0 also when there is nothing to end."""
     folder = _meant(args)

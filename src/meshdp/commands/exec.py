@@ -12,7 +12,6 @@ from pathlib import Path
 from meshdp.errors import MeshdpError, UsageError
 from meshdp.local import launch
 from meshdp.local.namespaces import Holder
-from meshdp.local.report import answering
 from meshdp.local.state import instance_named, running
 
 EXAMPLES = """\
@@ -31,7 +30,6 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND …", help="what to run")
 
 
-@answering
 def run(args: Namespace) -> int:
     """Starts the command and waits for it, passing signals of the terminal on."""
     command = args.command[1:] if args.command[:1] == ["--"] else args.command

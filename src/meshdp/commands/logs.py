@@ -7,20 +7,24 @@ import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from meshdp.local.report import answering
 from meshdp.local.state import Folder, instance_named, running
+
+EXAMPLES = """\
+examples:
+  meshdp logs details-v1                 the application
+  meshdp logs details-v1 --sidecar       its sidecar, access log included"""
 
 
 def configure(parser: ArgumentParser) -> None:
     """Declares the options."""
     parser.description = "Print what a workload wrote to standard output and standard error."
+    parser.epilog = EXAMPLES
     parser.add_argument("--mesh", metavar="NAME", help="which mesh, when several are up")
     parser.add_argument("workload", metavar="WORKLOAD", help="NAME or NAMESPACE/NAME, as `meshdp ps` shows it")
     parser.add_argument("--sidecar", action="store_true", help="its sidecar's log: access log and events")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C or the mesh's end")
 
 
-@answering
 def run(args: Namespace) -> int:
     """Copies the log to standard output."""
     folder, mesh = running(args.mesh)

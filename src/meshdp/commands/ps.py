@@ -5,17 +5,22 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 
-from meshdp.local.report import Palette, answering, instance_row, show
+from meshdp.local.report import Palette, instance_row, show
 from meshdp.local.state import running
+
+EXAMPLES = """\
+examples:
+  meshdp ps
+  meshdp ps -o json"""
 
 
 def configure(parser: ArgumentParser) -> None:
     """Declares the options."""
     parser.description = "List the instances of a running mesh: processes, address, configuration in force, restarts."
+    parser.epilog = EXAMPLES
     parser.add_argument("--mesh", metavar="NAME", help="which mesh, when several are up")
 
 
-@answering
 def run(args: Namespace) -> int:
     """Prints one row an instance; 1 when something is not as it should be."""
     _, state = running(args.mesh)

@@ -14,7 +14,7 @@ from meshdp.local.background import Report
 from meshdp.local.launch import User, invoking_user
 from meshdp.local.mesh import Mesh
 from meshdp.local.mesh_file import MeshFile
-from meshdp.local.report import Palette, Voice, answering, instance_row, show
+from meshdp.local.report import Palette, Voice, instance_row, show
 from meshdp.local.state import Folder, InstanceState
 
 EXAMPLES = """\
@@ -33,7 +33,6 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long all may take (30)")
 
 
-@answering
 def run(args: Namespace) -> int:
     """Checks what is needed, then runs the mesh here or in the background."""
     if os.geteuid() != 0:

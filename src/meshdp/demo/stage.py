@@ -83,12 +83,12 @@ class Stage:
 
     def apply(self, step: str) -> float:
         """Puts a step's policies in force everywhere, by writing the watched file; the seconds it took."""
-        before = self._digests(self.mesh)
+        before = self.mesh.documents
         began = time.monotonic()
         fresh = self.files / "policies" / f".{POLICY_FILE}"
         fresh.write_bytes((self.files / "steps" / f"{step}.yaml").read_bytes())
         fresh.rename(self.files / "policies" / POLICY_FILE)
-        if not wait_for(lambda: self.mesh.settled and self._digests(self.mesh) != before, CHANGE_TIMEOUT_S):
+        if not wait_for(lambda: self._settled_after(before), CHANGE_TIMEOUT_S):
             raise MeshdpError(f"{step} was not in force after {CHANGE_TIMEOUT_S:.0f} s", "see `meshdp ps`")
         return time.monotonic() - began
 
@@ -166,9 +166,10 @@ class Stage:
         command = [sys.executable, "-P", "-m", "meshdp", "exec", "--mesh", self._folder.mesh, workload]
         return [*command, "--", "python3", str(self.files / "probe.py"), words]
 
-    @staticmethod
-    def _digests(mesh: MeshState) -> list[str]:
-        return [instance.digest for instance in mesh.instances]
+    def _settled_after(self, documents: str) -> bool:
+        """The mesh has read something new, and every sidecar has acknowledged what follows from it."""
+        mesh = self.mesh
+        return mesh.settled and mesh.documents != documents
 
 
 def wait_for(found: Callable[[], T], timeout_s: float = EVIDENCE_TIMEOUT_S) -> T:

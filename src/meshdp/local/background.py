@@ -7,12 +7,12 @@ Out:     that code, to the caller in front; what is printed later goes to the lo
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from meshdp.errors import MeshdpError
-from meshdp.local.report import print_error
 
 Report = Callable[[int, Path], None]
 
@@ -28,8 +28,13 @@ def detach(live: Callable[[Report], int]) -> int:
         os.setsid()
         _finish(live, writer)
     os.close(writer)
-    with os.fdopen(reader, "rb") as answer:
-        said = answer.read(1)
+    try:
+        with os.fdopen(reader, "rb") as answer:
+            said = answer.read(1)
+    except KeyboardInterrupt:  # the terminal's Ctrl-C does not reach another session
+        os.kill(child, signal.SIGINT)
+        os.waitpid(child, 0)
+        raise
     if said:
         return said[0]
     _, status = os.waitpid(child, 0)
@@ -52,7 +57,7 @@ def _finish(live: Callable[[Report], int], writer: int) -> None:
     try:
         code = live(report)
     except MeshdpError as error:
-        print_error(error)
+        print(f"meshdp: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130

@@ -7,6 +7,7 @@ Fails:   never for bad documents: what cannot be read is a finding, and its last
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -29,7 +30,7 @@ from meshdp.resources.workload import Pod, PodSpec, PodStatus
 class Compiled:
     """One state of the documents, compiled for the whole mesh.
 
-    ports: what an instance's services expect it to listen on.
+    ports: what an instance's services expect it to listen on. documents: a digest of what was compiled.
     """
 
     snapshots: Mapping[InstanceKey, Snapshot]
@@ -37,7 +38,7 @@ class Compiled:
     ports: Mapping[InstanceKey, tuple[int, ...]]
     services: tuple[ServiceAddress, ...]
     targets: tuple[Target, ...]
-    documents: int
+    documents: str
 
 
 class Configuration:
@@ -70,7 +71,7 @@ class Configuration:
                 for address in service.addresses[:1]
             ),
             targets=tuple(_targets(directory)),
-            documents=len(resources),
+            documents=_digest(resources),
         )
 
     def _instance_pods(self) -> list[Pod]:
@@ -88,6 +89,12 @@ class Configuration:
             for name, each in services.items()
             if not each.addresses
         ]
+
+
+def _digest(resources: ResourceSet) -> str:
+    """Tells one state of the documents from another, also where no snapshot differs."""
+    text = "\n".join(repr(resource) for resource in resources)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _pod(instance: Instance, address: str, where: Where) -> Pod:

@@ -44,10 +44,11 @@ def mount(source: str, target: str, filesystem: str = "", flags: int = 0, option
 
 
 def bind(source: str, target: str, *, read_only: bool = False) -> None:
-    """Binds a file or folder over another, which must exist; read-only takes a second call."""
+    """Binds a file or folder over another, which must exist; read-only holds for what is mounted below, too."""
     mount(source, target, flags=MOUNT_BIND | MOUNT_RECURSIVE)
     if read_only:
-        mount("none", target, flags=MOUNT_BIND | MOUNT_REMOUNT | MOUNT_READ_ONLY)
+        for point in _mounted_at_or_below(target):
+            mount("none", point, flags=MOUNT_BIND | MOUNT_REMOUNT | MOUNT_READ_ONLY)
 
 
 def die_with_parent() -> None:
@@ -115,6 +116,12 @@ def started_at(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in "ZX" else int(fields[_STAT_START_AFTER_NAME])
+
+
+def _mounted_at_or_below(target: str) -> list[str]:
+    rows = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = {row.split()[4] for row in rows}
+    return sorted(point for point in points if point == target or point.startswith(f"{target}/"))
 
 
 def _last_capability() -> int:

@@ -47,7 +47,6 @@ class Mesh:
         self._holders: list[Holder] = []
         self._compiled: Compiled | None = None
         self._findings: list[str] = []
-        self._changes = 0
         self._writing = False
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -165,7 +164,6 @@ class Mesh:
         loaded = self._source.load()
         self._take_findings(loaded)
         self._compiled = self._configuration.compile(loaded.resources)
-        self._changes += 1
         self._distribute()
         for unit in self.units:
             unit_hosts = self._folder.files_of(*unit.instance.key) / "hosts"
@@ -214,7 +212,7 @@ class Mesh:
             user=self._user.name,
             ready=self.ready,
             settled=self.settled,
-            changes=self._changes,
+            documents=self._compiled.documents if self._compiled is not None else "",
             findings=self._findings,
             instances=[unit.state() for unit in self.units],
         )

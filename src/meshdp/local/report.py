@@ -1,22 +1,20 @@
-"""Prints answers and errors the way every command of a local mesh does: a table for people, JSON or YAML for programs.
+"""Prints answers the way every command of a local mesh does: a table for people, JSON or YAML for programs.
 
 In:      rows of plain values and the common options `-o` and `--no-color`.
-Out:     text on standard output, errors on standard error, exit codes of DESIGN 4.5.
+Out:     text on standard output; progress on standard error when a program reads the answer.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TextIO
 
 import yaml
 
-from meshdp.errors import MeshdpError
 from meshdp.local.state import InstanceState
 
 Row = dict[str, object]
@@ -59,27 +57,6 @@ class Voice:
     def say(self, line: str) -> None:
         """One line, at once."""
         print(line, file=self._stream, flush=True)
-
-
-def answering(run: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
-    """Turns the errors of a command into one clear message, its cure and its exit code."""
-
-    @functools.wraps(run)
-    def answered(args: Namespace) -> int:
-        try:
-            return run(args)
-        except MeshdpError as error:
-            print_error(error)
-            return error.exit_code
-
-    return answered
-
-
-def print_error(error: MeshdpError) -> None:
-    """One clear message and the cure."""
-    print(f"meshdp: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
 
 
 def show(rows: Sequence[Row], form: str) -> None:

@@ -59,7 +59,10 @@ class InstanceState(msgspec.Struct, frozen=True):
 
 
 class MeshState(msgspec.Struct, frozen=True):
-    """A whole mesh. settled: every sidecar has what it should have. findings: what is wrong with the documents."""
+    """A whole mesh. documents: tells their states apart. settled: every sidecar has what follows from them.
+
+    findings: what is wrong with the documents.
+    """
 
     mesh: str
     file: str
@@ -68,7 +71,7 @@ class MeshState(msgspec.Struct, frozen=True):
     user: str
     ready: bool = False
     settled: bool = False
-    changes: int = 0
+    documents: str = ""
     findings: list[str] = []
     instances: list[InstanceState] = []
 

@@ -131,7 +131,7 @@ class Unit:
     async def _run_sidecar(self) -> str:
         """One life of a sidecar; how it ended, in words."""
         argv = sidecar_command(str(self.instance.key), self.place.feed_socket)
-        program = launch.Program(argv, _sidecar_env(), launch.sidecar_user(), log=self.place.sidecar_log)
+        program = launch.Program(argv, sidecar_env(), launch.sidecar_user(), log=self.place.sidecar_log)
         visible = [*launch.interpreter_folders(), self.place.feed_socket.parent]
         try:
             self._sidecar = launch.start_sidecar(self.place.holder, program, visible)
@@ -226,7 +226,7 @@ def _pid(process: subprocess.Popen[bytes] | None) -> int:
     return process.pid if process is not None and process.poll() is None else 0
 
 
-def _sidecar_env() -> dict[str, str]:
+def sidecar_env() -> dict[str, str]:
     """Nothing of the caller's but what names the interpreter's own modules."""
     kept = {name: os.environ[name] for name in ("PYTHONPATH", "LANG", "TZ") if name in os.environ}
     return {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", **kept}

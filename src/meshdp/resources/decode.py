@@ -41,6 +41,8 @@ def decode(raw: RawDocument) -> tuple[Resource | None, list[Finding]]:
         meta = _in_default_namespace(meta)
     problems.extend(problems_of(meta))
     problems.extend(_top_level(raw))
+    if not meta.name:  # two nameless policies must not take each other's place
+        meta = shape.replace(meta, name=f"unnamed at {raw.where}")
     resource, more = reader(raw, meta)
     problems.extend(more)
     findings = [shape.finding(raw, problem, _title(raw.kind, meta, namespaced)) for problem in problems]

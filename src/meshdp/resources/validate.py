@@ -1,7 +1,7 @@
 """What istiod's validation webhook refuses in security policies, and what is accepted without being honoured yet.
 
 In:     decoded policies, from `decode`.
-Out:    problems with field paths: MDP0301 (not accepted), MDP0302 to MDP0306 (accepted, with consequences).
+Out:    problems with field paths: MDP0301 (not accepted), MDP0302 to MDP0305 (accepted, with consequences).
 Source: spec/istio-semantics.md D.2 to D.5; spec/istio-observed.md 13; conformance/authz/security_validation_cases.json.
 """
 

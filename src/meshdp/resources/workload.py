@@ -45,7 +45,8 @@ class Container(LooseShape, frozen=True):
 class PodSpec(LooseShape, frozen=True):
     """What a mesh needs of a pod's spec."""
 
-    service_account_name: str = "default"
+    service_account_name: str = ""
+    service_account: str = ""  # the older spelling of the same
     containers: list[Container] = []
     init_containers: list[Container] = []
     host_network: bool = False
@@ -54,10 +55,15 @@ class PodSpec(LooseShape, frozen=True):
         """activeDeadlineSeconds affinity automountServiceAccountToken dnsConfig dnsPolicy enableServiceLinks
         ephemeralContainers hostAliases hostIPC hostPID hostUsers hostname hostnameOverride imagePullSecrets nodeName
         nodeSelector os overhead preemptionPolicy priority priorityClassName readinessGates resourceClaims resources
-        restartPolicy runtimeClassName schedulerName schedulingGates securityContext serviceAccount
+        restartPolicy runtimeClassName schedulerName schedulingGates securityContext
         setHostnameAsFQDN shareProcessNamespace subdomain terminationGracePeriodSeconds tolerations
         topologySpreadConstraints volumes workloadRef""".split()
     )
+
+    @property
+    def account(self) -> str:
+        """The service account it runs as."""
+        return self.service_account_name or self.service_account or "default"
 
 
 class PodIp(LooseShape, frozen=True):
@@ -88,10 +94,15 @@ class PodStatus(LooseShape, frozen=True):
         return tuple(ip for ip in (self.pod_ip, *rest) if ip)
 
     @property
+    def finished(self) -> bool:
+        """A finished pod still shows its address, which may be another's by now."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
     def ready(self) -> bool:
-        """Ready unless the kubelet says otherwise; a finished pod is not."""
+        """Ready unless the kubelet says otherwise."""
         conditions = {condition.type: condition.status for condition in self.conditions}
-        return self.phase not in ("Succeeded", "Failed") and conditions.get("Ready", "True") == "True"
+        return not self.finished and conditions.get("Ready", "True") == "True"
 
 
 class WorkloadEntrySpec(Shape, frozen=True):

@@ -1,0 +1,1 @@
+"""Measuring tools; `bench/README.md` says how to use them."""

@@ -1,0 +1,147 @@
+// N keep-alive connections, each with one request in flight: a closed loop that warms up, waits to be told, and measures.
+// In:     load IP:PORT HOST CONNECTIONS WARM_MS RUN_MS on the command line; a line on stdin starts the measured part.
+// Out:    "ready" once warm and every answer is in (all connections are idle then); after the run one JSON line.
+// Limits: answers carry content-length and lie within HEAD bytes of head; latencies above 100 ms count as 100 ms.
+// Fails:  a closed connection or another status than 200 is an error, counted and printed; such a run is no figure.
+#define _GNU_SOURCE
+#include "net.h"
+#include <time.h>
+
+enum { BUFFER = 64 * 1024, HEAD = 4096, SLOTS = 100001 };
+
+struct connection {
+    int fd;
+    long left;      // body bytes still to come; -1 while in the head
+    size_t have;    // head bytes so far
+    long started_us;
+    char head[HEAD];
+};
+
+static char request[512];
+static size_t request_length;
+static unsigned latency[SLOTS]; // by microsecond
+static long answered, errors;
+static int in_flight, epoll;
+
+static long now_us(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000L + time.tv_nsec / 1000;
+}
+
+static void ask(struct connection *to) {
+    to->left = -1;
+    to->have = 0;
+    to->started_us = now_us();
+    if (write(to->fd, request, request_length) == (ssize_t)request_length) in_flight++;
+    else errors++;
+}
+
+static void fail(struct connection *of) {
+    errors++;
+    in_flight--;
+    close(of->fd);
+    of->fd = -1;
+}
+
+// Reads the head once it is whole: how many body bytes follow it, or -1 for something else than 200 with a length.
+static long body_length(const char *head) {
+    const char *length = strcasestr(head, "\r\ncontent-length:");
+    return strncmp(head, "HTTP/1.1 200", 12) == 0 && length ? atol(length + 17) : -1;
+}
+
+// Takes bytes of an answer: 1 when it is complete, 0 when more must come, -1 when it is wrong.
+static int take(struct connection *of, const char *bytes, size_t length) {
+    if (of->left < 0) {
+        size_t room = HEAD - 1 - of->have, part = length < room ? length : room;
+        memcpy(of->head + of->have, bytes, part);
+        of->head[of->have + part] = 0;
+        char *end = strstr(of->head, "\r\n\r\n");
+        if (!end) {
+            of->have += part;
+            return of->have >= HEAD - 1 ? -1 : 0;
+        }
+        size_t used = (size_t)(end + 4 - of->head) - of->have;
+        of->left = body_length(of->head);
+        if (of->left < 0) return -1;
+        length -= used;
+    }
+    of->left -= (long)length;
+    return of->left < 0 ? -1 : of->left == 0;
+}
+
+static void note(const struct connection *of, long now) {
+    long took = now - of->started_us;
+    latency[took < SLOTS ? took : SLOTS - 1]++;
+    answered++;
+    in_flight--;
+}
+
+static void serve(struct connection *of, int again) {
+    static char buffer[BUFFER];
+    if (of->fd < 0) return;
+    ssize_t got = read(of->fd, buffer, BUFFER);
+    if (got < 0 && errno == EAGAIN) return;
+    int done = got > 0 ? take(of, buffer, (size_t)got) : -1;
+    if (done < 0) return fail(of);
+    if (done == 0) return;
+    note(of, now_us());
+    if (again) ask(of);
+}
+
+// Keeps every connection busy until the time is over, then takes in the last answers.
+static void run(struct connection *all, int count, long milliseconds) {
+    long end = now_us() + milliseconds * 1000;
+    int again = milliseconds > 0;
+    for (int i = 0; i < count; i++) {
+        if (all[i].fd >= 0) ask(&all[i]);
+    }
+    struct epoll_event events[EVENTS];
+    while (in_flight > 0 && now_us() < end + 5000000) {
+        int ready = epoll_wait(epoll, events, EVENTS, 1000);
+        again = again && now_us() < end;
+        for (int i = 0; i < ready; i++) serve(events[i].data.ptr, again);
+    }
+    errors += in_flight; // what never came
+}
+
+static struct connection *open_all(const char *address, int count) {
+    struct sockaddr_in to = address_of(address);
+    struct connection *all = calloc((size_t)count, sizeof *all);
+    for (int i = 0; i < count; i++) {
+        all[i].fd = checked(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
+        no_delay(all[i].fd);
+        checked(connect(all[i].fd, (struct sockaddr *)&to, sizeof to), "connect");
+        watch(epoll, EPOLL_CTL_ADD, all[i].fd, EPOLLIN, &all[i]);
+    }
+    return all;
+}
+
+static long quantile(double part) {
+    double passed = 0;
+    for (long us = 0; us < SLOTS; us++) {
+        passed += latency[us];
+        if (passed >= part * (double)answered) return us;
+    }
+    return SLOTS;
+}
+
+int main(int count, char **words) {
+    if (count != 6) return fprintf(stderr, "usage: load IP:PORT HOST CONNECTIONS WARM_MS RUN_MS\n");
+    int connections = atoi(words[3]);
+    epoll = checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
+    request_length = (size_t)snprintf(request, sizeof request,
+        "GET /item/42?view=full HTTP/1.1\r\nhost: %s\r\nuser-agent: floor\r\naccept: */*\r\n\r\n", words[2]);
+    struct connection *all = open_all(words[1], connections);
+    run(all, connections, atol(words[4]));
+    printf("ready\n");
+    fflush(stdout);
+    if (getchar() == EOF) return 0;
+    memset(latency, 0, sizeof latency);
+    answered = 0;
+    long start = now_us();
+    run(all, connections, atol(words[5]));
+    double seconds = (double)(now_us() - start) / 1e6;
+    printf("{\"requests\": %ld, \"errors\": %ld, \"seconds\": %.4f, \"p50_us\": %ld, \"p99_us\": %ld}\n",
+        answered, errors, seconds, quantile(0.5), quantile(0.99));
+}

@@ -1,0 +1,140 @@
+"""meshdp as a contender: fed sidecars at both ends of a lane, from documents compiled once.
+
+In:     a lane, a folder for the feed's sockets.
+Out:    `Sidecars`: start one, wait until it is ready, end it.
+Limits: what is measured is what `meshdp up` starts: a fed sidecar, one worker, metrics on, access log off (Istio's
+        default), policies in force on the inbound side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from bench.measure import attempt
+from bench.stage import CLIENT_IP, PLAIN_IP, PLAIN_PORT, PORT, PROXY_CPU, SERVER_IP, Lane
+from meshdp.compiler import compile_all
+from meshdp.control.authority import Authority
+from meshdp.local import launch
+from meshdp.local.feed import Feed
+from meshdp.local.unit import sidecar_command, sidecar_env
+from meshdp.sources.files import FileSource
+
+SERVICE_HOST, PLAIN_HOST = f"server.default:{PORT}", f"plain.default:{PLAIN_PORT}"
+SERVICE_IP, PLAIN_SERVICE_IP = "10.96.0.2", "10.96.0.3"
+READY_LIMIT_S = 20
+
+DOCUMENTS = f"""
+apiVersion: v1
+kind: Pod
+metadata: {{name: client, namespace: default, labels: {{app: client, security.istio.io/tlsMode: istio, meshdp.io/sidecar: "true"}}}}
+spec: {{serviceAccountName: client}}
+status: {{podIP: {CLIENT_IP}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: server, namespace: default, labels: {{app: server, security.istio.io/tlsMode: istio, meshdp.io/sidecar: "true"}}}}
+spec: {{serviceAccountName: server}}
+status: {{podIP: {SERVER_IP}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: plain, namespace: default, labels: {{app: plain}}}}
+spec: {{serviceAccountName: plain}}
+status: {{podIP: {PLAIN_IP}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: server, namespace: default}}
+spec: {{clusterIP: {SERVICE_IP}, selector: {{app: server}}, ports: [{{name: http, port: {PORT}, targetPort: {PORT}}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: plain, namespace: default}}
+spec: {{clusterIP: {PLAIN_SERVICE_IP}, selector: {{app: plain}}, ports: [{{name: http, port: {PLAIN_PORT}, targetPort: {PLAIN_PORT}}}]}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: no-admin, namespace: default}}
+spec: {{selector: {{matchLabels: {{app: server}}}}, action: DENY, rules: [{{to: [{{operation: {{paths: [/admin*]}}}}]}}]}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: readers, namespace: default}}
+spec: {{selector: {{matchLabels: {{app: server}}}}, action: ALLOW, rules: [{{to: [{{operation: {{methods: [GET], paths: [/item/*]}}}}]}}]}}
+"""  # noqa: E501 - documents, a line each
+
+
+class Sidecars:
+    """The sidecars of one lane and what feeds them."""
+
+    def __init__(self, lane: Lane, folder: Path) -> None:
+        self.lane = lane
+        self._folder = folder
+        self._loop = asyncio.new_event_loop()
+        self._feeder = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._feeder.start()
+        documents = folder / "documents.yaml"
+        documents.write_text(DOCUMENTS)
+        loaded = FileSource([documents]).load()
+        if loaded.findings:
+            raise RuntimeError("\n".join(str(finding) for finding in loaded.findings))
+        snapshots = compile_all(loaded.resources)
+        authority = Authority.open(folder / "authority", "bench")
+        for end in ("client", "server"):
+            feed = Feed(f"default/{end}", authority, lambda: None)
+            asyncio.run_coroutine_threadsafe(feed.open(self._socket(end)), self._loop).result()
+            identity = f"spiffe://cluster.local/ns/default/sa/{end}"
+            self._loop.call_soon_threadsafe(feed.offer, snapshots["default", end], identity)
+
+    def start(self, end: str, cpu: int = PROXY_CPU) -> subprocess.Popen[bytes]:
+        """Starts the sidecar of one end, with the very function that `meshdp up` uses."""
+        argv = sidecar_command(f"default/{end}", self._socket(end))
+        program = launch.Program(argv, sidecar_env(), launch.sidecar_user(), log=self.lane.log_file)
+        visible = [*launch.interpreter_folders(), self._socket(end).parent]
+        usual = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {cpu})
+        try:
+            return self.lane.adopt(launch.start_sidecar(self.lane.holder(end), program, visible))
+        finally:
+            os.sched_setaffinity(0, usual)
+
+    def await_ready(self, end: str, pause_s: float = 0.002) -> None:
+        """Waits for 200 on the readiness port."""
+        until = time.monotonic() + READY_LIMIT_S
+        while not self.lane.inside(end, lambda: _until_ready(until, pause_s)):
+            raise RuntimeError(f"no readiness in {READY_LIMIT_S} s:\n{self.lane.log()}")
+
+    def ready(self, end: str) -> subprocess.Popen[bytes]:
+        """Starts the sidecar of one end and waits for it."""
+        process = self.start(end)
+        self.await_ready(end)
+        return process
+
+    def close(self) -> None:
+        """Stops feeding."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._feeder.join()
+
+    def _socket(self, end: str) -> Path:
+        return self._folder / f"feed-{end}" / "feed.sock"
+
+
+def _until_ready(until: float, pause_s: float) -> bool:
+    while time.monotonic() < until:
+        if attempt(_ask_readiness):
+            return True
+        time.sleep(pause_s)
+    return False
+
+
+def _ask_readiness() -> None:
+    with socket.create_connection(("127.0.0.1", 15021), timeout=1) as connection:
+        connection.sendall(b"GET /healthz/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        if not connection.recv(64).startswith(b"HTTP/1.1 200"):
+            raise ConnectionError("not ready yet")
