@@ -194,7 +194,7 @@ impl AdminState for Force {
         }
         match self.credentials.load() {
             None => Err("no certificate yet: is the certificate authority reachable?".into()),
-            Some(credentials) if credentials.not_after_unix() <= unix_now() => {
+            Some(credentials) if credentials.have_expired() => {
                 Err("the certificate has expired and could not be renewed".into())
             }
             Some(_) => Ok(()),
