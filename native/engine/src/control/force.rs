@@ -65,8 +65,9 @@ impl Force {
         let snapshot = Arc::new(applied);
         self.credentials.rebuild(&self.trust_policy(&snapshot)).map_err(|error| error.to_string())?;
         self.set_log_mode(&snapshot);
-        self.snapshot.store(Arc::clone(&snapshot));
+        // What is shown (readiness, digest) follows what every worker does, never the other way round.
         self.put_in_force(&snapshot)?;
+        self.snapshot.store(Arc::clone(&snapshot));
         self.telemetry.config_swapped(snapshot.digest());
         Ok(snapshot.digest().to_owned())
     }
