@@ -7,14 +7,12 @@ Source: attack cases 2.19 (fail closed), CAP-12, TL-03, TL-04; docs/sidecar.md.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -183,7 +181,7 @@ def test_no_configuration_yet(mesh: Mesh) -> None:
         with tempfile.TemporaryDirectory(prefix="mdpt-") as empty:
             Path(empty).chmod(0o755)
             side.stop()
-            with mock.patch.object(side, "wait_ready", lambda: time.sleep(0.7)):
+            with mock.patch.object(side, "wait_ready", side_effect=lambda: time.sleep(0.7)):
                 side.start(Path(empty))
             assert not ready(side)
             for direction, port in (("outbound", HTTP_PORT), ("outbound", TCP_PORT), ("inbound", HTTP_PORT)):
@@ -199,7 +197,9 @@ def test_no_configuration_yet(mesh: Mesh) -> None:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("broken", ["a: [", "kind: [Nothing]\n", "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: 7\n"])
+@pytest.mark.parametrize(
+    "broken", ["a: [", "kind: [Nothing]\n", "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: 7\n"]
+)
 def test_broken_file_keeps_the_last_good_one(mesh: Mesh, broken: str) -> None:
     mesh.pair.configure(deny("/secret"))
     at, digest = mesh.pair.server.log.stat().st_size, mesh.pair.server.digest()
