@@ -58,7 +58,7 @@ def test_h1_31_broken_chunks_from_the_upstream(arena: Arena, fault: str) -> None
     head, body = BROKEN_RESPONSES[fault]
     for key, pieces in ((b"whole", [head + body]), (b"pieces", [head, body])):
         arena.origin.canned[key] = [b"HTTP/1.1 200 OK\r\n" + pieces[0], *pieces[1:]]
-        heard = arena.send([request(f"/canned/{key.decode()}")])
+        heard = arena.send([request(f"/canned/{key.decode()}", "Connection: close")])
         assert heard.ended in ("fin", "reset")
         # Either nothing of it was passed on, or the cut can be seen.
         assert heard.statuses == [502] or not heard.answers[0].complete, heard
@@ -167,9 +167,13 @@ def test_h1_35_body_of_a_denied_request(denied: Arena, framing: str, size: int) 
     for _, pieces, pause_s in wire.cuts(first + request("/second"), samples=3):
         before = len(denied.origin.requests)
         heard = denied.send(pieces, pause_s, 2)
-        assert heard.statuses == [403, 200], heard
         assert heard.answers[0].body == b"RBAC: access denied"
-        assert [found.target for found in denied.origin.requests[before:]] == [b"/second"]
+        found = [one.target for one in denied.origin.requests[before:]]
+        if denied.direction == "outbound" and len(heard.statuses) == 1:
+            # The client's own sidecar got the answer before it had sent the body: it does not go on with it (H1-47).
+            assert (heard.statuses, heard.ended, found) == ([403], "fin", [])
+        else:
+            assert (heard.statuses, found) == ([403, 200], [b"/second"])
 
 
 def test_h1_35_body_too_large_to_drain(denied: Arena) -> None:
@@ -179,7 +183,7 @@ def test_h1_35_body_too_large_to_drain(denied: Arena) -> None:
         [request("/secret", f"Content-Length: {len(body)}", method="POST", body=body), request("/second")]
     )
     assert (heard.statuses, heard.ended) == ([403], "fin")
-    assert heard.answers[0].value(b"connection") == b"close"
+    assert denied.direction == "outbound" or heard.answers[0].value(b"connection") == b"close"
     assert denied.origin.requests[before:] == []
 
 
@@ -188,3 +192,18 @@ def test_h1_35_the_same_without_the_policy_is_served(arena: Arena) -> None:
     arena.pair.configure("# none\n")
     heard = arena.send([request("/secret", "Content-Length: 3", method="POST", body=b"abc")], 0, 1)
     assert heard.statuses == [200]
+
+
+def test_u7_heads_that_arrive_in_pieces_do_not_mix(arena: Arena) -> None:
+    """Between two pieces of one head the worker reads other heads, requests and responses."""
+    arena.origin.canned[b"slow-head"] = [b"HTTP/1.1 200 OK\r\nX-No", b"nce: %NONCE%\r\nContent-Length: 2\r\n\r", b"\nok"]
+    first, second = request("/canned/slow-head"), request("/canned/slow-head")
+    with wire.connect(arena.pair, arena.direction) as one, wire.connect(arena.pair, arena.direction) as other:
+        for index in range(max(len(first), len(second))):
+            one.sendall(first[index : index + 1])
+            other.sendall(second[index : index + 1])
+            if index % 8 == 0:
+                arena.canary(arena.direction)
+        for connection in (one, other):
+            heard = wire.listen(connection, 1)
+            assert [answer.body for answer in heard.answers] == [b"ok"], heard

@@ -160,17 +160,30 @@ class Pair:
 
     def configure(self, documents: str, *, wait: bool = True) -> None:
         """Put documents in force beside the base, and wait until the server has a new version of them."""
-        policies = self.configuration / "policies.yaml"
-        if policies.read_text() == documents:
+        if (self.configuration / "policies.yaml").read_text() == documents:
             return
         sides = [side for side in (self.client, self.server) if side.process is not None] if wait else []
         before = {side.name: side.digest() for side in sides}
+        self._put("policies.yaml", documents)
+        for side in sides[-1:]:
+            self._await_other(side, before[side.name])
+
+    def replace(self, name: str, documents: str, side: Side) -> None:
+        """Replace a file of the configuration, and wait until one side has another version."""
+        before = side.digest()
+        self._put(name, documents)
+        self._await_other(side, before)
+
+    def _put(self, name: str, documents: str) -> None:
         staged = self.folder / "staged.yaml"
         staged.write_text(documents)
-        staged.replace(policies)
+        staged.replace(self.configuration / name)
+
+    @staticmethod
+    def _await_other(side: Side, digest: str) -> None:
         until = time.monotonic() + 5
-        while any(side.digest() == before[side.name] for side in sides[-1:]):
-            assert time.monotonic() < until, f"the server keeps its version:\n{self.server.log.read_text()}"
+        while side.digest() == digest:
+            assert time.monotonic() < until, f"{side.name} keeps its version:\n{side.log.read_text()[-3000:]}"
             time.sleep(0.005)
 
     def certify(self, name: str, identity: str | None = None) -> Path:

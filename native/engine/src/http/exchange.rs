@@ -52,6 +52,8 @@ pub(crate) struct Upload {
     parsed: usize,
     whole_at_start: bool,
     done: bool,
+    /// The upstream takes no more; it may have answered all the same.
+    failed: bool,
     head_bytes: u64,
     bytes: u64,
 }
@@ -107,6 +109,7 @@ impl Exchange {
             parsed: start.head_len,
             whole_at_start: false,
             done: false,
+            failed: false,
             bytes: 0,
         };
         upload.decode(downstream).map_err(|reason| Broken { reason, unanswered: true })?;
@@ -136,8 +139,7 @@ impl Exchange {
         up: &mut Stream,
         fields: &mut FieldTable,
     ) -> Poll<Result<Exchanged, Broken>> {
-        let mut upload_failure = None;
-        if !self.upload.done {
+        if !self.upload.done && !self.upload.failed {
             match self.upload.poll(context, down, up) {
                 Poll::Ready(Ok(())) => {
                     self.upload.done = true;
@@ -147,17 +149,15 @@ impl Exchange {
                 Poll::Ready(Err(reason)) if reason != Reason::UpstreamResetBeforeResponse => {
                     return Poll::Ready(Err(self.broken(reason)));
                 }
-                Poll::Ready(Err(reason)) => upload_failure = Some(reason),
+                Poll::Ready(Err(_)) => self.upload.failed = true,
                 Poll::Pending => {}
             }
         }
         match self.poll_download(context, down.stream, up, fields) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(self.finish())),
             Poll::Ready(Err(reason)) => Poll::Ready(Err(self.broken(reason))),
-            Poll::Pending => match upload_failure {
-                Some(reason) => Poll::Ready(Err(self.broken(reason))),
-                None => Poll::Pending,
-            },
+            // A connection that takes nothing more is about to be readable: with an answer, with its end or with an error.
+            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -171,6 +171,7 @@ impl Exchange {
         debug_assert!(self.replayable(), "a request is replayed only when all of it is at hand");
         self.upload.sent = 0;
         self.upload.done = false;
+        self.upload.failed = false;
     }
 
     /// Gives the buffers back: request bytes, response bytes, reply bytes.

@@ -1,0 +1,130 @@
+"""A pair with its applications: what end-to-end tests ask of it.
+
+Out:    `Mesh`: connections, requests, the access log as dictionaries, an opaque application.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from tests.support import wire
+from tests.support.origin import Origin
+from tests.support.pair import Pair, Side
+
+
+class Mesh:
+    """The pair, its HTTP application and its opaque one."""
+
+    def __init__(self, made: Pair, origin: Origin, opaque_port: int) -> None:
+        self.pair = made
+        self.origin = origin
+        self.opaque = Opaque(made.server, opaque_port)
+        self._read = {side.name: 0 for side in (made.client, made.server)}
+
+    def stop(self) -> None:
+        """End the applications."""
+        self.origin.stop()
+        self.opaque.stop()
+
+    def ask(self, *pieces: bytes, direction: str = "outbound", count: int | None = 1, timeout_s: float = 5) -> wire.Heard:
+        """Send on a connection of its own and read so many answers."""
+        with wire.connect(self.pair, direction) as connection:
+            wire.send_pieces(connection, pieces)
+            return wire.listen(connection, count, timeout_s)
+
+    def status(self, target: str = "/", direction: str = "outbound") -> int:
+        """The status of one GET."""
+        heard = self.ask(get(target), direction=direction)
+        return heard.statuses[0] if heard.statuses else 0
+
+    def log_since(self, side: Side, position: int) -> list[dict[str, Any]]:
+        """The access log's lines behind a position."""
+        with side.log.open() as log:
+            log.seek(position)
+            return [json.loads(line) for line in log if line.startswith("{") and line.endswith("}\n")]
+
+    def logged(self, side: Side, position: int, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first line for which it holds, waited for; an assertion shows all lines."""
+        found: list[dict[str, Any]] = []
+
+        def there() -> bool:
+            found[:] = [line for line in self.log_since(side, position) if holds(line)]
+            return bool(found)
+
+        assert self.origin.wait(there, 3), self.log_since(side, position)
+        return found[0]
+
+
+def get(target: str = "/", *fields: str, method: str = "GET", host: str = "server", body: bytes = b"") -> bytes:
+    """A request with a nonce of its own."""
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", f"X-Nonce: {wire.nonce().decode()}", *fields]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def position(side: Side) -> int:
+    """Where the log ends now."""
+    return side.log.stat().st_size
+
+
+class Opaque:
+    """A TCP application that says what each connection is to be: the first byte chooses.
+
+    `E` echoes until the end and then says `bye`; `S` counts what it gets and answers with the count at the end;
+    `G<size>\\n` sends so many bytes and closes; with `greeting` set it speaks first.
+    """
+
+    def __init__(self, side: Side, port: int) -> None:
+        self.greeting = b""
+        self.peers: list[tuple[str, int]] = []
+        self._listener = side.inside(lambda: socket.create_server(("0.0.0.0", port), backlog=128))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                accepted, peer = self._listener.accept()
+            except OSError:
+                return
+            self.peers.append(peer)
+            threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(self.greeting)
+            kind = connection.recv(1)
+            if kind == b"E":
+                while chunk := connection.recv(65536):
+                    connection.sendall(chunk)
+                connection.sendall(b"bye")
+            elif kind == b"S":
+                count = 0
+                while chunk := connection.recv(1 << 20):
+                    count += len(chunk)
+                connection.sendall(b"%d" % count)
+            elif kind == b"G":
+                size = b""
+                while not size.endswith(b"\n"):
+                    size += connection.recv(1)
+                self._send(connection, int(size))
+
+    @staticmethod
+    def _send(connection: socket.socket, size: int) -> None:
+        from tests.support.origin import pattern
+
+        block = pattern(1 << 20)
+        while size > 0:
+            connection.sendall(block[: min(size, len(block))])
+            size -= len(block)
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1)
