@@ -20,7 +20,7 @@ BIN     := $(VENV)/bin
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
 
-rust_sources := $(shell find native initc -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+rust_sources := $(shell find native initc -name "*.rs" -o -name Cargo.toml) Cargo.toml Cargo.lock .cargo/config.toml
 native_built := $(CARGO_TARGET_DIR)/$(PROFILE)/lib_native.so
 native       := src/meshdp/_native.abi3.so
 init         := src/meshdp/bin/meshdp-init

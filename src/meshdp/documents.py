@@ -2,7 +2,7 @@
 
 In:     the text of one file (`parse`), from `meshdp.sources` and commands.
 Out:    `RawDocument`, read by `meshdp.resources.decode`; findings for what is not a document.
-Limits: 16 MiB of text, 200,000 nodes a document after aliases are expanded, 100 levels.
+Limits: 16 MiB of text, 100 levels; aliases may add 200,000 values to what the text itself can hold.
 Fails:  never raises for bad text: each broken document is one finding and leaves its neighbours alone.
 Source: YAML 1.1 as kubectl reads it (booleans on/no), less its traps: dates, sexagesimal numbers, duplicate keys.
 """
@@ -21,7 +21,7 @@ import yaml
 from meshdp.errors import Finding, Where
 
 SIZE_LIMIT_BYTES = 16 * 1024 * 1024
-NODE_LIMIT = 200_000
+ALIASED_NODES_LIMIT = 200_000
 DEPTH_LIMIT = 100
 
 Path = tuple[str | int, ...]
@@ -115,7 +115,7 @@ class _Reader:
         self.file = file
         self.offset = offset
         self.findings: list[Finding] = []
-        self._nodes = 0
+        self._nodes_left = 0
 
     def read(self, piece: str) -> list[RawDocument]:
         data, node = self.value(piece)
@@ -129,6 +129,7 @@ class _Reader:
 
     def value(self, text: str) -> tuple[Any, yaml.Node | None]:
         """Reads the one value of a text; None and findings when there is none."""
+        self._nodes_left = ALIASED_NODES_LIMIT + len(text)  # a value takes a character at least
         try:
             node = yaml.compose(text, Loader=_Loader)
             return (None, None) if node is None else (self._build(node, 0), node)
@@ -156,9 +157,9 @@ class _Reader:
         yield RawDocument(where, api_version, kind, data, node, self.offset)
 
     def _build(self, node: yaml.Node, depth: int) -> Any:
-        self._nodes += 1
-        if self._nodes > NODE_LIMIT:
-            raise _Unusable("MDP0103", node.start_mark, f"more than {NODE_LIMIT} values (aliases count each time)")
+        self._nodes_left -= 1
+        if self._nodes_left < 0:
+            raise _Unusable("MDP0103", node.start_mark, f"aliases stand for more than {ALIASED_NODES_LIMIT} values")
         if depth > DEPTH_LIMIT:
             raise _Unusable("MDP0103", node.start_mark, f"nested more than {DEPTH_LIMIT} levels")
         if isinstance(node, yaml.MappingNode):

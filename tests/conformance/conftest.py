@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-_TOPIC = re.compile(r"\[([a-z0-9._-]+)/")
+_TOPIC = re.compile(r"^tests/conformance/[^\[]*\[([a-z0-9._-]+)/")
 _COLUMNS = ("passed", "failed", "unsupported", "skipped")
 
 

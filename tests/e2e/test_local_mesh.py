@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from meshdp.local import kernel, mesh
+from meshdp.local import inside, kernel, mesh
 from tests.support.local_mesh import Meshdp, alive, picture_of_the_host, wait_until
 
 pytestmark = [
@@ -217,7 +217,7 @@ def test_without_its_sidecar_nothing_passes_and_then_it_is_back(up: Meshdp) -> N
     os.kill(supervisor, signal.SIGSTOP)  # nobody restarts anything until we have looked
     try:
         os.kill(row["sidecar"], signal.SIGKILL)
-        wait_until(lambda: not alive(row["sidecar"]))
+        wait_until(lambda: not inside.listening_ports(row["pid"]) & {15001, 15006})
         assert refused(row["pid"], (back["address"], 8080)), "outbound passed without a sidecar"
         assert refused(stranger["pid"], (row["address"], 80)), "inbound passed without a sidecar"
     finally:
@@ -335,3 +335,55 @@ def test_a_missing_program_is_named(meshdp: Meshdp) -> None:
     started = meshdp("up", "-f", str(path), "--detach")
     assert started.returncode == 1
     assert "default/stranger failed: program 'slep' is not found" in started.stdout
+
+
+def test_with_sudo_applications_run_as_the_caller(meshdp: Meshdp) -> None:
+    path = meshdp.folder / "mesh.yaml"
+    path.write_text(
+        FILE.partition("  - {name: web")[0] + "  - {name: stranger, command: [sleep, infinity], sidecar: false}\n"
+    )
+    meshdp.env |= {"SUDO_UID": "65534", "SUDO_GID": "65534"}
+    started = meshdp("up", "-f", str(path), "--detach")
+    assert (
+        "'sleep' cannot be started as nobody: [Errno 13] Permission denied" in started.stdout
+    )  # pytest's folder is root's
+    assert meshdp("down").returncode == 0
+    path.write_text(path.read_text().replace("sidecar: false", "workingDir: /, sidecar: false"))
+    started = meshdp("up", "-f", str(path), "--detach")
+    assert started.returncode == 0, started.stdout + started.stderr
+    status = status_of(meshdp.rows()["default/stranger"]["pid"])
+    assert (status["Uid"].split(), status["Gid"].split()) == (["65534"] * 4, ["65534"] * 4)
+    assert meshdp("exec", "stranger", "--", "id", "-u").stdout == "65534\n"
+    meshdp.env["SUDO_UID"] = "1337"
+    refused = meshdp("exec", "stranger", "--", "id", "-u")
+    assert (refused.returncode, "must not run as 1337" in refused.stderr) == (2, True)
+
+
+def test_a_mistake_in_the_file_is_named_with_its_place(meshdp: Meshdp) -> None:
+    path = meshdp.folder / "mesh.yaml"
+    path.write_text(FILE.replace("replicas: 2", "replicaz: 2"))
+    started = meshdp("up", "-f", str(path))
+    assert started.returncode == 1
+    assert f"{path}:8: error MDP0201: LocalMesh e2e spec.workloads[1].replicaz: unknown field" in started.stderr
+    assert "did you mean 'replicas'?" in started.stderr
+    assert not meshdp.state.exists()
+
+
+def test_a_missing_init_program_is_named(meshdp: Meshdp, before: dict[str, str]) -> None:
+    meshdp.env["MESHDP_INIT"] = "/nowhere/meshdp-init"
+    started = meshdp("up", "-f", str(meshdp.folder / "mesh.yaml"))
+    assert started.returncode == 1
+    assert "init program /nowhere/meshdp-init is missing" in started.stderr
+    assert "make build" in started.stderr
+    assert_nothing_is_left(meshdp, [], before)
+
+
+def test_rules_that_cannot_be_made_end_the_start_and_leave_nothing(meshdp: Meshdp, before: dict[str, str]) -> None:
+    refusing = meshdp.folder / "meshdp-init"
+    refusing.write_text("#!/bin/sh\necho 'iptables is missing: install iptables' >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    meshdp.env["MESHDP_INIT"] = str(refusing)
+    started = meshdp("up", "-f", str(meshdp.folder / "mesh.yaml"), "--detach")
+    assert started.returncode == 1
+    assert "iptables is missing: install iptables" in started.stderr
+    assert_nothing_is_left(meshdp, [], before)

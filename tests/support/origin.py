@@ -277,7 +277,9 @@ def send_bytes(origin: Origin, connection: Connection, request: Request) -> bool
 
 def send_stream(origin: Origin, connection: Connection, request: Request) -> bool:
     """A chunk every few milliseconds until `release` is set."""
-    connection.socket.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Nonce: " + request.nonce + b"\r\n\r\n")
+    connection.socket.sendall(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Nonce: " + request.nonce + b"\r\n\r\n"
+    )
     while not origin.release.wait(0.02):
         connection.socket.sendall(b"4\r\ntick\r\n")
     connection.socket.sendall(b"0\r\n\r\n")

@@ -61,7 +61,7 @@ apiVersion: meshdp.io/v1alpha1
 kind: MeshConfig
 metadata: {{name: mesh}}
 spec: {{accessLogFile: /dev/stdout, accessLogEncoding: JSON}}
-"""  # noqa: E501 - documents, a line each
+"""
 
 
 class Side:
@@ -74,6 +74,7 @@ class Side:
         self.folder = folder
         self.log = folder / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.program = ["meshdp"]
 
     def inside(self, function: Callable[[], T]) -> T:
         """Call a function in a thread that has entered the namespace: sockets made there stay there."""
@@ -116,11 +117,12 @@ class Side:
     def start(self, configuration: Path, arguments: list[str] | None = None) -> None:
         """Start the sidecar as uid 1337 without rights, and wait until it is ready."""
         command = ["ip", "netns", "exec", self.namespace, "setpriv", "--reuid=1337", "--regid=1337", "--clear-groups"]
-        command += ["--bounding-set=-all", "--no-new-privs", sys.executable, "-m", "meshdp", "sidecar"]
+        command += ["--bounding-set=-all", "--no-new-privs", sys.executable, "-m", *self.program, "sidecar"]
         command += ["--directory", str(configuration), "--workload", f"default/{self.name}"]
         command += ["--credentials", str(self.folder / f"credentials-{self.name}"), *(arguments or [])]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT / "src")
+            environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         self.wait_ready()
 
     def wait_ready(self, timeout_s: float = 10) -> None:
@@ -157,12 +159,15 @@ class Pair:
         self.authority = Authority.open(folder / "authority", "test")
 
     def configure(self, documents: str, *, wait: bool = True) -> None:
-        """Put documents in force beside the base, and wait until both sidecars have a new version."""
+        """Put documents in force beside the base, and wait until the server has a new version of them."""
+        policies = self.configuration / "policies.yaml"
+        if policies.read_text() == documents:
+            return
         sides = [side for side in (self.client, self.server) if side.process is not None] if wait else []
         before = {side.name: side.digest() for side in sides}
         staged = self.folder / "staged.yaml"
         staged.write_text(documents)
-        staged.replace(self.configuration / "policies.yaml")
+        staged.replace(policies)
         until = time.monotonic() + 5
         while any(side.digest() == before[side.name] for side in sides[-1:]):
             assert time.monotonic() < until, f"the server keeps its version:\n{self.server.log.read_text()}"
@@ -193,9 +198,12 @@ def _ip(*words: str) -> None:
 
 
 @contextmanager
-def pair(folder: Path, documents: str = "") -> Iterator[Pair]:
+def pair(folder: Path, documents: str = "", limits: dict[str, int] | None = None) -> Iterator[Pair]:
     """Two namespaces, redirection in both, a sidecar in each; the caller runs the application."""
     made = Pair(folder)
+    if limits is not None:
+        for side in (made.client, made.server):
+            side.program = ["tests.support.impatient", json.dumps(limits)]
     made.configuration.mkdir()
     (made.configuration / "base.yaml").write_text(BASE)
     (made.configuration / "policies.yaml").write_text(documents)

@@ -4,7 +4,7 @@
 //! Fails: `SnapshotError` for the transaction, `NativeError` for a request document that cannot be read.
 //! The stages and their order are those of `engine/connection.rs`, without sockets.
 
-use meshdp_engine::decide::{Head, Scratch, View, path_mode, read_head};
+use meshdp_engine::http::decide::{Head, Scratch, View, path_mode, read_head};
 use meshdp_model::authz::Denial;
 use meshdp_model::facts::{ConnectionFacts, Direction};
 use meshdp_model::identity::Peer;

@@ -11,12 +11,14 @@ use meshdp_model::facts::ConnectionFacts;
 use meshdp_model::sections::ChainProtocol;
 
 use crate::downstream;
+use crate::http::session as http_session;
 use crate::listener::Accepted;
-use crate::outcome::Reason;
-use crate::registry::{Admitted, Entry};
+use crate::observe::outcome::Reason;
+use crate::observe::record;
 use crate::stream::Stream;
+use crate::tcp_session;
+use crate::worker::registry::{Admitted, Entry};
 use crate::worker::{Pinned, Worker};
-use crate::{http_session, record, tcp_session};
 
 /// Serves one connection to its end and records how it ended.
 pub(crate) async fn serve(accepted: Accepted, admitted: Admitted, worker: Rc<Worker>) {

@@ -20,10 +20,10 @@ use tokio::time::timeout;
 
 use crate::connection::{Chain, Detection, Failure, Secured};
 use crate::listener::Accepted;
-use crate::outcome::Reason;
-use crate::registry::Entry;
+use crate::observe::outcome::Reason;
 use crate::stream::Stream;
 use crate::tls::{self, ServerAlpn, TlsFailure};
+use crate::worker::registry::Entry;
 use crate::worker::{Pinned, Worker};
 
 /// The configuration of the place a connection came for.

@@ -16,9 +16,9 @@ use meshdp_model::facts::Direction;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
-use crate::admin::{self, Face};
-use crate::control;
-use crate::force::Force;
+use crate::control::admin::{self, Face};
+use crate::control::client;
+use crate::control::force::Force;
 use crate::settings::Settings;
 use crate::sys;
 use crate::worker::{self, Command, Setup};
@@ -210,8 +210,8 @@ fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: one
             tokio::spawn(admin::serve(listener, face, Arc::clone(force) as Arc<dyn admin::AdminState>));
         }
         if let Some(feed) = &force.settings.feed {
-            let target = Arc::clone(force) as Arc<dyn control::FeedTarget>;
-            tokio::spawn(control::follow(feed.clone(), target));
+            let target = Arc::clone(force) as Arc<dyn client::FeedTarget>;
+            tokio::spawn(client::follow(feed.clone(), target));
         }
         let _ = stopped.await;
     });

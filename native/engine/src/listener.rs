@@ -13,9 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::connection;
+use crate::observe::outcome::Reason;
+use crate::observe::record;
 use crate::original_dst::{Unusable, original_destination};
-use crate::outcome::Reason;
-use crate::record;
 use crate::worker::Worker;
 
 /// A connection with the place it was going to.

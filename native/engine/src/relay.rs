@@ -7,8 +7,8 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use crate::buffers::{Buffers, read_limit};
 use crate::stream::Stream;
+use crate::worker::buffers::{Buffers, read_limit};
 
 /// Both directions of an opaque connection.
 pub(crate) struct Relay {

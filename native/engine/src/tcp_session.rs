@@ -14,8 +14,8 @@ use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
 
 use crate::connection::{Failure, Secured, still_accepted};
-use crate::outcome::Reason;
-use crate::record::{self, TcpRecord};
+use crate::observe::outcome::Reason;
+use crate::observe::record::{self, TcpRecord};
 use crate::relay::{Relay, Side};
 use crate::stream::Stream;
 use crate::tls::ClientAlpn;

@@ -17,7 +17,7 @@ use meshdp_model::sections::{Cluster, Endpoint};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::outcome::Reason;
+use crate::observe::outcome::Reason;
 use crate::pool::PoolKey;
 use crate::stream::Stream;
 use crate::sys;

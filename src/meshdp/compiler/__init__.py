@@ -15,7 +15,7 @@ from meshdp.compiler.clusters import upstreams
 from meshdp.compiler.listeners import inbound
 from meshdp.compiler.routes import services
 from meshdp.compiler.select import Directory, Workload, workloads
-from meshdp.compiler.snapshot import Mesh, Peer, Peers, Section, Self, Snapshot, Telemetry
+from meshdp.compiler.snapshot import Mesh, Peer, Peers, Section, Self, Snapshot, Telemetry, encoded
 from meshdp.resources import ResourceSet
 from meshdp.resources.mesh import duration_ms
 
@@ -24,28 +24,37 @@ __all__ = ["Snapshot", "Workload", "compile_all", "compile_workload", "workloads
 
 def compile_workload(resources: ResourceSet, workload: Workload) -> Snapshot:
     """Compiles what one workload's sidecar needs."""
-    return _compile(Directory(resources), workload)
+    directory = Directory(resources)
+    return _compile(directory, workload, _shared(directory))
 
 
 def compile_all(resources: ResourceSet) -> dict[tuple[str, str], Snapshot]:
     """Compiles every workload of the set that has a sidecar, by (namespace, name)."""
     directory = Directory(resources)
+    shared = _shared(directory)
     chosen = (workload for workload in directory.workloads if workload.in_mesh)
-    return {(workload.namespace, workload.name): _compile(directory, workload) for workload in chosen}
+    return {(workload.namespace, workload.name): _compile(directory, workload, shared) for workload in chosen}
 
 
-def _compile(directory: Directory, workload: Workload) -> Snapshot:
+def _shared(directory: Directory) -> dict[str, bytes]:
+    """Sections that are the same for every workload, encoded once."""
     sections: dict[str, Section] = {
         "mesh": _mesh(directory),
-        "workload": _self(directory, workload),
         "peers": _peers(directory),
         "telemetry": _telemetry(directory),
+        **upstreams(directory),
+    }
+    return encoded(sections)
+
+
+def _compile(directory: Directory, workload: Workload, shared: Mapping[str, bytes]) -> Snapshot:
+    sections: dict[str, Section] = {
+        "workload": _self(directory, workload),
         "authz": authz(directory, workload),
         **inbound(directory, workload),
         **services(directory, workload),
-        **upstreams(directory),
     }
-    return Snapshot.of(sections)
+    return Snapshot({**shared, **encoded(sections)})
 
 
 def _mesh(directory: Directory) -> Mesh:

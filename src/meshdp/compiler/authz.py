@@ -41,7 +41,7 @@ def _token_policies(directory: Directory, workload: Workload) -> Iterator[Reques
 
 def _selects(policy: AuthorizationPolicy | RequestAuthentication, directory: Directory, workload: Workload) -> bool:
     near = policy.namespace in (directory.resources.root_namespace, workload.namespace)
-    return near and matches(policy.spec.selector.match_labels, dict(workload.labels))
+    return near and matches(policy.spec.selector.match_labels, workload.labels)
 
 
 def _policy(policy: AuthorizationPolicy, directory: Directory) -> Policy:

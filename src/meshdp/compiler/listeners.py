@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from meshdp.compiler.select import Directory, Workload, target_port
+from meshdp.compiler.select import Directory, Workload
 from meshdp.compiler.snapshot import Chain, Inbound
 from meshdp.resources import ResourceSet
 from meshdp.resources.meta import matches
@@ -24,11 +24,10 @@ def inbound(directory: Directory, workload: Workload) -> dict[str, Inbound]:
     """Every inbound section of one workload, by section name."""
     modes = Modes.of(directory.resources, workload.namespace, workload.labels)
     sections: dict[str, Inbound] = {}
-    for service in directory.services_of(workload):
-        for port in service.spec.ports:
-            number = target_port(port, workload)
-            if port.protocol == "TCP" and number:
-                sections.setdefault(f"inbound/{number}", _section(number, modes.at(number), protocol_of(port), service))
+    for target in directory.targets_of(workload):
+        number, protocol = target.number, protocol_of(target.port)
+        if target.port.protocol == "TCP":
+            sections.setdefault(f"inbound/{number}", _section(number, modes.at(number), protocol, target.service))
     for number in modes.ports:
         sections.setdefault(f"inbound/{number}", _section(number, modes.at(number), "auto", None))
     sections["inbound/passthrough"] = _section(0, modes.workload, "auto", None)
@@ -74,11 +73,11 @@ def _scopes(resources: ResourceSet, namespace: str, labels: Mapping[str, str]) -
     """The policies in force: at most one each of mesh, namespace and workload scope, in this order."""
     root = resources.root_namespace
     chosen: dict[int, PeerAuthentication] = {}
-    for policy in sorted(resources.all(PeerAuthentication), key=lambda item: item.meta.age_order):
+    for policy in resources.oldest_first(PeerAuthentication):
         selector = policy.spec.selector.match_labels
         if policy.namespace == root and not selector:
             chosen.setdefault(0, policy)
-        elif policy.namespace == namespace and policy.namespace != root and matches(selector, dict(labels)):
+        elif policy.namespace == namespace and policy.namespace != root and matches(selector, labels):
             chosen.setdefault(2 if selector else 1, policy)
     return [chosen[scope] for scope in sorted(chosen)]
 

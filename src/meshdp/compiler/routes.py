@@ -22,8 +22,8 @@ def services(directory: Directory, client: Workload) -> dict[str, ServiceRoutes]
     for service in directory.services:
         host = host_of(service)
         for port in service.spec.ports:
-            if port.protocol != "TCP" or service.spec.type == "ExternalName":
-                continue
+            if port.protocol != "TCP" or service.headless or service.spec.type == "ExternalName":
+                continue  # whoever dials a headless service means one of its pods: an unknown destination, for now
             target = Weighted(cluster_key(host, port.port), WHOLE_WEIGHT)
             sections[f"service/{service.namespace}/{host}/{port.port}"] = ServiceRoutes(
                 host=host,

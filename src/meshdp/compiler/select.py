@@ -98,6 +98,15 @@ class Backend:
     locality: str
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A port of one workload and the service port that leads to it."""
+
+    service: Service
+    port: ServicePort
+    number: int
+
+
 class Directory:
     """All workloads and services of a resource set, indexed once for a compile."""
 
@@ -109,24 +118,33 @@ class Directory:
         self.trust_domain = self.trust_domains[0]
         self.workloads = workloads(resources)
         self.by_address = {address: workload for workload in self.workloads for address in workload.addresses}
-        self.services = tuple(sorted(resources.all(Service), key=lambda service: service.meta.age_order))
-        self._by_namespace: dict[str, list[Workload]] = {}
+        self.services = resources.oldest_first(Service)
+        self._by_label: dict[tuple[str, str, str], list[Workload]] = {}
         for workload in self.workloads:
-            self._by_namespace.setdefault(workload.namespace, []).append(workload)
+            for name, value in workload.labels.items():
+                self._by_label.setdefault((workload.namespace, name, value), []).append(workload)
         self._slices: dict[tuple[str, str], list[EndpointSlice]] = {}
         for piece in resources.all(EndpointSlice):
             self._slices.setdefault((piece.namespace, piece.service_name), []).append(piece)
 
     def services_of(self, workload: Workload) -> Iterator[Service]:
         """Services that have this workload among their endpoints, oldest first."""
+        yield from {target.service.key: target.service for target in self.targets_of(workload)}.values()
+
+    def targets_of(self, workload: Workload) -> Iterator[Target]:
+        """The workload's ports that services declare, oldest service first."""
         for service in self.services:
             if service.namespace != workload.namespace:
                 continue
-            selector = service.spec.selector
-            if selector and matches(selector, dict(workload.labels)):
-                yield service
-            elif not selector and any(item.address in workload.addresses for item in self._sliced(service, None)):
-                yield service
+            selected = bool(service.spec.selector) and matches(service.spec.selector, workload.labels)
+            for port in service.spec.ports:
+                numbers = {target_port(port, workload)} if selected else self._sliced_ports(service, port, workload)
+                yield from (Target(service, port, number) for number in sorted(numbers) if number)
+
+    def _sliced_ports(self, service: Service, port: ServicePort, workload: Workload) -> set[int]:
+        if service.spec.selector:
+            return set()
+        return {item.port for item in self._sliced(service, port) if item.address in workload.addresses}
 
     def backends(self, service: Service, port: ServicePort) -> list[Backend]:
         """Endpoints of one service port, by address and port; slices win over selection."""
@@ -138,18 +156,22 @@ class Directory:
         return sorted(unique.values(), key=lambda item: (item.address, item.port))
 
     def _selected(self, service: Service, port: ServicePort) -> Iterator[Backend]:
-        if not service.spec.selector:
-            return
-        for workload in self._by_namespace.get(service.namespace, ()):
+        for workload in self._matching(service.namespace, service.spec.selector):
             number = target_port(port, workload)
             usable = workload.ready or service.spec.publish_not_ready_addresses
-            if number and usable and workload.addresses and matches(service.spec.selector, dict(workload.labels)):
+            if number and usable and workload.addresses:
                 yield Backend(workload.addresses[0], number, workload, workload.ready, workload.locality)
 
-    def _sliced(self, service: Service, port: ServicePort | None) -> Iterator[Backend]:
+    def _matching(self, namespace: str, selector: Mapping[str, str]) -> list[Workload]:
+        """Workloads a service selects; looks only at those that have its rarest label. An empty selector has none."""
+        candidates = [self._by_label.get((namespace, name, value), []) for name, value in selector.items()]
+        rarest = min(candidates, key=len, default=[])
+        return [workload for workload in rarest if matches(selector, workload.labels)]
+
+    def _sliced(self, service: Service, port: ServicePort) -> Iterator[Backend]:
         for piece in self._slices.get((service.namespace, service.name), ()):
             for slice_port in piece.body.ports:
-                if port is None or (slice_port.name == port.name and slice_port.protocol == "TCP"):
+                if slice_port.name == port.name and slice_port.protocol == "TCP":
                     for endpoint in piece.body.endpoints:
                         yield from self._slice_backends(service, endpoint, slice_port)
 
@@ -180,8 +202,8 @@ def target_port(port: ServicePort, workload: Workload) -> int:
 
 
 def spiffe_id(trust_domain: str, namespace: str, service_account: str) -> str:
-    """Writes an identity."""
-    return f"spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
+    """Writes an identity; an '@' in a trust domain becomes '.'."""
+    return f"spiffe://{trust_domain.replace('@', '.')}/ns/{namespace}/sa/{service_account}"
 
 
 def _of_pod(pod: Pod) -> Workload:

@@ -209,11 +209,6 @@ class Snapshot:
         self.sections: Mapping[str, bytes] = MappingProxyType(dict(sorted(sections.items())))
         self.digest = _digest(self.sections)
 
-    @classmethod
-    def of(cls, sections: Mapping[str, Section]) -> Snapshot:
-        """Encodes structs canonically: sorted keys, no white space, every field."""
-        return cls({name: _ENCODER.encode(section) for name, section in sections.items()})
-
     def transaction(self, base: Snapshot | None) -> bytes:
         """What turns `base` into this snapshot; None sends the whole."""
         before: Mapping[str, bytes] = {} if base is None else base.sections
@@ -236,6 +231,11 @@ class Snapshot:
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+
+def encoded(sections: Mapping[str, Section]) -> dict[str, bytes]:
+    """Encodes structs canonically: sorted keys, no white space, every field."""
+    return {name: _ENCODER.encode(section) for name, section in sections.items()}
 
 
 def _digest(sections: Mapping[str, bytes]) -> str:

@@ -1,1 +1,1 @@
-"""The control plane: discovery, distribution, certificate authority."""
+"""The control plane. So far: authority (certificate requests become SPIFFE certificates)."""

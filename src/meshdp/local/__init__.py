@@ -1,1 +1,9 @@
-"""A mesh on one machine: a LocalMesh file becomes namespaces, sidecars, applications and the feed between them."""
+"""A mesh on one machine: a LocalMesh file becomes namespaces, sidecars, applications and the feed between them.
+
+Reading order, which is the order of the data:
+mesh_file (the file becomes instances) → addresses → configuration (documents and instances become snapshots) →
+hosts and translation (how names and virtual addresses are reached) → kernel → namespaces (where each instance lives) →
+launch (how programs get in, and with which rights) → feed (configuration and certificates for sidecars) →
+unit (one instance's life) → inside (is it ready?) → mesh (all of it together) → state (what others know of it) →
+background and report (how commands speak).
+"""

@@ -110,6 +110,7 @@ def start_sidecar(holder: Holder, program: Program, visible: Iterable[Path]) -> 
 
 def _start(holder: Holder, program: Program, enter: Callable[[], None]) -> subprocess.Popen[bytes]:
     output = None if program.log is None else _open_log(program.log, program.user)
+    reader, writer = os.pipe()
     try:
         with kernel.children_in_processes_of(holder.pid):
             return subprocess.Popen(
@@ -119,25 +120,29 @@ def _start(holder: Holder, program: Program, enter: Callable[[], None]) -> subpr
                 stdout=output,
                 stderr=output,
                 start_new_session=output is not None,
-                preexec_fn=_reporting(enter),  # noqa: PLW1509 - this process has one thread
+                preexec_fn=_reporting(enter, writer),  # noqa: PLW1509 - this process has one thread
             )
     except FileNotFoundError as error:
         raise MeshdpError(f"program {program.argv[0]!r} is not found", "check command and PATH") from error
-    except (OSError, subprocess.SubprocessError) as error:
-        raise MeshdpError(f"{program.argv[0]!r} cannot be started: {error}") from error
+    except subprocess.SubprocessError as error:
+        os.write(writer, b"\n")  # so that there is something to read
+        reason = os.read(reader, _REASON_BYTES).decode(errors="replace").strip()
+        raise MeshdpError(f"{program.argv[0]!r} cannot be started as {program.user.name}: {reason}") from error
+    except OSError as error:
+        raise MeshdpError(f"{program.argv[0]!r} cannot be started: {error}", "check command and its rights") from error
     finally:
-        if output is not None:
-            os.close(output)
+        for descriptor in filter(None, (output, reader, writer)):
+            os.close(descriptor)
 
 
-def _reporting(enter: Callable[[], None]) -> Callable[[], None]:
-    """subprocess hides what a child's preparation raised: say it where the child's output goes."""
+def _reporting(enter: Callable[[], None], writer: int) -> Callable[[], None]:
+    """subprocess hides what a child's preparation raised: it is told through a pipe."""
 
     def reporting() -> None:
         try:
             enter()
         except OSError as error:
-            os.write(2, f"meshdp: cannot enter the namespaces: {error}\n".encode())
+            os.write(writer, str(error).encode())
             raise
 
     return reporting
@@ -202,4 +207,5 @@ def interpreter_folders() -> list[Path]:
 
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_REASON_BYTES = 4096
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM")

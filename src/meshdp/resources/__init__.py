@@ -46,10 +46,16 @@ class ResourceSet:
         for resource in self._by_key.values():
             grouped.setdefault(type(resource), []).append(resource)
         self._by_type = {kind: tuple(members) for kind, members in grouped.items()}
+        self._by_age = {
+            kind: tuple(sorted(members, key=lambda item: item.meta.age_order)) for kind, members in grouped.items()
+        }
 
     @classmethod
     def of(cls, resources: Iterable[Resource]) -> tuple[ResourceSet, list[Finding]]:
-        """Collects resources; of two with one key the first by place stays and the other is a finding."""
+        """Collects resources; of two with one key the first by place stays and the other is a finding.
+
+        The findings also name what can have no effect in this set.
+        """
         kept: dict[Key, Resource] = {}
         findings: list[Finding] = []
         for resource in sorted(resources, key=lambda item: (item.key, item.where)):
@@ -57,7 +63,8 @@ class ResourceSet:
             if first is not resource:
                 message = f"already defined at {first.where}; the one there stays in force"
                 findings.append(Finding.of("MDP0206", resource.where, str(resource.key), "", message))
-        return cls(kept), findings
+        made = cls(kept)
+        return made, [*findings, *made._ineffective()]
 
     def with_changes(self, put: Iterable[Resource] = (), drop: Iterable[Key] = ()) -> ResourceSet:
         """A new set; a broken policy never replaces the last good one of the same key."""
@@ -74,6 +81,10 @@ class ResourceSet:
         """Every resource of one kind, by namespace and name."""
         return self._by_type.get(kind, ())  # type: ignore[return-value]  # grouped by exact type
 
+    def oldest_first(self, kind: type[R]) -> tuple[R, ...]:
+        """Every resource of one kind by creation time, ties by name and namespace: where conflicts go to the oldest."""
+        return self._by_age.get(kind, ())  # type: ignore[return-value]  # grouped by exact type
+
     def __getitem__(self, key: Key) -> Resource:
         return self._by_key[key]
 
@@ -85,17 +96,6 @@ class ResourceSet:
 
     def __len__(self) -> int:
         return len(self._by_key)
-
-    def findings(self) -> list[Finding]:
-        """What only the whole set shows: resources that cannot have an effect."""
-        winner = self.mesh.where if self.mesh else ""
-        found = [_without_effect(other, f"{winner} configures the mesh") for other in self.all(MeshConfig)[1:]]
-        found.extend(
-            _without_effect(policy, "with a selector it is ignored in the root namespace")
-            for policy in self.all(PeerAuthentication)
-            if policy.namespace == self.root_namespace and policy.spec.selector.match_labels
-        )
-        return found
 
     @property
     def mesh(self) -> MeshConfig | None:
@@ -110,6 +110,16 @@ class ResourceSet:
     @property
     def root_namespace(self) -> str:
         return self.mesh_spec.root_namespace or DEFAULT_ROOT_NAMESPACE
+
+    def _ineffective(self) -> list[Finding]:
+        winner = self.mesh.where if self.mesh else ""
+        found = [_without_effect(other, f"{winner} configures the mesh") for other in self.all(MeshConfig)[1:]]
+        found.extend(
+            _without_effect(policy, "with a selector it is ignored in the root namespace")
+            for policy in self.all(PeerAuthentication)
+            if policy.namespace == self.root_namespace and policy.spec.selector.match_labels
+        )
+        return found
 
 
 def load(files: Iterable[tuple[str, str | bytes]]) -> Loaded:
@@ -126,8 +136,8 @@ def load(files: Iterable[tuple[str, str | bytes]]) -> Loaded:
             passed_over += resource is None and not more
             if resource is not None:
                 resources.append(resource)
-    found, duplicates = ResourceSet.of(resources)
-    return Loaded(found, (*findings, *duplicates, *found.findings()), passed_over)
+    found, more = ResourceSet.of(resources)
+    return Loaded(found, (*findings, *more), passed_over)
 
 
 def _without_effect(resource: Resource, message: str) -> Finding:

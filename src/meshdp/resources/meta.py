@@ -8,7 +8,7 @@ Fails:  names that Kubernetes would refuse are problems (MDP0205).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -91,7 +91,7 @@ def problems_of(meta: Meta) -> Iterator[Problem]:
         yield Problem("MDP0205", ("metadata", "namespace"), f"{meta.namespace[:80]!r} is not a DNS label")
 
 
-def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
+def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     """True when every label of the selector stands in `labels`; an empty selector matches all."""
     return all(labels.get(name) == value for name, value in selector.items())
 

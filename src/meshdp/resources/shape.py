@@ -54,7 +54,8 @@ def read(raw: RawDocument, path: Path, type_: type[T]) -> tuple[T | None, list[P
     data: Any = raw.data
     for step in path:
         data = data.get(step, {}) if isinstance(data, dict) else data
-    problems = list(_check(data, inspect.type_info(type_), path))
+    kind: type = type_
+    problems = list(_check(data, _type_of(kind), path))
     if problems:
         return None, problems
     return msgspec.convert(data, type_), []
@@ -187,7 +188,12 @@ def _found(data: Any) -> str:
 
 
 @cache
+def _type_of(cls: type) -> inspect.Type:
+    return inspect.type_info(cls)
+
+
+@cache
 def _fields(cls: type) -> dict[str, inspect.Field]:
-    info = inspect.type_info(cls)
+    info = _type_of(cls)
     assert isinstance(info, inspect.StructType)
     return {field.encode_name: field for field in info.fields}

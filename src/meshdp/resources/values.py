@@ -25,7 +25,8 @@ SERVICE_ACCOUNT_LENGTH_LIMIT = 320
 
 def lists_of(struct: msgspec.Struct) -> dict[str, list[str]]:
     """The list fields of a source or operation by their YAML names."""
-    return {field.encode_name: getattr(struct, field.name) for field in msgspec.structs.fields(struct)}
+    names = zip(struct.__struct_encode_fields__, struct.__struct_fields__, strict=True)
+    return {written: getattr(struct, name) for written, name in names}
 
 
 def is_address(text: str) -> bool:

@@ -48,8 +48,8 @@ class CredentialDirectory:
     def refresh(self) -> None:
         """Install what the files hold, if it is new."""
         problems: list[str] = []
-        self._follow()
         try:
+            self._follow()
             chain, bundle, key = (self._read(name) for name in (CHAIN, BUNDLE, KEY))
             if (chain, bundle, key) != self._installed:
                 self._engine.install(chain, bundle, key)

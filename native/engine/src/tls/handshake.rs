@@ -12,7 +12,7 @@ use super::failure::TlsFailure;
 use super::leaf::Leaf;
 use super::session::Session;
 use super::stream::TlsStream;
-use crate::credentials::Credentials;
+use crate::tls::credentials::Credentials;
 
 /// The peer of a finished handshake, as its verified certificate names it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use super::super::pki::{
 use super::super::session::Session;
 use super::super::{leaf::sha256, pki};
 use super::*;
-use crate::credentials::TrustPolicy;
+use crate::tls::credentials::TrustPolicy;
 
 const SNI: &str = "outbound_.9080_._.details.default.svc.cluster.local";
 

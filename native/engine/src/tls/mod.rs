@@ -7,6 +7,7 @@
 //! Source: `spec/istio-semantics.md` B.2, B.4, C; attack cases 2.8.
 
 pub(crate) mod config;
+pub mod credentials;
 pub(crate) mod failure;
 pub(crate) mod handshake;
 pub(crate) mod leaf;

@@ -19,7 +19,7 @@ use super::config::{Base, ClientAlpn, ServerAlpn, provider};
 use super::leaf::Validity;
 use super::verify::Trust;
 use super::{ExpectedPeer, PeerCertificate, TlsFailure, TlsStream, accept, connect};
-use crate::credentials::{CredentialStore, Credentials, TrustPolicy};
+use crate::tls::credentials::{CredentialStore, Credentials, TrustPolicy};
 
 /// The second in which all tests take place: 2026-06-15 00:00 UTC.
 pub(crate) const NOW: u64 = 1_781_481_600;

@@ -1,0 +1,316 @@
+//! What is in force for the whole data plane: the snapshot, the credentials, the access log, and how to change them.
+//!
+//! In: transactions and certificates, from the feed, from Python, or from tests.  Out: swaps acknowledged by every worker.
+//! Limits: one swap at a time; a worker has `SWAP_TIMEOUT` to take one.
+//! Fails: a refused transaction changes nothing; the reason goes back to the sender and is counted.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use meshdp_model::sections::{self, TlsVersion};
+use meshdp_model::snapshot::Snapshot;
+use serde_json::json;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::EngineError;
+use crate::control::admin::{AdminState, Answer};
+use crate::control::client::{FeedEvent, FeedTarget, Hello};
+use crate::observe::access_log::{AccessLog, Mode, Sink};
+use crate::observe::telemetry::Telemetry;
+use crate::settings::Settings;
+use crate::tls::credentials::{CredentialError, CredentialStore, TrustPolicy};
+use crate::worker::Command;
+use crate::worker::registry::ConnectionRow;
+
+/// The shared state of a data plane.
+pub struct Force {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) credentials: Arc<CredentialStore>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    snapshot: ArcSwap<Snapshot>,
+    swapping: Mutex<()>,
+    workers: OnceLock<Vec<UnboundedSender<Command>>>,
+    sink: Mutex<Option<Sink>>,
+    draining: AtomicBool,
+}
+
+impl Force {
+    pub(crate) fn new(settings: Settings) -> Result<Self, EngineError> {
+        let telemetry = Telemetry::new();
+        let sink = open_log(&settings, &telemetry)?;
+        Ok(Self {
+            settings: Arc::new(settings),
+            credentials: Arc::new(CredentialStore::new()),
+            telemetry,
+            snapshot: ArcSwap::from_pointee(Snapshot::empty()),
+            swapping: Mutex::new(()),
+            workers: OnceLock::new(),
+            sink: Mutex::new(Some(sink)),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// Decodes a transaction, puts its result in force on every worker, and returns the digest now in force.
+    ///
+    /// # Errors
+    /// Why it was refused; nothing has changed then.
+    pub fn swap(&self, transaction: &[u8]) -> Result<String, String> {
+        let _one_at_a_time = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
+        let applied = self.snapshot.load().apply(transaction).map_err(|error| {
+            self.telemetry.config_rejected();
+            error.to_string()
+        })?;
+        let snapshot = Arc::new(applied);
+        self.credentials.rebuild(&self.trust_policy(&snapshot)).map_err(|error| error.to_string())?;
+        self.set_log_mode(&snapshot);
+        self.snapshot.store(Arc::clone(&snapshot));
+        self.put_in_force(&snapshot)?;
+        self.telemetry.config_swapped(snapshot.digest());
+        Ok(snapshot.digest().to_owned())
+    }
+
+    /// A certificate request (PEM) for a key that stays inside.
+    ///
+    /// # Errors
+    /// No identity is known yet, or no key could be made.
+    pub fn csr(&self) -> Result<Vec<u8>, CredentialError> {
+        self.credentials.csr(self.identity().as_deref())
+    }
+
+    /// Takes a chain and a trust bundle; returns the Unix second at which to ask for the next certificate.
+    ///
+    /// # Errors
+    /// Why they were refused; the old ones stay in use then.
+    pub fn install(&self, chain: &[u8], bundle: &[u8], key: Option<&[u8]>) -> Result<u64, CredentialError> {
+        let policy = self.trust_policy(&self.snapshot());
+        let now = unix_now();
+        let credentials = self.credentials.install(chain, bundle, key, &policy, now)?;
+        self.telemetry.certificate_installed(credentials.not_after_unix());
+        Ok(now + credentials.not_after_unix().saturating_sub(now) / 2)
+    }
+
+    /// Counters as JSON.
+    pub fn stats_json(&self) -> String {
+        self.telemetry.json().to_string()
+    }
+
+    /// The snapshot in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub(crate) fn attach(&self, workers: Vec<UnboundedSender<Command>>) {
+        let _ = self.workers.set(workers);
+    }
+
+    pub(crate) fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.tell_all(|| Command::Drain);
+    }
+
+    pub(crate) fn tell_all(&self, command: impl Fn() -> Command) {
+        for worker in self.workers.get().into_iter().flatten() {
+            let _ = worker.send(command());
+        }
+    }
+
+    pub(crate) fn live_connections(&self) -> usize {
+        self.ask_connections()
+            .into_iter()
+            .filter_map(|rows| rows.recv_timeout(SWAP_TIMEOUT).ok())
+            .map(|rows| rows.len())
+            .sum()
+    }
+
+    pub(crate) fn access_log_of_worker(&self) -> AccessLog {
+        let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        sink.as_ref().expect("the log is finished only after the workers have ended").worker()
+    }
+
+    pub(crate) fn finish_log(&self) {
+        if let Some(sink) = self.sink.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            sink.finish();
+        }
+    }
+
+    fn put_in_force(&self, snapshot: &Arc<Snapshot>) -> Result<(), String> {
+        let (done, taken) = std_mpsc::channel();
+        self.tell_all(|| Command::Swap(Arc::clone(snapshot), done.clone()));
+        drop(done);
+        for _ in self.workers.get().into_iter().flatten() {
+            taken.recv_timeout(SWAP_TIMEOUT).map_err(|_| "a worker did not take the snapshot in time".to_owned())?;
+        }
+        Ok(())
+    }
+
+    fn ask_connections(&self) -> Vec<std_mpsc::Receiver<Vec<ConnectionRow>>> {
+        let ask = |worker: &UnboundedSender<Command>| {
+            let (send, receive) = std_mpsc::channel();
+            let _ = worker.send(Command::Connections(send));
+            receive
+        };
+        self.workers.get().into_iter().flatten().map(ask).collect()
+    }
+
+    /// Our identity, once configuration or settings have said it.
+    fn identity(&self) -> Option<String> {
+        let snapshot = self.snapshot.load();
+        let configured = snapshot.workload().map(|workload| workload.identity.to_string());
+        configured.or_else(|| self.settings.identity.clone())
+    }
+
+    fn trust_policy(&self, snapshot: &Snapshot) -> TrustPolicy {
+        let mesh = snapshot.mesh();
+        let aliases = mesh.trust_domain_aliases.iter().map(ToString::to_string);
+        TrustPolicy {
+            trust_domains: std::iter::once(mesh.trust_domain.to_string()).chain(aliases).collect(),
+            validate_trust_domain: mesh.validate_trust_domain,
+            min_version_13: mesh.min_tls_version == TlsVersion::Tls13,
+            post_quantum: self.settings.post_quantum,
+        }
+    }
+
+    fn set_log_mode(&self, snapshot: &Snapshot) {
+        let mode = match snapshot.telemetry().map(|telemetry| telemetry.access_log) {
+            Some(sections::AccessLog::Json) => Mode::Json,
+            Some(sections::AccessLog::Text) => Mode::Text,
+            _ => Mode::Off,
+        };
+        if let Some(sink) = &*self.sink.lock().unwrap_or_else(PoisonError::into_inner) {
+            sink.set_mode(if self.settings.access_log == "off" { Mode::Off } else { mode });
+        }
+    }
+}
+
+impl AdminState for Force {
+    fn ready(&self) -> Result<(), String> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err("draining".into());
+        }
+        if !self.snapshot.load().is_configured() {
+            return Err("no configuration yet: is the feed or the directory reachable?".into());
+        }
+        match self.credentials.load() {
+            None => Err("no certificate yet: is the certificate authority reachable?".into()),
+            Some(credentials) if credentials.not_after_unix() <= unix_now() => {
+                Err("the certificate has expired and could not be renewed".into())
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn config(&self) -> String {
+        let snapshot = self.snapshot.load();
+        let mut sections = serde_json::Map::new();
+        for name in snapshot.sections() {
+            let bytes = snapshot.section_bytes(name).unwrap_or_default();
+            sections.insert(name.to_owned(), serde_json::from_slice(bytes).unwrap_or_default());
+        }
+        json!({"digest": snapshot.digest(), "sections": sections}).to_string()
+    }
+
+    fn connections(&self) -> Answer<String> {
+        let answers = self.ask_connections();
+        Box::pin(async move {
+            let mut rows = Vec::new();
+            for answer in answers {
+                rows.extend(answer.recv_timeout(SWAP_TIMEOUT).unwrap_or_default());
+            }
+            json!({"connections": rows}).to_string()
+        })
+    }
+
+    fn certs(&self) -> String {
+        let certificate = self.credentials.load().map(|credentials| {
+            json!({
+                "identity": credentials.identity(),
+                "not_before_unix": credentials.not_before_unix(),
+                "not_after_unix": credentials.not_after_unix(),
+                "epoch": credentials.epoch,
+                "trust_domains": credentials.policy().trust_domains,
+            })
+        });
+        json!({"certificate": certificate}).to_string()
+    }
+
+    fn prometheus(&self) -> String {
+        self.telemetry.prometheus()
+    }
+
+    fn stats(&self) -> String {
+        self.stats_json()
+    }
+
+    fn set_access_log(&self, mode: &str) -> Result<(), String> {
+        let mode = Mode::named(mode).ok_or_else(|| format!("expected off, text or json, got {mode:?}"))?;
+        if let Some(sink) = &*self.sink.lock().unwrap_or_else(PoisonError::into_inner) {
+            sink.set_mode(mode);
+        }
+        Ok(())
+    }
+
+    fn drain(&self) {
+        self.begin_drain();
+    }
+
+    fn quit(&self) {
+        std::process::exit(0);
+    }
+}
+
+impl FeedTarget for Force {
+    fn hello(&self) -> Hello {
+        Hello { workload: self.settings.workload.clone(), version: self.settings.version.clone() }
+    }
+
+    fn digest(&self) -> String {
+        self.snapshot.load().digest().to_owned()
+    }
+
+    fn apply(&self, transaction: Vec<u8>) -> Answer<Result<String, String>> {
+        // Decoded on the control thread, off the workers; only the exchange of pointers reaches them.
+        let result = self.swap(&transaction);
+        Box::pin(std::future::ready(result))
+    }
+
+    fn csr(&self) -> Result<Vec<u8>, String> {
+        Force::csr(self).map_err(|error| error.to_string())
+    }
+
+    fn install(&self, chain: &[u8], bundle: &[u8]) -> Result<u64, String> {
+        Force::install(self, chain, bundle, None).map_err(|error| error.to_string())
+    }
+
+    fn note(&self, event: FeedEvent<'_>) {
+        match event {
+            FeedEvent::Refused(reason) => eprintln!("meshdp sidecar: configuration refused: {reason}"),
+            FeedEvent::NotCertified(reason) => eprintln!("meshdp sidecar: no certificate: {reason}"),
+            FeedEvent::Lost(reason) => eprintln!("meshdp sidecar: feed lost, keeping what is in force: {reason}"),
+            FeedEvent::Trouble(reason) => eprintln!("meshdp sidecar: the feed reports: {reason}"),
+            FeedEvent::Connected | FeedEvent::Applied(_) | FeedEvent::Certified(_) => {}
+        }
+    }
+}
+
+fn open_log(settings: &Settings, telemetry: &Telemetry) -> Result<Sink, EngineError> {
+    let dropped = telemetry.access_log_dropped();
+    let failed = |error: std::io::Error| EngineError::AccessLog(format!("{}: {error}", settings.access_log));
+    let mode = if settings.access_log == "off" { Mode::Off } else { Mode::Text };
+    match settings.access_log.as_str() {
+        "off" | "stdout" => Sink::start(std::io::stdout(), mode, dropped),
+        path => {
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+            Sink::start(file, mode, dropped)
+        }
+    }
+    .map_err(failed)
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A worker that takes longer than this for a swap or a question is stuck.
+const SWAP_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,8 @@
+//! The control thread: `force` holds what is in force, `client` follows the feed (`feed` is its framing), `admin` with
+//! `admin_routes` answers people and probes.
+
+pub mod admin;
+mod admin_routes;
+pub mod client;
+pub mod feed;
+pub(crate) mod force;

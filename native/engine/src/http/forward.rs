@@ -1,0 +1,96 @@
+//! The request head as it goes upstream: received bytes with the edits a mesh makes.
+//!
+//! In: the parsed head, the connection's constants.  Out: the encoded head at the front of the upload buffer.
+//! Limits: bounded by the received head plus a few fixed fields.  Fails: never.
+//! Source: istio-semantics (XFCC appended for mesh peers, x-request-id and x-forwarded-proto when absent); decision 0003.
+
+use meshdp_model::facts::Direction;
+use meshdp_proto::http1_fields::Known;
+use meshdp_proto::http1_forward::{RequestEdits, encode_request};
+
+use crate::connection::Secured;
+use crate::http::decide::{Head, Scratch};
+use crate::worker::{Pinned, Worker};
+
+/// Header values that are the same for every request of one connection.
+pub(crate) struct Forwarded {
+    /// Our element of x-forwarded-client-cert; empty when the peer proved nothing.
+    client_certificate: Vec<u8>,
+    inbound: bool,
+}
+
+impl Forwarded {
+    /// Prepares the constants of a connection.
+    pub(crate) fn new(secured: &Secured, pinned: &Pinned) -> Self {
+        let inbound = secured.facts.direction == Direction::Inbound;
+        Self { client_certificate: if inbound { xfcc(secured, pinned) } else { Vec::new() }, inbound }
+    }
+
+    /// Appends the encoded head to `out`.
+    pub(crate) fn encode(&self, secured: &Secured, head: &Head, worker: &Worker, out: &mut Vec<u8>) {
+        let mut scratch = worker.scratch.borrow_mut();
+        let Scratch { fields, target, composed, .. } = &mut *scratch;
+        let buffer = &secured.received[..];
+        let present =
+            |known: Known| fields.iter().find(|field| field.known == known).map(|field| field.value.of(buffer));
+        composed.clear();
+        if !self.client_certificate.is_empty() {
+            // A mesh peer may hand on what it was told; what comes without a proven identity is dropped.
+            if let Some(earlier) = present(Known::XForwardedClientCert) {
+                composed.extend_from_slice(earlier);
+                composed.push(b',');
+            }
+            composed.extend_from_slice(&self.client_certificate);
+        }
+        let request_id = request_id(worker);
+        let mut append: [(&str, &[u8]); 3] = [("", b""); 3];
+        let mut count = 0;
+        let mut add = |name, value| {
+            append[count] = (name, value);
+            count += 1;
+        };
+        if present(Known::XForwardedProto).is_none() {
+            add("x-forwarded-proto", b"http" as &[u8]);
+        }
+        if present(Known::XRequestId).is_none() {
+            add("x-request-id", &request_id[..]);
+        }
+        if !composed.is_empty() {
+            add("x-forwarded-client-cert", &composed[..]);
+        }
+        let drop: &[Known] = if self.inbound { &[Known::XForwardedClientCert] } else { &[] };
+        let host = if head.authority_in_target { head.authority.map(|span| span.of(buffer)) } else { None };
+        let edits = RequestEdits { target, host, drop, append: &append[..count] };
+        encode_request(buffer, &head.head, fields, &edits, out);
+    }
+}
+
+fn xfcc(secured: &Secured, pinned: &Pinned) -> Vec<u8> {
+    let (Some(peer), Some(hash)) = (&secured.facts.peer, &secured.peer_hash) else { return Vec::new() };
+    let own = pinned.snapshot.workload().map_or("", |workload| &*workload.identity);
+    let mut hex = String::with_capacity(64);
+    for byte in hash {
+        hex.push(char::from(HEX[usize::from(byte >> 4)]));
+        hex.push(char::from(HEX[usize::from(byte & 15)]));
+    }
+    format!("By={own};Hash={hex};Subject=\"\";URI={}", peer.uri()).into_bytes()
+}
+
+/// A random version 4 UUID (RFC 9562 §5.4) in text form.
+fn request_id(worker: &Worker) -> [u8; 36] {
+    let bits = (u128::from(worker.random()) << 64) | u128::from(worker.random());
+    let bits = (bits & !(0xf << 76)) | (0x4 << 76);
+    let bits = (bits & !(0x3 << 62)) | (0x2 << 62);
+    let mut text = [b'-'; 36];
+    let mut at = 0;
+    for nibble in 0..32 {
+        if matches!(at, 8 | 13 | 18 | 23) {
+            at += 1;
+        }
+        text[at] = HEX[(bits >> (124 - 4 * nibble)) as usize & 15];
+        at += 1;
+    }
+    text
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";

@@ -1,0 +1,151 @@
+//! Answers of our own: denials, refusals, and what could not be sent upstream.
+//!
+//! In: a status, its body, the request it answers.  Out: the bytes, and whether the connection can go on.
+//! Limits: a body we do not want is read away up to `discard_bytes`, else the connection closes (attack-cases H1-35).
+//! Fails: a downstream that is gone; nothing else.
+//! Source: istio-semantics D.6 (403 body); RFC 9112 §9.6 (lingering close).
+
+use std::time::Duration;
+
+use meshdp_proto::http1_body::BodyDecoder;
+use meshdp_proto::http1_forward::{LocalReply, local_reply};
+use meshdp_proto::http1_head::RequestHead;
+use tokio::time::timeout;
+
+use crate::connection::{Failure, Secured};
+use crate::http::session::Next;
+use crate::observe::outcome::Reason;
+use crate::stream::Stream;
+use crate::worker::Worker;
+use crate::worker::buffers::FIRST;
+
+/// What a denied request is told; Istio's words.
+pub(crate) const RBAC_DENIED: &str = "RBAC: access denied";
+
+/// The body for a reason, in the words users of Envoy know where there are such.
+pub(crate) fn body_of(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoHealthyUpstream => "no healthy upstream",
+        Reason::RegistryOnlyBlocked | Reason::NoRoute => "",
+        Reason::PolicyChanged => RBAC_DENIED,
+        _ => reason.row().sentence,
+    }
+}
+
+/// One answer.
+#[derive(Clone, Copy)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) body: &'static str,
+    pub(crate) close: bool,
+}
+
+/// What is left after an answer.
+pub(crate) struct Kept {
+    pub(crate) next: Next,
+    /// How much of the downstream buffer belonged to the answered request.
+    pub(crate) consumed: usize,
+}
+
+/// Answers a request that will not be forwarded.
+///
+/// # Errors
+/// `DownstreamClosed` when the answer could not be written.
+pub(crate) async fn send(
+    secured: &mut Secured,
+    head: &RequestHead,
+    mut reply: Reply,
+    worker: &Worker,
+) -> Result<Kept, Failure> {
+    let mut body = BodyDecoder::new(head.framing);
+    let mut consumed = head.len;
+    let limit = worker.settings.limits.discard_bytes;
+    // A body already known to be too long is not worth reading.
+    reply.close |= body.length_left().is_some_and(|left| left > limit);
+    let mut out = worker.buffers.lend();
+    let content_type = if reply.body.is_empty() { "" } else { "text/plain" };
+    let answer = LocalReply {
+        status: reply.status,
+        body: reply.body.as_bytes(),
+        content_type,
+        extra: &[],
+        close: reply.close,
+        to_head: head.is_head(&secured.received),
+    };
+    local_reply(&answer, &mut out);
+    let written = secured.stream.write_all(&out).await;
+    worker.buffers.give(out);
+    written.map_err(|_| Reason::DownstreamClosed)?;
+    if !reply.close {
+        let discarded = discard(secured, &mut body, &mut consumed, limit);
+        let in_time = timeout(DISCARD_TIMEOUT, discarded).await;
+        reply.close = !matches!(in_time, Ok(true));
+    }
+    Ok(Kept { next: if reply.close { Next::Close } else { Next::Request }, consumed })
+}
+
+/// Answers bytes that are no request; the connection is to be closed: nothing behind them is looked at.
+pub(crate) async fn refuse(secured: &mut Secured, status: u16, worker: &Worker) {
+    let mut out = worker.buffers.lend();
+    let answer = LocalReply { status, body: b"", content_type: "", extra: &[], close: true, to_head: false };
+    local_reply(&answer, &mut out);
+    let _ = secured.stream.write_all(&out).await;
+    worker.buffers.give(out);
+}
+
+/// Reads the rest of a body away; true when the next request begins right behind it.
+async fn discard(secured: &mut Secured, body: &mut BodyDecoder, consumed: &mut usize, limit: u64) -> bool {
+    let mut dropped = Vec::new();
+    let mut read = 0;
+    loop {
+        while *consumed < secured.received.len() && !body.done() {
+            dropped.clear();
+            match body.decode(&secured.received[*consumed..], &mut dropped) {
+                Ok(0) => break,
+                Ok(count) => *consumed += count,
+                Err(_) => return false,
+            }
+        }
+        if body.done() {
+            return true;
+        }
+        secured.received.drain(..*consumed);
+        *consumed = 0;
+        if read > limit {
+            return false;
+        }
+        let Secured { stream, received, .. } = secured;
+        match stream.read(received, FIRST).await {
+            Ok(count) if count > 0 => read += count as u64,
+            _ => return false,
+        }
+    }
+}
+
+/// Half-closes and reads on for a moment, so that the answer is not destroyed by a reset.
+pub(crate) async fn linger(stream: &mut Stream) {
+    let close = async {
+        let _ = stream.shutdown().await;
+        let mut dropped = Vec::new();
+        let mut read = 0;
+        while read < LINGER_BYTES {
+            dropped.clear();
+            match stream.read(&mut dropped, LINGER_READ).await {
+                Ok(count) if count > 0 => read += count,
+                _ => return,
+            }
+        }
+    };
+    let _ = timeout(LINGER_TIMEOUT, close).await;
+}
+
+/// Ends a connection on which nothing is under way.
+pub(crate) async fn hang_up(stream: &mut Stream) {
+    let _ = timeout(LINGER_TIMEOUT, stream.shutdown()).await;
+}
+
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// A caller that uploads while it is answered is listened to for this long.
+const LINGER_BYTES: usize = 64 << 20;
+const LINGER_READ: usize = 64 << 10;

@@ -1,0 +1,268 @@
+//! Serving one permitted request from an upstream: a connection, the exchange, and what may be tried again.
+//!
+//! In: a session with a request, its permit and its target.  Out: `Served`, and the connection back in the pool.
+//! Limits: `ATTEMPTS` connections per request; only a request of which no byte can have been processed is sent again.
+//! Fails: before the first response byte the session answers; after it the downstream sees the truncation.
+//! Source: RFC 9112 §9.3.1 (retrying requests); attack-cases H1-46, U3.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use meshdp_model::authz::Permit;
+use meshdp_model::facts::Direction;
+use meshdp_proto::http1_conn::Exchange as Turn;
+use meshdp_proto::http1_response::RequestKind;
+
+use crate::connection::{Failure, Secured, still_accepted};
+use crate::http::decide::{path_mode, read_head};
+use crate::http::exchange::{Broken, Downstream, Exchange, Exchanged, Start};
+use crate::http::session::{HttpSession, Next, Request};
+use crate::observe::outcome::{Outcome, Reason};
+use crate::observe::record::RequestRecord;
+use crate::pool::PoolKey;
+use crate::relay::Relay;
+use crate::stream::Stream;
+use crate::tcp_session::relay_until_end;
+use crate::upstream::Target;
+use crate::worker::Worker;
+
+/// How far a request got.
+pub(crate) enum Served {
+    /// It was answered (or visibly cut); this follows.
+    Next(Next),
+    /// Nothing was answered: the session says why.
+    Unanswered(Reason),
+    /// As `Unanswered`, when part of the request's body is gone already.
+    UnansweredMidBody(Reason),
+}
+
+/// Sends the request and forwards the response.
+///
+/// # Errors
+/// The reason when the downstream connection cannot go on.
+pub(crate) async fn serve(
+    session: &mut HttpSession<'_>,
+    request: &Request,
+    _permit: &Permit,
+    target: Target,
+) -> Result<Served, Failure> {
+    let worker = session.worker;
+    let key = target.pool_key(worker);
+    let _in_flight = worker.load.begin(target.address);
+    let mut exchange = match begin(session, request) {
+        Ok(exchange) => exchange,
+        Err(broken) => return Ok(Served::Unanswered(broken.reason)),
+    };
+    for attempt in 1..=ATTEMPTS {
+        let (mut upstream, reused) = match acquire(&key, &target, worker).await {
+            Ok(acquired) => acquired,
+            Err(reason) => {
+                give_back(exchange, worker);
+                return Ok(Served::Unanswered(reason));
+            }
+        };
+        match run(session, request, &mut exchange, &mut upstream).await {
+            Ok(exchanged) => {
+                return finish(session, request, target, Finished { exchange, exchanged, upstream, key }).await;
+            }
+            // An idle connection that the upstream closed as we took it: nothing was processed.
+            Err(broken)
+                if broken.unanswered && reused && attempt < ATTEMPTS && repeatable(session, request, &exchange) =>
+            {
+                exchange.rewind();
+            }
+            Err(broken) => return Ok(broken_off(session, request, &target, (exchange, broken))),
+        }
+    }
+    Ok(Served::Unanswered(Reason::UpstreamResetBeforeResponse))
+}
+
+fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, Broken> {
+    let worker = session.worker;
+    let mut out = worker.buffers.lend();
+    session.forwarded.encode(&session.secured, &request.head, worker, &mut out);
+    let head = &request.head.head;
+    let start = Start {
+        out,
+        received: worker.buffers.lend(),
+        reply: worker.buffers.lend(),
+        framing: head.framing,
+        head_len: head.len,
+        kind: kind_of(head.method.of(&session.secured.received)),
+        turn: Turn::new(head),
+        close_downstream: worker.draining.get() || !head.keep_alive,
+        limits: session.limits,
+    };
+    Exchange::new(start, &session.secured.received)
+}
+
+async fn acquire(key: &PoolKey, target: &Target, worker: &Worker) -> Result<(Stream, bool), Reason> {
+    let pooled = worker.pool.borrow_mut().take(key);
+    match pooled {
+        Some(stream) => Ok((stream, true)),
+        None => Ok((target.connect(worker).await?, false)),
+    }
+}
+
+/// Drives the exchange; a swap on the way asks again whether the request may go on.
+async fn run(
+    session: &mut HttpSession<'_>,
+    request: &Request,
+    exchange: &mut Exchange,
+    upstream: &mut Stream,
+) -> Result<Exchanged, Broken> {
+    let worker = session.worker;
+    let mut epoch = request.pinned.epoch;
+    loop {
+        let Secured { stream, received, entry, .. } = &mut session.secured;
+        let mut down = Downstream { stream, received, head_len: request.head.head.len };
+        let step = poll_fn(|context| {
+            if worker.epoch() != epoch {
+                return Poll::Ready(Step::Swapped);
+            }
+            let mut scratch = worker.scratch.borrow_mut();
+            let moved = exchange.moved();
+            let polled = exchange.poll(context, &mut down, upstream, &mut scratch.response_fields);
+            if exchange.moved() != moved {
+                entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
+            } else if polled.is_pending() && entry.deadline_ms.get() <= worker.coarse_ms() {
+                return Poll::Ready(Step::Ended(Err(exchange.broken(exchange.stalled()))));
+            }
+            polled.map(Step::Ended)
+        });
+        match step.await {
+            Step::Ended(ended) => return ended,
+            Step::Swapped => {
+                epoch = worker.epoch();
+                if reauthorize(&session.secured, request, worker).is_err() {
+                    return Err(exchange.broken(Reason::PolicyChanged));
+                }
+            }
+        }
+    }
+}
+
+/// Whether a request that is under way would be permitted under the snapshot now in force.
+fn reauthorize(secured: &Secured, request: &Request, worker: &Worker) -> Result<(), Failure> {
+    let pinned = worker.pin();
+    still_accepted(secured, &pinned)?;
+    if secured.facts.direction == Direction::Outbound {
+        return Ok(());
+    }
+    let mut scratch = worker.scratch.borrow_mut();
+    let mode = path_mode(pinned.snapshot.mesh().path_normalization);
+    let limits = meshdp_proto::http1_head::Limits::default();
+    let head = read_head(&secured.received[..request.head.head.len], &limits, mode, &mut scratch);
+    let Ok(Some(head)) = head else { return Err(Reason::PolicyChanged.into()) };
+    let view = crate::http::decide::View {
+        buffer: &secured.received,
+        head: &head,
+        fields: &scratch.fields,
+        target: &scratch.target,
+    };
+    let judged = view.authorize(&pinned.snapshot, &secured.facts);
+    judged.map(drop).map_err(|denial| Failure::new(Reason::PolicyChanged, denial.explanation()))
+}
+
+/// RFC 9110 §9.2.2: only idempotent methods are sent again without being asked to.
+fn repeatable(session: &HttpSession<'_>, request: &Request, exchange: &Exchange) -> bool {
+    let method = request.head.head.method.of(&session.secured.received);
+    exchange.replayable() && matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
+}
+
+struct Finished {
+    exchange: Exchange,
+    exchanged: Exchanged,
+    upstream: Stream,
+    key: PoolKey,
+}
+
+async fn finish(
+    session: &mut HttpSession<'_>,
+    request: &Request,
+    target: Target,
+    finished: Finished,
+) -> Result<Served, Failure> {
+    let worker = session.worker;
+    let Finished { exchange, exchanged, mut upstream, key } = finished;
+    let mut outcome = Outcome::of(Reason::Completed).answered(exchanged.status);
+    outcome.bytes_in = exchange.upload.body_bytes();
+    outcome.bytes_out = exchange.download.body_bytes();
+    if exchanged.upgraded {
+        return upgrade(session, request, &target, (exchange, outcome, &mut upstream)).await;
+    }
+    RequestRecord { session, request, target: Some(&target), outcome }.write();
+    let consumed = exchange.upload.consumed();
+    give_back(exchange, worker);
+    if exchanged.upstream_reusable {
+        worker.pool.borrow_mut().give(&key, upstream, worker.coarse_ms());
+    }
+    session.consume(consumed);
+    Ok(Served::Next(if exchanged.downstream_reusable { Next::Request } else { Next::Close }))
+}
+
+async fn upgrade(
+    session: &mut HttpSession<'_>,
+    request: &Request,
+    target: &Target,
+    (exchange, mut outcome, upstream): (Exchange, Outcome, &mut Stream),
+) -> Result<Served, Failure> {
+    let from_upstream = exchange.download.surplus().to_vec();
+    let from_downstream = session.secured.received.split_off(exchange.upload.consumed());
+    give_back(exchange, session.worker);
+    session.secured.entry.protocol.set("upgraded");
+    let mut relay = Relay::new(from_downstream, from_upstream);
+    let may_go_on = |secured: &Secured, worker: &Worker| reauthorize(secured, request, worker);
+    let ended = relay_until_end(&mut session.secured, upstream, &mut relay, session.worker, may_go_on).await;
+    outcome.bytes_in += relay.upstream.moved;
+    outcome.bytes_out += relay.downstream.moved;
+    RequestRecord { session, request, target: Some(target), outcome }.write();
+    ended.map(|()| Served::Next(Next::Cut))
+}
+
+fn broken_off(
+    session: &HttpSession<'_>,
+    request: &Request,
+    target: &Target,
+    (exchange, broken): (Exchange, Broken),
+) -> Served {
+    let told = exchange.download.told();
+    let until_close = exchange.download.until_close;
+    let mut outcome = Outcome::of(broken.reason).answered(exchange.download.status());
+    outcome.bytes_in = exchange.upload.body_bytes();
+    outcome.bytes_out = exchange.download.body_bytes();
+    let request_at_hand = exchange.upload.whole_at_start();
+    give_back(exchange, session.worker);
+    if !told && broken.reason != Reason::DownstreamClosed {
+        let unanswered = if request_at_hand { Served::Unanswered } else { Served::UnansweredMidBody };
+        return unanswered(broken.reason);
+    }
+    // Part of a response is already out: only a visible cut is honest.
+    if until_close {
+        session.secured.stream.abort();
+    }
+    RequestRecord { session, request, target: Some(target), outcome }.write();
+    Served::Next(Next::Cut)
+}
+
+fn give_back(exchange: Exchange, worker: &Worker) {
+    for buffer in exchange.into_buffers() {
+        worker.buffers.give(buffer);
+    }
+}
+
+fn kind_of(method: &[u8]) -> RequestKind {
+    match method {
+        b"HEAD" => RequestKind::Head,
+        b"CONNECT" => RequestKind::Connect,
+        _ => RequestKind::Other,
+    }
+}
+
+enum Step {
+    Swapped,
+    Ended(Result<Exchanged, Broken>),
+}
+
+/// The first try and one more when the connection taken from the pool had just been closed.
+const ATTEMPTS: u32 = 2;

@@ -1,0 +1,227 @@
+//! One worker thread: its share of the listeners, its pools, timers and counters, and the snapshot it has in force.
+//!
+//! In: bound sockets, commands from the control thread.  Out: connections served, acknowledgements of swaps.
+//! Limits: commands queue without bound but are made only by the control thread, one swap at a time.
+//! Nothing is shared between workers but the snapshot, the credentials and what telemetry sums on a scrape.
+
+pub(crate) mod buffers;
+pub(crate) mod load;
+pub(crate) mod registry;
+
+use std::cell::{Cell, RefCell};
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use meshdp_model::facts::Direction;
+use meshdp_model::snapshot::Snapshot;
+use tokio::sync::mpsc;
+
+use crate::http::decide::Scratch;
+use crate::listener;
+use crate::observe::access_log::AccessLog;
+use crate::observe::telemetry::WorkerTelemetry;
+use crate::pool::Pool;
+use crate::settings::Settings;
+use crate::tls::credentials::CredentialStore;
+use crate::worker::buffers::Buffers;
+use crate::worker::load::Load;
+use crate::worker::registry::{ConnectionRow, Registry};
+
+/// What the control thread asks of a worker.
+pub(crate) enum Command {
+    /// Put a snapshot in force; answer once every live connection has been told.
+    Swap(Arc<Snapshot>, Sender<()>),
+    /// Answer with the live connections.
+    Connections(Sender<Vec<ConnectionRow>>),
+    /// Stop accepting; let what runs finish.
+    Drain,
+    /// End now.
+    Stop,
+}
+
+/// The configuration a connection or a request runs under, from its start to its end.
+pub(crate) struct Pinned {
+    /// The snapshot.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// Counts swaps on this worker; a permit given under another epoch must be asked for again.
+    pub(crate) epoch: u64,
+}
+
+/// What a worker is made of before its thread starts.
+pub(crate) struct Setup {
+    pub(crate) id: usize,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) credentials: Arc<CredentialStore>,
+    pub(crate) listeners: Vec<(Direction, StdListener)>,
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    pub(crate) telemetry: WorkerTelemetry,
+    pub(crate) access_log: AccessLog,
+    pub(crate) connection_limit: usize,
+}
+
+/// The state every connection task of this thread shares.
+pub(crate) struct Worker {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) credentials: Arc<CredentialStore>,
+    pub(crate) registry: Rc<Registry>,
+    pub(crate) buffers: Buffers,
+    pub(crate) pool: RefCell<Pool>,
+    pub(crate) load: Load,
+    pub(crate) scratch: RefCell<Scratch>,
+    pub(crate) telemetry: RefCell<WorkerTelemetry>,
+    pub(crate) access_log: RefCell<AccessLog>,
+    pub(crate) draining: Cell<bool>,
+    pinned: RefCell<Rc<Pinned>>,
+    started: Instant,
+    coarse_ms: Cell<u64>,
+    random: Cell<u64>,
+}
+
+impl Worker {
+    fn new(setup: Setup) -> Self {
+        let Setup { id, settings, snapshot, credentials, telemetry, access_log, connection_limit, .. } = setup;
+        let limits = &settings.limits;
+        Self {
+            registry: Rc::new(Registry::new(id, connection_limit)),
+            buffers: Buffers::default(),
+            pool: RefCell::new(Pool::new(limits.pool_per_endpoint, limits.pool_idle_ms)),
+            load: Load::default(),
+            scratch: RefCell::default(),
+            telemetry: RefCell::new(telemetry),
+            access_log: RefCell::new(access_log),
+            draining: Cell::new(false),
+            pinned: RefCell::new(Rc::new(Pinned { snapshot, epoch: 0 })),
+            started: Instant::now(),
+            coarse_ms: Cell::new(0),
+            random: Cell::new(seed()),
+            credentials,
+            settings,
+        }
+    }
+
+    /// The configuration in force, to be kept for one connection or one request.
+    pub(crate) fn pin(&self) -> Rc<Pinned> {
+        Rc::clone(&self.pinned.borrow())
+    }
+
+    /// The epoch in force.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.pinned.borrow().epoch
+    }
+
+    /// Milliseconds since the worker started, up to one sweep old: good for idle bounds, costs nothing.
+    pub(crate) fn coarse_ms(&self) -> u64 {
+        self.coarse_ms.get()
+    }
+
+    /// The next number of a fast generator (xorshift64*); for balancing and request ids, never for secrets.
+    pub(crate) fn random(&self) -> u64 {
+        let mut state = self.random.get();
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        self.random.set(state);
+        state.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// The ports of our own capture listeners, to which nothing may be forwarded.
+    pub(crate) fn capture_ports(&self) -> [u16; 2] {
+        [self.settings.outbound.port(), self.settings.inbound.port()]
+    }
+
+    async fn swap(&self, snapshot: Arc<Snapshot>) {
+        let epoch = self.epoch() + 1;
+        *self.pinned.borrow_mut() = Rc::new(Pinned { snapshot, epoch });
+        let pinned = self.pin();
+        let credential_epoch = self.credentials.load().map_or(0, |credentials| credentials.epoch);
+        self.pool.borrow_mut().retire(|key| match &key.security {
+            None => true,
+            Some((cluster, epoch)) => {
+                *epoch == credential_epoch
+                    && pinned.snapshot.cluster(&cluster.key).is_some_and(|(now, _)| Arc::ptr_eq(now, cluster))
+            }
+        });
+        self.registry.wake_all().await;
+    }
+
+    fn sweep(&self) {
+        self.coarse_ms.set(self.started.elapsed().as_millis() as u64);
+        self.registry.wake_expired(self.coarse_ms());
+        self.pool.borrow_mut().sweep(self.coarse_ms());
+        self.access_log.borrow_mut().flush();
+    }
+}
+
+/// Runs a worker until it is told to stop. Called on the worker's own thread.
+pub(crate) fn run(mut setup: Setup) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let local = tokio::task::LocalSet::new();
+    let listeners = std::mem::take(&mut setup.listeners);
+    let commands = std::mem::replace(&mut setup.commands, mpsc::unbounded_channel().1);
+    let worker = Rc::new(Worker::new(setup));
+    local.block_on(&runtime, async move {
+        let (stop_accepting, accepting) = tokio::sync::watch::channel(false);
+        for (direction, listener) in listeners {
+            tokio::task::spawn_local(listener::accept(direction, listener, Rc::clone(&worker), accepting.clone()));
+        }
+        tokio::task::spawn_local(tick(Rc::clone(&worker)));
+        obey(&worker, commands, &stop_accepting).await;
+        worker.access_log.borrow_mut().flush();
+    });
+    Ok(())
+}
+
+async fn obey(
+    worker: &Worker,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    stop_accepting: &tokio::sync::watch::Sender<bool>,
+) {
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Swap(snapshot, done) => {
+                worker.swap(snapshot).await;
+                let _ = done.send(());
+            }
+            Command::Connections(answer) => drop(answer.send(worker.registry.rows())),
+            Command::Drain => {
+                worker.draining.set(true);
+                let _ = stop_accepting.send(true);
+                worker.registry.wake_all().await;
+            }
+            Command::Stop => return,
+        }
+    }
+}
+
+async fn tick(worker: Rc<Worker>) {
+    let mut interval = tokio::time::interval(SWEEP);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        worker.sweep();
+    }
+}
+
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
+}
+
+/// Binds one listener of a capture port; several workers share it through `SO_REUSEPORT`.
+pub(crate) fn bind(address: SocketAddr) -> std::io::Result<StdListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec().nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// How often deadlines, idle pools and the access log are looked at.
+const SWEEP: Duration = Duration::from_millis(100);
+const BACKLOG: i32 = 1_024;

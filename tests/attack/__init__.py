@@ -1,0 +1,1 @@
+"""The catalogue of attacks, thrown at real sidecars over real sockets."""

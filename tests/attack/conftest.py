@@ -1,0 +1,128 @@
+"""One pair of sidecars for the whole catalogue, and the post-conditions that hold after every case.
+
+Out:    `arena`: `refuse`, `accept`, and what they check: U1 (alive, no panic), U2 (a canary on a fresh connection within a second), U3
+        (the next request on pooled connections gets its own nonce), U7 (whole, bytewise, cut), U8 (both directions).
+Limits: on sockets, U7 cuts at sampled offsets (`wire.cuts`); every offset is tried on the parsers in native/proto.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import wire
+from tests.support.origin import Origin, Request
+from tests.support.pair import HTTP_PORT, Pair, Side, pair
+
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: server\r\nX-Nonce: smuggled\r\n\r\n"
+# Of a message that comes whole within the first read, not one byte goes upstream before all of it is judged.
+FIRST_READ = 4_000
+HEAD_TIMEOUT_MS, IDLE_TIMEOUT_MS = 1_500, 1_500
+
+
+class Arena:
+    """The pair, its application, and one direction to attack it from."""
+
+    def __init__(self, made: Pair, origin: Origin) -> None:
+        self.pair = made
+        self.origin = origin
+        self.direction = "outbound"
+        self._read = {side.name: 0 for side in (made.client, made.server)}
+
+    def refuse(
+        self, data: bytes, statuses: tuple[int, ...] = (400,), *, tail: bytes = SMUGGLED, in_body: bool = False
+    ) -> None:
+        """The bytes are answered with one refusal and a close; nothing of them, nor what is behind them, gets through.
+
+        A fault in a body (`in_body`) cut into segments may be seen only after the head has gone upstream: then the message must
+        never become complete there.
+        """
+        for cut, pieces, pause_s in wire.cuts(data + tail):
+            bytes_before, requests_before = self.origin.received(), len(self.origin.requests)
+            heard = self.send(pieces, pause_s)
+            told = (self.direction, cut, data[:200], heard.raw, heard.ended)
+            assert len(heard.statuses) == 1 and heard.statuses[0] in statuses, told
+            assert heard.ended == "fin", told
+            if not in_body or (cut == "whole" and len(data) < FIRST_READ):
+                assert self.origin.received() == bytes_before, (told, self.origin.requests[requests_before:])
+            assert self.origin.requests[requests_before:] == [], told
+        self.healthy()
+
+    def accept(self, data: bytes, check: Callable[[list[Request]], None], statuses: tuple[int, ...] = (200,)) -> None:
+        """The bytes are answered so, and the application understood what `check` says, however they are cut."""
+        for cut, pieces, pause_s in wire.cuts(data):
+            before, faults = len(self.origin.requests), len(self.origin.faults)
+            heard = self.send(pieces, pause_s, len(statuses))
+            told = (self.direction, cut, data[:200], heard.raw, heard.ended)
+            assert heard.statuses == list(statuses), told
+            requests = self.origin.requests[before:]
+            check(requests)
+            assert self.origin.faults[faults:] == [], told
+        self.healthy()
+
+    def send(self, pieces: list[bytes], pause_s: float = 0, count: int | None = None) -> wire.Heard:
+        """Send on a connection of its own; without a count, until the sidecar closes it."""
+        with wire.connect(self.pair, self.direction) as connection:
+            wire.send_pieces(connection, pieces, pause_s)
+            return wire.listen(connection, count)
+
+    def healthy(self) -> None:
+        """U1, U2 and U3, by both ways in."""
+        for side in (self.pair.client, self.pair.server):
+            assert side.process is not None and side.process.poll() is None, side.log.read_text()[-3000:]
+            self._nothing_panicked(side)
+        for direction in wire.DIRECTIONS:
+            self.canary(direction)
+        assert all(found.target != b"/smuggled" for found in self.origin.requests)
+
+    def canary(self, direction: str) -> None:
+        """A fresh connection is served within a second, and with its own answer."""
+        nonce, started = wire.nonce(), time.monotonic()
+        heard = wire.ask(self.pair, direction, request(nonce=nonce))
+        assert [answer.body for answer in heard.answers] == [b"nonce:" + nonce], (direction, nonce, heard)
+        assert time.monotonic() - started < 1, direction
+
+    def _nothing_panicked(self, side: Side) -> None:
+        with side.log.open() as log:
+            log.seek(self._read[side.name])
+            fresh = log.read()
+            self._read[side.name] = log.tell()
+        assert "panicked" not in fresh, fresh
+
+
+def request(
+    target: str = "/", *fields: str, method: str = "GET", body: bytes = b"", nonce: bytes | None = None
+) -> bytes:
+    """A request head with a Host, a nonce and these lines, and then these bytes."""
+    nonce = wire.nonce() if nonce is None else nonce
+    lines = [f"{method} {target} HTTP/1.1", "Host: server", f"X-Nonce: {nonce.decode()}", *fields]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+@pytest.fixture(scope="session")
+def attacked() -> Iterator[Arena]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to make network namespaces")
+    limits = {"head_ms": HEAD_TIMEOUT_MS, "idle_ms": IDLE_TIMEOUT_MS}
+    # Not pytest's folder: nobody but root may enter that, and a sidecar is not root.
+    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder), limits=limits) as made:
+        origin = Origin(made.server, [HTTP_PORT])
+        arena = Arena(made, origin)
+        arena.healthy()
+        yield arena
+        for side in (made.client, made.server):
+            assert json.loads(side.admin("/stats"))["panics"] == 0
+        origin.stop()
+
+
+@pytest.fixture(params=wire.DIRECTIONS)
+def arena(attacked: Arena, request: pytest.FixtureRequest) -> Iterator[Arena]:
+    attacked.direction = request.param
+    yield attacked
+    attacked.healthy()
