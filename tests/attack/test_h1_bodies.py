@@ -196,7 +196,11 @@ def test_h1_35_the_same_without_the_policy_is_served(arena: Arena) -> None:
 
 def test_u7_heads_that_arrive_in_pieces_do_not_mix(arena: Arena) -> None:
     """Between two pieces of one head the worker reads other heads, requests and responses."""
-    arena.origin.canned[b"slow-head"] = [b"HTTP/1.1 200 OK\r\nX-No", b"nce: %NONCE%\r\nContent-Length: 2\r\n\r", b"\nok"]
+    arena.origin.canned[b"slow-head"] = [
+        b"HTTP/1.1 200 OK\r\nX-No",
+        b"nce: %NONCE%\r\nContent-Length: 2\r\n\r",
+        b"\nok",
+    ]
     first, second = request("/canned/slow-head"), request("/canned/slow-head")
     with wire.connect(arena.pair, arena.direction) as one, wire.connect(arena.pair, arena.direction) as other:
         for index in range(max(len(first), len(second))):

@@ -32,7 +32,9 @@ def test_keep_alive(mesh: Mesh) -> None:
 def test_pipelining(mesh: Mesh) -> None:
     targets = ["/", "/echo", "/slow/20", "/bytes/3000"] * 25
     pieces = [get(target, *(["Content-Length: 3"] if target == "/echo" else [])) for target in targets]
-    data = b"".join(piece + (b"abc" if target == "/echo" else b"") for piece, target in zip(pieces, targets, strict=True))
+    data = b"".join(
+        piece + (b"abc" if target == "/echo" else b"") for piece, target in zip(pieces, targets, strict=True)
+    )
     heard = mesh.ask(data, count=len(targets), timeout_s=20)
     assert heard.statuses == [200] * len(targets)
     nonces = [re.search(rb"X-Nonce: (\S+)", piece)[1] for piece in pieces]  # type: ignore[index]
@@ -138,7 +140,16 @@ def test_connection_close(mesh: Mesh) -> None:
 
 
 def test_fields_are_forwarded_exactly(mesh: Mesh) -> None:
-    lines = ["ACCEPT: */*", "x-a: 1", "X-A: 2", "Cookie: a=b; c=d", "cOOKIE: e", "X-Empty:", 'X-Quoted: "a, b"', "Via: 1.1 x"]
+    lines = [
+        "ACCEPT: */*",
+        "x-a: 1",
+        "X-A: 2",
+        "Cookie: a=b; c=d",
+        "cOOKIE: e",
+        "X-Empty:",
+        'X-Quoted: "a, b"',
+        "Via: 1.1 x",
+    ]
     heard = mesh.ask(get("/path%20with?query=1&2", *lines))
     assert heard.statuses == [200]
     found = mesh.origin.requests[-1]
@@ -161,7 +172,9 @@ def test_client_certificate_header(mesh: Mesh) -> None:
     mesh.ask(get())
     assert re.fullmatch(own, mesh.origin.requests[-1].value(b"x-forwarded-client-cert") or b"")
     mesh.ask(get("/", "X-Forwarded-Client-Cert: URI=spiffe://earlier"))
-    assert re.fullmatch(b"URI=spiffe://earlier," + own, mesh.origin.requests[-1].value(b"x-forwarded-client-cert") or b"")
+    assert re.fullmatch(
+        b"URI=spiffe://earlier," + own, mesh.origin.requests[-1].value(b"x-forwarded-client-cert") or b""
+    )
     mesh.ask(get("/", "X-Forwarded-Client-Cert: URI=spiffe://forged"), direction="inbound")
     assert mesh.origin.requests[-1].values(b"x-forwarded-client-cert") == [], "plaintext proves nothing"
 
@@ -212,7 +225,9 @@ def test_denial(mesh: Mesh) -> None:
     assert heard.answers[0].body == b"RBAC: access denied"
     line = mesh.logged(mesh.pair.server, at, lambda line: line["path"] == "/secret")
     assert line["response_code_details"] == "rbac_denied"
-    assert re.search(r"ns\[default\]-policy\[no-secrets\].* at .*policies.yaml:2", line["connection_termination_details"])
+    assert re.search(
+        r"ns\[default\]-policy\[no-secrets\].* at .*policies.yaml:2", line["connection_termination_details"]
+    )
     mesh.pair.configure(BASE_POLICY)
     assert mesh.status("/secret") == 200, "the test of the test: it was the policy"
 
@@ -262,7 +277,9 @@ def test_http2_preface_on_an_http_port(mesh: Mesh, direction: str) -> None:
 def test_http2_preface_on_an_undeclared_port_is_opaque(mesh: Mesh) -> None:
     with wire.connect(mesh.pair, "outbound", AUTO_PORT) as connection:
         connection.sendall(PREFACE)
-        assert mesh.origin.wait(lambda: any(bytes(c.received).startswith(PREFACE[:24]) for c in mesh.origin.connections))
+        assert mesh.origin.wait(
+            lambda: any(bytes(c.received).startswith(PREFACE[:24]) for c in mesh.origin.connections)
+        )
 
 
 def test_body_sizes_are_logged(mesh: Mesh) -> None:

@@ -79,7 +79,9 @@ class Load:
             with wire.connect(self._mesh.pair, direction) as connection:
                 while not self._stop.is_set():
                     nonce = wire.nonce()
-                    connection.sendall(f"GET {self._target} HTTP/1.1\r\nHost: server\r\nX-Nonce: {nonce.decode()}\r\n\r\n".encode())
+                    connection.sendall(
+                        f"GET {self._target} HTTP/1.1\r\nHost: server\r\nX-Nonce: {nonce.decode()}\r\n\r\n".encode()
+                    )
                     heard = wire.listen(connection, 1)
                     if [answer.body for answer in heard.answers] != [b"nonce:" + nonce]:
                         self.failures.append(f"{direction}: {heard}")

@@ -193,7 +193,9 @@ def test_the_wire_shows_tls_1_3_and_nothing_else(mesh: Mesh) -> None:
     assert secret.encode() not in seen
     assert b"HTTP/1.1 200" not in seen
     payloads = [frame[54:] for frame in frames]
-    assert any(b"\x16\x03\x01" in frame and b"outbound_.9080_._.server.default" in frame for frame in frames), "ClientHello"
+    assert any(b"\x16\x03\x01" in frame and b"outbound_.9080_._.server.default" in frame for frame in frames), (
+        "ClientHello"
+    )
     assert any(b"\x00\x2b\x00\x02\x03\x04" in payload for payload in payloads), "the ServerHello chooses TLS 1.3"
     assert b"plaintext-control" in seen, "the test of the test: the tap does see plaintext"
 

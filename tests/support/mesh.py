@@ -31,7 +31,9 @@ class Mesh:
         self.origin.stop()
         self.opaque.stop()
 
-    def ask(self, *pieces: bytes, direction: str = "outbound", count: int | None = 1, timeout_s: float = 5) -> wire.Heard:
+    def ask(
+        self, *pieces: bytes, direction: str = "outbound", count: int | None = 1, timeout_s: float = 5
+    ) -> wire.Heard:
         """Send on a connection of its own and read so many answers."""
         with wire.connect(self.pair, direction) as connection:
             wire.send_pieces(connection, pieces)
