@@ -76,6 +76,7 @@ class Sidecars:
     def __init__(self, lane: Lane, folder: Path) -> None:
         self.lane = lane
         self._folder = folder
+        self._feeds: list[Feed] = []
         self._loop = asyncio.new_event_loop()
         self._feeder = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._feeder.start()
@@ -87,7 +88,7 @@ class Sidecars:
         snapshots = compile_all(loaded.resources)
         authority = Authority.open(folder / "authority", "bench")
         for end in ("client", "server"):
-            feed = Feed(f"default/{end}", authority, lambda: None)
+            self._feeds.append(feed := Feed(f"default/{end}", authority, lambda: None))
             asyncio.run_coroutine_threadsafe(feed.open(self._socket(end)), self._loop).result()
             identity = f"spiffe://cluster.local/ns/default/sa/{end}"
             self._loop.call_soon_threadsafe(feed.offer, snapshots["default", end], identity)
@@ -117,9 +118,16 @@ class Sidecars:
         return process
 
     def close(self) -> None:
-        """Stops feeding."""
+        """Stops feeding, once every conversation has ended."""
+        asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._feeder.join()
+
+    async def _hang_up(self) -> None:
+        for feed in self._feeds:
+            await feed.close()
+        conversations = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.wait_for(asyncio.gather(*conversations, return_exceptions=True), 5)
 
     def _socket(self, end: str) -> Path:
         return self._folder / f"feed-{end}" / "feed.sock"

@@ -8,6 +8,7 @@ Limits: needs root for the namespaces; everything is ended by pid and deleted by
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -67,10 +68,11 @@ spec: {{accessLogFile: /dev/stdout, accessLogEncoding: JSON}}
 class Side:
     """One end of the pair: a namespace with its redirection rules and its sidecar."""
 
-    def __init__(self, folder: Path, name: str, address: str) -> None:
+    def __init__(self, folder: Path, name: str, address: str, number: int) -> None:
         self.name = name
         self.address = address
-        self.namespace = f"mdpt-{os.getpid()}-{name}"
+        self.namespace = f"mdpt-{os.getpid()}-{number}-{name}"
+        self.link = f"mp{os.getpid():x}{number:x}{name[0]}"  # 15 characters at most
         self.folder = folder
         self.log = folder / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -154,8 +156,9 @@ class Pair:
         folder.chmod(0o755)
         self.folder = folder
         self.configuration = folder / "configuration"
-        self.client = Side(folder, "client", CLIENT_IP)
-        self.server = Side(folder, "server", SERVER_IP)
+        number = next(_PAIRS)
+        self.client = Side(folder, "client", CLIENT_IP, number)
+        self.server = Side(folder, "server", SERVER_IP, number)
         self.authority = Authority.open(folder / "authority", "test")
 
     def configure(self, documents: str, *, wait: bool = True) -> None:
@@ -206,6 +209,9 @@ class Pair:
         return folder
 
 
+_PAIRS = itertools.count()  # several pairs may live in one test run
+
+
 def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
@@ -225,7 +231,7 @@ def pair(folder: Path, documents: str = "", limits: dict[str, int] | None = None
         for side in sides:
             _ip("netns", "add", side.namespace)
             _ip("-n", side.namespace, "link", "set", "lo", "up")
-        links = [f"mdpt{os.getpid()}c", f"mdpt{os.getpid()}s"]
+        links = [side.link for side in sides]
         _ip("link", "add", links[0], "netns", sides[0].namespace, "type", "veth",
             "peer", "name", links[1], "netns", sides[1].namespace)  # fmt: skip
         for side, link, other in zip(sides, links, reversed(sides), strict=True):
