@@ -105,7 +105,7 @@ def request(
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def attacked() -> Iterator[Arena]:
     if os.geteuid() != 0:
         pytest.skip("needs root to make network namespaces")

@@ -232,7 +232,7 @@ async fn terminate(
     protocol: ChainProtocol,
     worker: &Worker,
 ) -> Result<(tls::TlsStream, tls::PeerCertificate), Failure> {
-    let credentials = worker.credentials.load().ok_or(Reason::NotReady)?;
+    let credentials = worker.own_credentials()?;
     let alpn = match protocol {
         ChainProtocol::Http => ServerAlpn::Http,
         ChainProtocol::Tcp => ServerAlpn::Tcp,

@@ -111,7 +111,7 @@ impl Target {
             Ok(Ok(tcp)) => tcp,
         };
         let Some(cluster) = self.secure_cluster() else { return Ok(Stream::Plain(tcp)) };
-        let credentials = worker.credentials.load().ok_or(Reason::NotReady)?;
+        let credentials = worker.own_credentials()?;
         let identities: Vec<String> = cluster.identities.iter().map(ToString::to_string).collect();
         let expected = ExpectedPeer { identities: &identities };
         let handshake = tls::connect(tcp, &credentials, &cluster.sni, &expected, self.alpn);

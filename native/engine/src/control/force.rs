@@ -65,8 +65,9 @@ impl Force {
         let snapshot = Arc::new(applied);
         self.credentials.rebuild(&self.trust_policy(&snapshot)).map_err(|error| error.to_string())?;
         self.set_log_mode(&snapshot);
-        self.snapshot.store(Arc::clone(&snapshot));
+        // What is shown (readiness, digest) follows what every worker does, never the other way round.
         self.put_in_force(&snapshot)?;
+        self.snapshot.store(Arc::clone(&snapshot));
         self.telemetry.config_swapped(snapshot.digest());
         Ok(snapshot.digest().to_owned())
     }
@@ -194,7 +195,7 @@ impl AdminState for Force {
         }
         match self.credentials.load() {
             None => Err("no certificate yet: is the certificate authority reachable?".into()),
-            Some(credentials) if credentials.not_after_unix() <= unix_now() => {
+            Some(credentials) if credentials.have_expired() => {
                 Err("the certificate has expired and could not be renewed".into())
             }
             Some(_) => Ok(()),

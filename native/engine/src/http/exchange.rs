@@ -205,7 +205,9 @@ impl Exchange {
         let upgraded = self.download.upgraded;
         Exchanged {
             status: self.download.status,
-            upstream_reusable: !upgraded && self.turn.upstream_reusable(!self.download.received.is_empty()),
+            upstream_reusable: !upgraded
+                && !self.upload.failed
+                && self.turn.upstream_reusable(!self.download.received.is_empty()),
             downstream_reusable: !self.close_downstream && self.turn.downstream_persists(),
             upgraded,
         }

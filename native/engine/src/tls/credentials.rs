@@ -8,6 +8,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
@@ -215,6 +216,12 @@ impl Credentials {
     /// Our SPIFFE id.
     pub fn identity(&self) -> &str {
         &self.identity
+    }
+
+    /// Whether our own certificate is no longer valid.
+    pub fn have_expired(&self) -> bool {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.not_after_unix() <= since.map_or(0, |since| since.as_secs())
     }
 
     /// The first second in which the whole chain is valid.

@@ -22,10 +22,11 @@ use tokio::sync::mpsc;
 use crate::http::decide::Scratch;
 use crate::listener;
 use crate::observe::access_log::AccessLog;
+use crate::observe::outcome::Reason;
 use crate::observe::telemetry::WorkerTelemetry;
 use crate::pool::Pool;
 use crate::settings::Settings;
-use crate::tls::credentials::CredentialStore;
+use crate::tls::credentials::{CredentialStore, Credentials};
 use crate::worker::buffers::Buffers;
 use crate::worker::load::Load;
 use crate::worker::registry::{ConnectionRow, Registry};
@@ -133,6 +134,13 @@ impl Worker {
         [self.settings.outbound.port(), self.settings.inbound.port()]
     }
 
+    /// What we prove ourselves with. An expired certificate proves nothing: mutual TLS is refused both ways
+    /// (attack-cases 2.19).
+    pub(crate) fn own_credentials(&self) -> Result<Arc<Credentials>, Reason> {
+        let credentials = self.credentials.load().ok_or(Reason::NotReady)?;
+        if credentials.have_expired() { Err(Reason::CredentialsExpired) } else { Ok(credentials) }
+    }
+
     async fn swap(&self, snapshot: Arc<Snapshot>) {
         let epoch = self.epoch() + 1;
         *self.pinned.borrow_mut() = Rc::new(Pinned { snapshot, epoch });
@@ -152,6 +160,9 @@ impl Worker {
         self.coarse_ms.set(self.started.elapsed().as_millis() as u64);
         self.registry.wake_expired(self.coarse_ms());
         self.pool.borrow_mut().sweep(self.coarse_ms());
+        if matches!(self.own_credentials(), Err(Reason::CredentialsExpired)) {
+            self.pool.borrow_mut().retire(|key| key.security.is_none());
+        }
         self.access_log.borrow_mut().flush();
     }
 }
