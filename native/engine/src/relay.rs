@@ -115,19 +115,10 @@ impl Flow {
         from: &mut Stream,
         buffers: &Buffers,
     ) -> Poll<io::Result<()>> {
-        if self.bytes.capacity() == 0 {
-            self.bytes = buffers.lend();
+        let read = ready!(from.poll_read_lent(context, &mut self.bytes, read_limit(self.moved), buffers))?;
+        if read == 0 {
+            self.state = FlowState::Closing;
         }
-        match from.poll_read(context, &mut self.bytes, read_limit(self.moved)) {
-            Poll::Pending => {
-                buffers.give(std::mem::take(&mut self.bytes));
-                Poll::Pending
-            }
-            Poll::Ready(Ok(0)) => {
-                self.state = FlowState::Closing;
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(result) => Poll::Ready(result.map(drop)),
-        }
+        Poll::Ready(Ok(()))
     }
 }

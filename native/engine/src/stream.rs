@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::tls::TlsStream;
+use crate::worker::buffers::Buffers;
 
 /// One connection, either side of the proxy.
 pub(crate) enum Stream {
@@ -89,13 +90,22 @@ impl Stream {
         poll_fn(|cx| self.poll_shutdown(cx)).await
     }
 
-    /// Ready when a read would find bytes, the end or an error; no buffer is held meanwhile. A plain socket may wake
-    /// in vain once after a read that filled its buffer; the read then just waits.
-    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(tcp) => tcp.poll_read_ready(cx),
-            Self::Tls(tls) => tls.poll_readable(cx),
+    /// [`Stream::poll_read`] into a buffer that is lent for the read: while nothing comes, none is held.
+    pub(crate) fn poll_read_lent(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+        limit: usize,
+        buffers: &Buffers,
+    ) -> Poll<io::Result<usize>> {
+        if buf.capacity() == 0 {
+            *buf = buffers.lend();
         }
+        let read = self.poll_read(cx, buf, limit);
+        if read.is_pending() && buf.is_empty() {
+            buffers.give(std::mem::take(buf));
+        }
+        read
     }
 
     /// Whether a pool may keep this connection: nothing unread, nothing unsent, not ended.

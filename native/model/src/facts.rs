@@ -16,6 +16,16 @@ pub enum Direction {
     Outbound,
 }
 
+impl Direction {
+    /// The word used in labels, logs and admin answers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
 /// What is known of a connection once its filter chain is chosen and TLS, if any, is established.
 #[derive(Clone, Debug)]
 pub struct ConnectionFacts {

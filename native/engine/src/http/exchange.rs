@@ -18,7 +18,7 @@ use meshdp_proto::http1_response::{RequestKind, parse_response};
 
 use crate::observe::outcome::Reason;
 use crate::stream::Stream;
-use crate::worker::buffers::read_limit;
+use crate::worker::buffers::{Buffers, read_limit};
 
 /// Why an exchange stopped before its end.
 #[derive(Debug)]
@@ -61,6 +61,8 @@ pub(crate) struct Upload {
 /// The response side: what goes downstream.
 pub(crate) struct Download {
     received: Vec<u8>,
+    /// How much of `received` is done with: a head whose body's first bytes lie behind it.
+    parsed: usize,
     scan: Option<HeadScan>,
     out: Vec<u8>,
     sent: usize,
@@ -88,8 +90,6 @@ pub(crate) struct Exchange {
 /// What the session knows when an exchange starts.
 pub(crate) struct Start {
     pub(crate) out: Vec<u8>,
-    pub(crate) received: Vec<u8>,
-    pub(crate) reply: Vec<u8>,
     pub(crate) framing: Framing,
     pub(crate) head_len: usize,
     pub(crate) kind: RequestKind,
@@ -115,9 +115,10 @@ impl Exchange {
         upload.decode(downstream).map_err(|reason| Broken { reason, unanswered: true })?;
         upload.whole_at_start = upload.body.done();
         let download = Download {
-            received: start.received,
+            received: Vec::new(),
+            parsed: 0,
             scan: None,
-            out: start.reply,
+            out: Vec::new(),
             sent: 0,
             body: None,
             kind: start.kind,
@@ -137,7 +138,7 @@ impl Exchange {
         context: &mut Context<'_>,
         down: &mut Downstream<'_>,
         up: &mut Stream,
-        fields: &mut FieldTable,
+        (fields, buffers): (&mut FieldTable, &Buffers),
     ) -> Poll<Result<Exchanged, Broken>> {
         if !self.upload.done && !self.upload.failed {
             match self.upload.poll(context, down, up) {
@@ -153,7 +154,7 @@ impl Exchange {
                 Poll::Pending => {}
             }
         }
-        match self.poll_download(context, down.stream, up, fields) {
+        match self.poll_download(context, down.stream, up, (fields, buffers)) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(self.finish())),
             Poll::Ready(Err(reason)) => Poll::Ready(Err(self.broken(reason))),
             // A connection that takes nothing more is about to be readable: with an answer, with its end or with an error.
@@ -218,7 +219,7 @@ impl Exchange {
         context: &mut Context<'_>,
         down: &mut Stream,
         up: &mut Stream,
-        fields: &mut FieldTable,
+        (fields, buffers): (&mut FieldTable, &Buffers),
     ) -> Poll<Result<(), Reason>> {
         loop {
             std::task::ready!(self.download.poll_send(context, down))?;
@@ -234,7 +235,7 @@ impl Exchange {
             } else if self.download.ended() {
                 return Poll::Ready(Ok(()));
             }
-            if std::task::ready!(self.download.poll_receive(context, up))? {
+            if std::task::ready!(self.download.poll_receive(context, up, buffers))? {
                 self.download.decode()?;
             }
         }
@@ -257,11 +258,12 @@ impl Exchange {
         let edits = ResponseEdits { append: &[], close, ..ResponseEdits::default() };
         encode_response(&download.received, &head, fields, &edits, &mut download.out);
         download.head_bytes += download.out.len() as u64;
-        download.received.drain(..head.len);
         download.started = true;
         if answer == Answer::Interim {
+            download.received.drain(..head.len);
             return Ok(HeadRead::Interim);
         }
+        download.parsed = head.len;
         download.status = head.status;
         download.upgraded = answer == Answer::Switch;
         download.until_close = answer == Answer::Final && head.framing == Framing::UntilClose;
@@ -382,9 +384,17 @@ impl Download {
     }
 
     /// Reads once; true when bytes came, an error when the upstream ended too early.
-    fn poll_receive(&mut self, context: &mut Context<'_>, up: &mut Stream) -> Poll<Result<bool, Reason>> {
-        let limit = read_limit(self.bytes);
-        match std::task::ready!(up.poll_read(context, &mut self.received, limit)) {
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        up: &mut Stream,
+        buffers: &Buffers,
+    ) -> Poll<Result<bool, Reason>> {
+        let read = up.poll_read_lent(context, &mut self.received, read_limit(self.bytes), buffers);
+        if self.out.capacity() == 0 && read.is_ready() {
+            self.out = buffers.lend();
+        }
+        match std::task::ready!(read) {
             Ok(0) => Poll::Ready(self.end_of_stream().map(|()| false)),
             Ok(_) => Poll::Ready(Ok(true)),
             Err(_) if self.started => Poll::Ready(Err(Reason::UpstreamClosedMidResponse)),
@@ -399,7 +409,7 @@ impl Download {
 
     fn decode(&mut self) -> Result<(), Reason> {
         let Some(body) = &mut self.body else { return Ok(()) };
-        let mut parsed = 0;
+        let mut parsed = std::mem::take(&mut self.parsed);
         while parsed < self.received.len() && !body.done() {
             let consumed = body.decode(&self.received[parsed..], &mut self.out);
             let consumed = consumed.map_err(|_| Reason::MalformedResponse)?;

@@ -16,6 +16,7 @@ use meshdp_model::authz::{ConnectionContext, Denial, Permit};
 use meshdp_model::facts::Direction;
 use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
+use meshdp_proto::HeadScan;
 use meshdp_proto::http1_head::Limits;
 use meshdp_proto::refusal::Refusal;
 
@@ -124,35 +125,37 @@ impl HttpSession<'_> {
         let mut started = None;
         let mut scan = None;
         loop {
-            if self.secured.received.is_empty() {
-                match self.wait_for_bytes().await? {
-                    Waited::Bytes => {}
-                    Waited::Closed => return Ok(Received::Closed),
-                }
-                self.secured.received = self.worker.buffers.lend();
-            } else {
-                let started = *started.get_or_insert_with(|| {
-                    entry.deadline_ms.set(self.worker.coarse_ms() + limits.head_ms);
-                    Instant::now()
-                });
-                let pinned = self.pin_accepted()?;
-                let mode = path_mode(pinned.snapshot.mesh().path_normalization);
-                let mut scratch = self.worker.scratch.borrow_mut();
-                let reading = (&mut scan, &mut *scratch);
-                match read_head_from(&self.secured.received, &self.limits, mode, reading) {
-                    Ok(None) => {}
-                    Ok(Some(head)) => {
-                        entry.deadline_ms.set(self.worker.coarse_ms() + limits.idle_ms);
-                        return Ok(Received::Head(Request { head, pinned, started }));
-                    }
-                    Err(refusal) => return Ok(Received::Refused(refusal, pinned)),
-                }
+            if self.secured.received.is_empty() && self.wait_for_bytes().await? == Waited::Closed {
+                return Ok(Received::Closed);
             }
-            match self.read_more().await? {
-                Waited::Bytes => {}
-                Waited::Closed => return Ok(Received::Closed),
+            let started = *started.get_or_insert_with(|| {
+                entry.deadline_ms.set(self.worker.coarse_ms() + limits.head_ms);
+                Instant::now()
+            });
+            if let Some(received) = self.read_head(started, &mut scan)? {
+                return Ok(received);
+            }
+            if self.read_more().await? == Waited::Closed {
+                return Ok(Received::Closed);
             }
         }
+    }
+
+    /// What the bytes received so far are; `None` while they are part of a head.
+    fn read_head(&mut self, started: Instant, scan: &mut Option<HeadScan>) -> Result<Option<Received>, Failure> {
+        let pinned = self.pin_accepted()?;
+        let mode = path_mode(pinned.snapshot.mesh().path_normalization);
+        let mut scratch = self.worker.scratch.borrow_mut();
+        let reading = (scan, &mut *scratch);
+        Ok(match read_head_from(&self.secured.received, &self.limits, mode, reading) {
+            Ok(None) => None,
+            Ok(Some(head)) => {
+                let worker = self.worker;
+                self.secured.entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
+                Some(Received::Head(Request { head, pinned, started }))
+            }
+            Err(refusal) => Some(Received::Refused(refusal, pinned)),
+        })
     }
 
     /// The snapshot in force, once this connection is known to be acceptable under it.
@@ -170,7 +173,7 @@ impl HttpSession<'_> {
         let entry = Rc::clone(&self.secured.entry);
         let mut checked = self.accepted_under;
         loop {
-            let stream = &mut self.secured.stream;
+            let Secured { stream, received, .. } = &mut self.secured;
             let woken = poll_fn(|context| {
                 if worker.epoch() != checked {
                     return Poll::Ready(Woken::Swapped);
@@ -178,11 +181,11 @@ impl HttpSession<'_> {
                 if worker.draining.get() || entry.deadline_ms.get() <= worker.coarse_ms() {
                     return Poll::Ready(Woken::Ended);
                 }
-                stream.poll_readable(context).map(Woken::Readable)
+                stream.poll_read_lent(context, received, FIRST, &worker.buffers).map(Woken::Read)
             });
             match woken.await {
-                Woken::Readable(Ok(())) => return Ok(Waited::Bytes),
-                Woken::Readable(Err(_)) | Woken::Ended => return Ok(Waited::Closed),
+                Woken::Read(Ok(1..)) => return Ok(Waited::Bytes),
+                Woken::Read(_) | Woken::Ended => return Ok(Waited::Closed),
                 Woken::Swapped => {}
             }
             checked = worker.epoch();
@@ -318,13 +321,14 @@ enum Received {
     Closed,
 }
 
+#[derive(PartialEq, Eq)]
 enum Waited {
     Bytes,
     Closed,
 }
 
 enum Woken {
-    Readable(std::io::Result<()>),
+    Read(std::io::Result<usize>),
     Swapped,
     Ended,
 }

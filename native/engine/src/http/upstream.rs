@@ -62,8 +62,20 @@ pub(crate) async fn serve(
             }
         };
         match run(session, request, &mut exchange, &mut upstream).await {
+            // Boxed, so that requests do not all keep room for what few of them become.
+            Ok(exchanged) if exchanged.upgraded => {
+                return Box::pin(upgrade(session, request, target, (exchange, exchanged, upstream))).await;
+            }
             Ok(exchanged) => {
-                return finish(session, request, target, Finished { exchange, exchanged, upstream, key }).await;
+                RequestRecord { session, request, target: Some(&target), outcome: completed(&exchange, exchanged) }
+                    .write();
+                session.consume(exchange.upload.consumed());
+                give_back(exchange, worker);
+                if exchanged.upstream_reusable {
+                    worker.pool.borrow_mut().give(&key, upstream, worker.coarse_ms());
+                }
+                let next = if exchanged.downstream_reusable { Next::Request } else { Next::Close };
+                return Ok(Served::Next(next));
             }
             // An idle connection that the upstream closed as we took it: nothing was processed.
             Err(broken)
@@ -84,8 +96,6 @@ fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, B
     let head = &request.head.head;
     let start = Start {
         out,
-        received: worker.buffers.lend(),
-        reply: worker.buffers.lend(),
         framing: head.framing,
         head_len: head.len,
         kind: kind_of(head.method.of(&session.secured.received)),
@@ -100,7 +110,7 @@ async fn acquire(key: &PoolKey, target: &Target, worker: &Worker) -> Result<(Str
     let pooled = worker.pool.borrow_mut().take(key);
     match pooled {
         Some(stream) => Ok((stream, true)),
-        None => Ok((target.connect(worker).await?, false)),
+        None => Ok((Box::pin(target.connect(worker)).await?, false)),
     }
 }
 
@@ -122,7 +132,8 @@ async fn run(
             }
             let mut scratch = worker.scratch.borrow_mut();
             let moved = exchange.moved();
-            let polled = exchange.poll(context, &mut down, upstream, &mut scratch.response_fields);
+            let lent = (&mut scratch.response_fields, &worker.buffers);
+            let polled = exchange.poll(context, &mut down, upstream, lent);
             if exchange.moved() != moved {
                 entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
             } else if polled.is_pending() && entry.deadline_ms.get() <= worker.coarse_ms() {
@@ -170,53 +181,30 @@ fn repeatable(session: &HttpSession<'_>, request: &Request, exchange: &Exchange)
     exchange.replayable() && matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
 }
 
-struct Finished {
-    exchange: Exchange,
-    exchanged: Exchanged,
-    upstream: Stream,
-    key: PoolKey,
-}
-
-async fn finish(
-    session: &mut HttpSession<'_>,
-    request: &Request,
-    target: Target,
-    finished: Finished,
-) -> Result<Served, Failure> {
-    let worker = session.worker;
-    let Finished { exchange, exchanged, mut upstream, key } = finished;
+fn completed(exchange: &Exchange, exchanged: Exchanged) -> Outcome {
     let mut outcome = Outcome::of(Reason::Completed).answered(exchanged.status);
     outcome.bytes_in = exchange.upload.body_bytes();
     outcome.bytes_out = exchange.download.body_bytes();
-    if exchanged.upgraded {
-        return upgrade(session, request, &target, (exchange, outcome, &mut upstream)).await;
-    }
-    RequestRecord { session, request, target: Some(&target), outcome }.write();
-    let consumed = exchange.upload.consumed();
-    give_back(exchange, worker);
-    if exchanged.upstream_reusable {
-        worker.pool.borrow_mut().give(&key, upstream, worker.coarse_ms());
-    }
-    session.consume(consumed);
-    Ok(Served::Next(if exchanged.downstream_reusable { Next::Request } else { Next::Close }))
+    outcome
 }
 
 async fn upgrade(
     session: &mut HttpSession<'_>,
     request: &Request,
-    target: &Target,
-    (exchange, mut outcome, upstream): (Exchange, Outcome, &mut Stream),
+    target: Target,
+    (exchange, exchanged, mut upstream): (Exchange, Exchanged, Stream),
 ) -> Result<Served, Failure> {
+    let mut outcome = completed(&exchange, exchanged);
     let from_upstream = exchange.download.surplus().to_vec();
     let from_downstream = session.secured.received.split_off(exchange.upload.consumed());
     give_back(exchange, session.worker);
     session.secured.entry.protocol.set("upgraded");
     let mut relay = Relay::new(from_downstream, from_upstream);
     let may_go_on = |secured: &Secured, worker: &Worker| reauthorize(secured, request, worker);
-    let ended = relay_until_end(&mut session.secured, upstream, &mut relay, session.worker, may_go_on).await;
+    let ended = relay_until_end(&mut session.secured, &mut upstream, &mut relay, session.worker, may_go_on).await;
     outcome.bytes_in += relay.upstream.moved;
     outcome.bytes_out += relay.downstream.moved;
-    RequestRecord { session, request, target: Some(target), outcome }.write();
+    RequestRecord { session, request, target: Some(&target), outcome }.write();
     ended.map(|()| Served::Next(Next::Cut))
 }
 

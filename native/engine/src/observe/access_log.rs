@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use crate::observe::outcome::Outcome;
-use crate::observe::telemetry::Direction;
+use meshdp_model::facts::Direction;
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::http::decide::{path_mode, read_head};
 use crate::http::session::{HttpSession, Request};
 use crate::observe::access_log::{Entry as LogEntry, HttpFields};
 use crate::observe::outcome::{Outcome, Reason};
-use crate::observe::telemetry::{self, CacheTag, Party, Protocol, Reporter, Security, SeriesId, SeriesKey};
+use crate::observe::telemetry::{CacheTag, Party, Protocol, Reporter, Security, SeriesId, SeriesKey};
 use crate::upstream::Target;
 use crate::worker::registry::Entry;
 use crate::worker::{Pinned, Worker};
@@ -150,15 +150,8 @@ impl TcpRecord {
 /// A connection that was refused before it had a task.
 pub(crate) fn refused_connection(worker: &Worker, direction: Direction, reason: Reason) {
     let telemetry = worker.telemetry.borrow();
-    telemetry.connection_opened(way(direction));
-    telemetry.connection_closed(way(direction), reason);
-}
-
-fn way(direction: Direction) -> telemetry::Direction {
-    match direction {
-        Direction::Inbound => telemetry::Direction::Inbound,
-        Direction::Outbound => telemetry::Direction::Outbound,
-    }
+    telemetry.connection_opened(direction);
+    telemetry.connection_closed(direction, reason);
 }
 
 /// The end of a connection: counted always; written where no request or relay has said it already.
@@ -167,7 +160,7 @@ pub(crate) fn connection_end(worker: &Worker, entry: &Entry, ended: Result<(), F
         Ok(()) => (Reason::Completed, "".into()),
         Err(failure) => (failure.reason, failure.detail),
     };
-    worker.telemetry.borrow().connection_closed(way(entry.direction), reason);
+    worker.telemetry.borrow().connection_closed(entry.direction, reason);
     let told_already = entry.requests.get() > 0 || entry.relayed.get();
     if reason == Reason::Completed || reason == Reason::DownstreamClosed || told_already {
         return;
@@ -176,7 +169,7 @@ pub(crate) fn connection_end(worker: &Worker, entry: &Entry, ended: Result<(), F
     let outcome = Outcome::of(reason).because(detail).answered(0);
     let line = LogEntry {
         time: entry.started,
-        direction: way(entry.direction),
+        direction: entry.direction,
         http: None,
         outcome: &outcome,
         upstream: None,
@@ -195,7 +188,7 @@ fn line<'a>(secured: &'a Secured, target: Option<&'a Target>, outcome: &'a Outco
     let facts = &secured.facts;
     LogEntry {
         time: std::time::SystemTime::now(),
-        direction: way(facts.direction),
+        direction: facts.direction,
         http: None,
         outcome,
         upstream: target.map(|target| target.address),
@@ -308,7 +301,7 @@ pub(crate) struct BugGuard {
 impl BugGuard {
     /// Arms the guard and counts the connection as open.
     pub(crate) fn new(worker: &Rc<Worker>, entry: &Entry) -> Self {
-        worker.telemetry.borrow().connection_opened(way(entry.direction));
+        worker.telemetry.borrow().connection_opened(entry.direction);
         Self { worker: Rc::clone(worker), direction: entry.direction, armed: true }
     }
 
@@ -328,10 +321,8 @@ impl Drop for BugGuard {
             if std::thread::panicking() {
                 telemetry.panicked();
             }
-            telemetry.connection_closed(
-                way(self.direction),
-                if std::thread::panicking() { Reason::Bug } else { Reason::Drain },
-            );
+            telemetry
+                .connection_closed(self.direction, if std::thread::panicking() { Reason::Bug } else { Reason::Drain });
         }
     }
 }

@@ -15,27 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use series::{Party, Protocol, Reporter, Security, SeriesKey};
 
+use meshdp_model::facts::Direction;
+
 use crate::observe::outcome::Reason;
 use series::{Cell, Cells, Labels, MICROS_PER_MILLI, OTHER, TcpCells};
-
-/// Which way a connection goes, seen from the workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// To the workload.
-    Inbound,
-    /// From the workload.
-    Outbound,
-}
-
-impl Direction {
-    /// The word used in labels and logs.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-        }
-    }
-}
 
 /// The counters of the whole sidecar; shared by the control thread and the workers.
 #[derive(Debug, Default)]

@@ -133,14 +133,6 @@ impl TlsStream {
         Poll::Ready(Ok(buf.len() - start))
     }
 
-    /// Waits until plaintext, the peer's end or an error is there, holding no buffer meanwhile.
-    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.plaintext.is_empty() && !self.peer_closed {
-            ready!(self.poll_fill(cx, &mut Vec::new(), 0))?;
-        }
-        Poll::Ready(Ok(()))
-    }
-
     /// Seals at most `BATCH_PLAINTEXT` of `bytes` and offers them to the socket; what it does not take waits for
     /// [`TlsStream::poll_flush`] or the next write.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

@@ -41,7 +41,7 @@ pub(crate) const fn read_limit(moved: u64) -> usize {
 /// Room of a fresh buffer: a head and a small body.
 pub(crate) const FIRST: usize = 4 * 1024;
 const LARGEST_KEPT: usize = 64 * 1024;
-const KEPT: usize = 128;
+const KEPT: usize = 256;
 
 #[cfg(test)]
 mod tests {

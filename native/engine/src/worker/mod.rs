@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use meshdp_model::facts::Direction;
 use meshdp_model::snapshot::Snapshot;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
 use crate::http::decide::Scratch;
@@ -169,12 +170,12 @@ impl Worker {
 
 /// Runs a worker until it is told to stop. Called on the worker's own thread.
 pub(crate) fn run(mut setup: Setup) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let local = tokio::task::LocalSet::new();
+    // Tasks of a local runtime are queued where it looks anyway; a `LocalSet` would be woken for each as a task of its own.
+    let runtime = Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())?;
     let listeners = std::mem::take(&mut setup.listeners);
     let commands = std::mem::replace(&mut setup.commands, mpsc::unbounded_channel().1);
     let worker = Rc::new(Worker::new(setup));
-    local.block_on(&runtime, async move {
+    runtime.block_on(async move {
         let (stop_accepting, accepting) = tokio::sync::watch::channel(false);
         for (direction, listener) in listeners {
             tokio::task::spawn_local(listener::accept(direction, listener, Rc::clone(&worker), accepting.clone()));

@@ -162,10 +162,7 @@ impl Registry {
         ConnectionRow {
             worker: self.worker,
             id: entry.id,
-            direction: match entry.direction {
-                Direction::Inbound => "inbound",
-                Direction::Outbound => "outbound",
-            },
+            direction: entry.direction.word(),
             source: entry.source,
             original_destination: entry.destination,
             protocol: entry.protocol.get(),
