@@ -78,11 +78,15 @@ mod tests {
     fn a_sweep_drops_what_was_not_needed_since_the_last_one() {
         let buffers = Buffers::default();
         let lent: Vec<_> = (0..100).map(|_| buffers.lend()).collect();
-        lent.into_iter().for_each(|buffer| buffers.give(buffer));
+        for buffer in lent {
+            buffers.give(buffer);
+        }
         buffers.sweep();
         assert_eq!(buffers.spare.borrow().len(), 100, "all were needed");
         let lent: Vec<_> = (0..40).map(|_| buffers.lend()).collect();
-        lent.into_iter().for_each(|buffer| buffers.give(buffer));
+        for buffer in lent {
+            buffers.give(buffer);
+        }
         buffers.sweep();
         assert_eq!(buffers.spare.borrow().len(), 40);
         buffers.sweep();
