@@ -77,6 +77,15 @@ pub(crate) fn bind_address_without_port(socket: BorrowedFd<'_>) -> io::Result<()
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Hands pages that the allocator holds but nobody uses back to the kernel.
+pub(crate) fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes a number, and locks the heap while it looks through it.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The soft limit of open files, from which the connection cap follows.
 pub(crate) fn open_file_limit() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

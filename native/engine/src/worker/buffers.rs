@@ -1,20 +1,25 @@
 //! Byte buffers lent by a worker while data is in flight, so that idle connections hold none.
 //!
 //! In: sessions that are about to read.  Out: empty vectors with capacity.
-//! Limits: `KEPT` spare buffers per worker, none larger than `LARGEST_KEPT` bytes.
+//! Limits: `KEPT` spare buffers per worker, none larger than `LARGEST_KEPT` bytes; after a burst the surplus goes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// The spare buffers of one worker.
 #[derive(Default)]
 pub(crate) struct Buffers {
     spare: RefCell<Vec<Vec<u8>>>,
+    /// The fewest spares at hand since the last sweep: so many lay about unused.
+    unused: Cell<usize>,
 }
 
 impl Buffers {
     /// Lends an empty buffer with room for a usual message.
     pub(crate) fn lend(&self) -> Vec<u8> {
-        self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(FIRST))
+        let mut spare = self.spare.borrow_mut();
+        let buffer = spare.pop();
+        self.unused.set(self.unused.get().min(spare.len()));
+        buffer.unwrap_or_else(|| Vec::with_capacity(FIRST))
     }
 
     /// Takes a buffer back; its bytes are forgotten.
@@ -25,6 +30,15 @@ impl Buffers {
         }
         buffer.clear();
         spare.push(buffer);
+    }
+
+    /// Drops what lay about unused since the last sweep.
+    pub(crate) fn sweep(&self) {
+        let mut spare = self.spare.borrow_mut();
+        let needed = spare.len() - self.unused.get().min(spare.len());
+        spare.truncate(needed.max(KEPT_IDLE));
+        spare.shrink_to(KEPT_IDLE);
+        self.unused.set(spare.len());
     }
 }
 
@@ -42,6 +56,7 @@ pub(crate) const fn read_limit(moved: u64) -> usize {
 pub(crate) const FIRST: usize = 4 * 1024;
 const LARGEST_KEPT: usize = 64 * 1024;
 const KEPT: usize = 256;
+const KEPT_IDLE: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -57,6 +72,25 @@ mod tests {
         let again = buffers.lend();
         assert!(again.is_empty());
         assert_eq!(again.as_ptr(), address);
+    }
+
+    #[test]
+    fn a_sweep_drops_what_was_not_needed_since_the_last_one() {
+        let buffers = Buffers::default();
+        let lent: Vec<_> = (0..100).map(|_| buffers.lend()).collect();
+        for buffer in lent {
+            buffers.give(buffer);
+        }
+        buffers.sweep();
+        assert_eq!(buffers.spare.borrow().len(), 100, "all were needed");
+        let lent: Vec<_> = (0..40).map(|_| buffers.lend()).collect();
+        for buffer in lent {
+            buffers.give(buffer);
+        }
+        buffers.sweep();
+        assert_eq!(buffers.spare.borrow().len(), 40);
+        buffers.sweep();
+        assert_eq!(buffers.spare.borrow().len(), KEPT_IDLE);
     }
 
     #[test]

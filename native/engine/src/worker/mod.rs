@@ -27,6 +27,7 @@ use crate::observe::outcome::Reason;
 use crate::observe::telemetry::WorkerTelemetry;
 use crate::pool::Pool;
 use crate::settings::Settings;
+use crate::sys;
 use crate::tls::credentials::{CredentialStore, Credentials};
 use crate::worker::buffers::Buffers;
 use crate::worker::load::Load;
@@ -81,6 +82,9 @@ pub(crate) struct Worker {
     started: Instant,
     coarse_ms: Cell<u64>,
     random: Cell<u64>,
+    /// Connections admitted at the last sweep, and when memory was last given back.
+    admitted: Cell<u64>,
+    settled: Cell<u64>,
 }
 
 impl Worker {
@@ -100,6 +104,8 @@ impl Worker {
             started: Instant::now(),
             coarse_ms: Cell::new(0),
             random: Cell::new(seed()),
+            admitted: Cell::new(0),
+            settled: Cell::new(0),
             credentials,
             settings,
         }
@@ -164,7 +170,19 @@ impl Worker {
         if matches!(self.own_credentials(), Err(Reason::CredentialsExpired)) {
             self.pool.borrow_mut().retire(|key| key.security.is_none());
         }
+        self.buffers.sweep();
+        self.settle();
         self.access_log.borrow_mut().flush();
+    }
+
+    /// Gives memory back once a burst of connections is over: handshakes leave the heap full of holes.
+    fn settle(&self) {
+        let admitted = self.registry.admitted();
+        let quiet = admitted == self.admitted.replace(admitted);
+        if quiet && admitted - self.settled.get() >= BURST {
+            self.settled.set(admitted);
+            sys::release_free_memory();
+        }
     }
 }
 
@@ -237,3 +255,5 @@ pub(crate) fn bind(address: SocketAddr) -> std::io::Result<StdListener> {
 /// How often deadlines, idle pools and the access log are looked at.
 const SWEEP: Duration = Duration::from_millis(100);
 const BACKLOG: i32 = 1_024;
+/// Connections after which looking for free memory is worth its milliseconds.
+const BURST: u64 = 128;

@@ -124,6 +124,11 @@ impl Registry {
         Some(Admitted { entry, registry: Rc::clone(self) })
     }
 
+    /// How many connections were ever admitted.
+    pub(crate) fn admitted(&self) -> u64 {
+        self.next.get()
+    }
+
     /// Wakes every connection, in batches so that a large registry does not stall the worker.
     pub(crate) async fn wake_all(&self) {
         let mut after = None;
