@@ -78,11 +78,11 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle too long.
+    /// Closes what has been idle too long, what the upstream has closed, and what sent bytes that nobody asked for.
     pub(crate) fn sweep(&mut self, now_ms: u64) {
         let oldest = now_ms.saturating_sub(self.idle_ms);
         self.buckets.retain(|_, bucket| {
-            bucket.idle.retain(|idle| idle.since_ms >= oldest);
+            bucket.idle.retain(|idle| idle.since_ms >= oldest && idle.stream.is_idle_clean());
             !bucket.idle.is_empty()
         });
     }
