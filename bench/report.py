@@ -55,10 +55,12 @@ def _comparison(found: Comparison) -> list[str]:
 def _memory(found: Footprint) -> list[str]:
     lines = []
     for end, used in found.used_pss.items():
+        whose = " with the application's own connection that each belongs to" if end == "client" else ""
         lines.append(
             f"memory of the fed {end} sidecar: {_mb(found.fresh_pss[end])} MB when ready, {_mb(used)} MB after 10,000"
             f" requests (proportional set size), of which anonymous {_mb(found.used_anonymous[end])} MB;"
             f" {found.per_idle_connection[end] / 1000:.1f} KB for each of {found.connections} idle mTLS connections"
+            f"{whose}"
         )
     return lines
 
