@@ -49,7 +49,7 @@ def test_h1_31_upstream_of_a_broken_body_is_never_reused(arena: Arena) -> None:
 BROKEN_RESPONSES = {
     "chunk longer than its size": (b"Transfer-Encoding: chunked\r\n\r\n", b"5\r\nhello!\r\n0\r\n\r\n"),
     "chunk size": (b"Transfer-Encoding: chunked\r\n\r\n", b"0x5\r\nhello\r\n0\r\n\r\n"),
-    "last chunk": (b"Transfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n0\r\nXX"),
+    "last chunk": (b"Transfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n0\r\n\0X"),
 }
 
 

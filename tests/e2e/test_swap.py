@@ -163,6 +163,23 @@ def test_streaming_response_that_loses_its_permit_ends(mesh: Mesh, direction: st
 
 
 @pytest.mark.parametrize("direction", wire.DIRECTIONS)
+def test_upgraded_connection_that_loses_its_permit_ends(mesh: Mesh, direction: str) -> None:
+    with wire.connect(mesh.pair, direction) as lost:
+        lost.sendall(get("/upgrade/long", "Connection: upgrade", "Upgrade: loud") + b"early")
+        heard = b""
+        while not heard.endswith(b"EARLY"):
+            heard += lost.recv(4096)
+        at = position(mesh.pair.server)
+        mesh.pair.configure(deny("/upgrade/*"))
+        assert wire.listen(lost).raw == b""
+    lines = [line for line in mesh.log_since(mesh.pair.server, at) if line["path"] == "/upgrade/long"]
+    line = mesh.logged(mesh.pair.server, at, lambda line: line["response_code_details"] == "policy_changed")
+    assert (line["path"], line["response_code"]) == ("/upgrade/long", 101)
+    assert len(lines) <= 1, "one line a request"
+    mesh.pair.configure(NONE)
+
+
+@pytest.mark.parametrize("direction", wire.DIRECTIONS)
 def test_request_that_loses_its_permit_before_it_is_answered(mesh: Mesh, direction: str) -> None:
     with wire.connect(mesh.pair, direction) as lost:
         lost.sendall(get("/slow/1500"))

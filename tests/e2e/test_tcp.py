@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,20 @@ def test_bytes_both_ways_at_once_are_equal(mesh: Mesh) -> None:
         connection.sendall(b"E")
         sender = threading.Thread(target=lambda: (connection.sendall(sent), connection.shutdown(socket.SHUT_WR)))
         sender.start()
+        heard = read_all(connection, 20)
+        sender.join()
+    assert heard == sent + b"bye"
+
+
+@pytest.mark.parametrize("direction", wire.DIRECTIONS)
+def test_a_reader_that_stalls_holds_back_the_writer(mesh: Mesh, direction: str) -> None:
+    sent = pattern(40_000_000)
+    with wire.connect(mesh.pair, direction, TCP_PORT) as connection:
+        connection.sendall(b"E")
+        sender = threading.Thread(target=lambda: (connection.sendall(sent), connection.shutdown(socket.SHUT_WR)))
+        sender.start()
+        time.sleep(1)
+        assert sender.is_alive(), "both ways are full"
         heard = read_all(connection, 20)
         sender.join()
     assert heard == sent + b"bye"

@@ -53,7 +53,7 @@ class Request:
     @property
     def nonce(self) -> bytes:
         """What the client wants to see again."""
-        return self.value(b"x-nonce") or b"-"
+        return (self.values(b"x-nonce") or [b"-"])[0]
 
 
 @dataclass
@@ -300,7 +300,7 @@ def answer_early(origin: Origin, connection: Connection, request: Request) -> bo
 
 def continue_first(origin: Origin, connection: Connection, request: Request) -> bool:
     """100, then the body, then the answer."""
-    if request.value(b"expect") is not None:
+    if request.values(b"expect"):
         connection.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.body = read_body(connection, request)
     return echo_body(origin, connection, request)
@@ -309,7 +309,7 @@ def continue_first(origin: Origin, connection: Connection, request: Request) -> 
 def switch_protocols(origin: Origin, connection: Connection, request: Request) -> bool:
     """101, then every byte comes back in capitals."""
     switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: "
-    connection.socket.sendall(switch + (request.value(b"upgrade") or b"none") + b"\r\n\r\n")
+    connection.socket.sendall(switch + (request.values(b"upgrade") or [b"none"])[0] + b"\r\n\r\n")
     while True:
         if connection.unread:
             connection.socket.sendall(bytes(connection.unread).upper())

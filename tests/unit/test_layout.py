@@ -138,7 +138,7 @@ def has_header(path: Path) -> bool:
 
 
 def test_unsafe_stands_in_sys_alone() -> None:
-    allowed = {Path("native/engine/src/sys.rs"), Path("initc/src/sys.rs")}
+    allowed = {Path("native/engine/src/sys.rs")}
     found = {
         path
         for path in sources(".rs")
@@ -164,11 +164,28 @@ def imports_native(text: str) -> bool:
 # --- the map ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_path_in_the_map_exists() -> None:
+def test_every_path_a_page_names_exists() -> None:
     known = {str(path) for path in tracked()} | {f"{parent}" for path in tracked() for parent in path.parents}
-    named = [name.rstrip("/") for name in re.findall(r"`([\w.-]+(?:/[\w.-]+)+/?)`", text_of(Path("ARCHITECTURE.md")))]
-    assert named, "the map names no path"
-    assert [name for name in named if name not in known and not name.startswith(GENERATED)] == []
+    named = {page: paths_named_in(text_of(page)) for page in sources(".md")}
+    assert named[Path("ARCHITECTURE.md")], "the map names no path"
+    lost = {f"{page}: {name}" for page, names in named.items() for name in names if name not in known}
+    assert sorted(each for each in lost if not each.partition(": ")[2].startswith(GENERATED)) == []
+
+
+def paths_named_in(page: str) -> list[str]:
+    """What stands in backquotes and begins with a folder of ours; a page may name other paths, too."""
+    named = [name.rstrip("/") for name in re.findall(r"`([\w.-]+(?:/[\w.-]+)+/?)`", page)]
+    return [name for name in named if name.partition("/")[0] in {path.parts[0] for path in tracked()}]
+
+
+def test_decisions_are_numbered_in_order_and_listed() -> None:
+    """Their own titles, so that the list on the map says what each is about."""
+    pages = [path for path in sources(".md") if path.parent == Path("docs/decisions")]
+    titles = {page: text_of(page).splitlines()[0].removeprefix("# ") for page in pages}
+    assert [title.partition(" ")[0] for title in titles.values()] == [f"{n + 1:04d}" for n in range(len(pages))]
+    assert [str(page) for page, title in titles.items() if not page.name.startswith(title[:4])] == []
+    listed = text_of(Path("ARCHITECTURE.md"))
+    assert [str(page) for page, title in titles.items() if f"[{title}]({page})" not in listed] == []
 
 
 def test_every_source_file_is_on_the_map_or_in_its_folder() -> None:

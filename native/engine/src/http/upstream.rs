@@ -204,8 +204,12 @@ async fn upgrade(
     let ended = relay_until_end(&mut session.secured, &mut upstream, &mut relay, session.worker, may_go_on).await;
     outcome.bytes_in += relay.upstream.moved;
     outcome.bytes_out += relay.downstream.moved;
+    if let Err(failure) = ended {
+        outcome.reason = failure.reason;
+        outcome.detail = failure.detail;
+    }
     RequestRecord { session, request, target: Some(&target), outcome }.write();
-    ended.map(|()| Served::Next(Next::Cut))
+    Ok(Served::Next(Next::Cut))
 }
 
 fn broken_off(

@@ -257,7 +257,7 @@ impl TlsStream {
             self.unfinished.clear();
             self.unfinished.extend_from_slice(tail);
         }
-        if self.sealed.len() > BATCH_PLAINTEXT {
+        if self.sealed.len() > SEALED_BYTES {
             return Err(TlsFailure::Protocol("the peer asks for answers and does not read them".to_owned()));
         }
         Ok(())
@@ -313,6 +313,8 @@ fn lend<B: Default, T>(pool: &'static LocalKey<Cell<B>>, with: impl FnOnce(&mut 
 const READ_BYTES: usize = 64 << 10;
 /// The plaintext of one write: four full records.
 const BATCH_PLAINTEXT: usize = 4 * RECORD_PLAINTEXT;
+/// What may wait for a socket that takes nothing: one batch of ours, and as much again in answers the protocol owes.
+const SEALED_BYTES: usize = 2 * BATCH_PLAINTEXT;
 /// RFC 8446 section 5.2: what a record may be larger than its plaintext, with its header.
 const RECORD_EXTRA: usize = 256 + 5;
 /// rustls joins handshake messages of at most 64 KiB; one more record may be unfinished behind it.
