@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.measure import Aim, Load, private_bytes, pss_bytes
+from bench.measure import Aim, Load, private_bytes, pss_bytes, rss_bytes
 from bench.sidecars import SERVICE_HOST, SERVICE_IP, Sidecars
 from bench.stage import PORT
 
@@ -31,6 +31,7 @@ class Start:
 
     starts: int
     ready_ms: float
+    fastest_ready_ms: float
     ready_spread_ms: tuple[float, float]
     request_ms: float
     request_spread_ms: tuple[float, float]
@@ -43,6 +44,7 @@ class Footprint:
 
     fresh_pss: dict[str, int]
     used_pss: dict[str, int]
+    used_rss: dict[str, int]
     used_anonymous: dict[str, int]
     per_idle_connection: dict[str, float]
     connections: int
@@ -65,6 +67,7 @@ def starts(sidecars: Sidecars, count: int) -> Start:
     return Start(
         starts=count,
         ready_ms=statistics.median(ready),
+        fastest_ready_ms=min(ready),
         ready_spread_ms=_quarters(ready),
         request_ms=statistics.median(request),
         request_spread_ms=_quarters(request),
@@ -92,11 +95,12 @@ def footprint(sidecars: Sidecars, load: Path) -> Footprint:
     fresh = {end: pss_bytes(process.pid) for end, process in processes.items()}
     _requests(sidecars, load)
     used = {end: pss_bytes(process.pid) for end, process in processes.items()}
+    rss = {end: rss_bytes(process.pid) for end, process in processes.items()}
     anonymous = {end: private_bytes(process.pid) for end, process in processes.items()}
     per_connection, connections = _idle(sidecars, load, processes)
     for process in processes.values():
         sidecars.lane.stop(process)
-    return Footprint(fresh, used, anonymous, per_connection, connections)
+    return Footprint(fresh, used, rss, anonymous, per_connection, connections)
 
 
 def _requests(sidecars: Sidecars, load: Path) -> None:

@@ -29,6 +29,11 @@ def pss_bytes(pid: int) -> int:
     return _rollup(pid, "Pss:")
 
 
+def rss_bytes(pid: int) -> int:
+    """Resident set size of one process: as though it shared with nobody."""
+    return _rollup(pid, "Rss:")
+
+
 def private_bytes(pid: int) -> int:
     """Anonymous memory of one process: its heap and stacks, no files."""
     return _rollup(pid, "Pss_Anon:")

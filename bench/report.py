@@ -55,10 +55,13 @@ def _comparison(found: Comparison) -> list[str]:
 def _memory(found: Footprint) -> list[str]:
     lines = []
     for end, used in found.used_pss.items():
+        whose = " with the application's own connection that each belongs to" if end == "client" else ""
         lines.append(
             f"memory of the fed {end} sidecar: {_mb(found.fresh_pss[end])} MB when ready, {_mb(used)} MB after 10,000"
-            f" requests (proportional set size), of which anonymous {_mb(found.used_anonymous[end])} MB;"
+            f" requests (proportional set size; resident {_mb(found.used_rss[end])} MB,"
+            f" anonymous {_mb(found.used_anonymous[end])} MB);"
             f" {found.per_idle_connection[end] / 1000:.1f} KB for each of {found.connections} idle mTLS connections"
+            f"{whose}"
         )
     return lines
 
@@ -67,7 +70,8 @@ def _start(found: Start) -> list[str]:
     ready, request = found.ready_spread_ms, found.request_spread_ms
     return [
         f"start of a fed sidecar, median of {found.starts}: exec to 200 on 15021 {found.ready_ms:.0f} ms"
-        f" [{ready[0]:.0f}, {ready[1]:.0f}], to the first answered mTLS request {found.request_ms:.0f} ms"
+        f" [{ready[0]:.0f}, {ready[1]:.0f}] (fastest {found.fastest_ready_ms:.0f}),"
+        f" to the first answered mTLS request {found.request_ms:.0f} ms"
         f" [{request[0]:.0f}, {request[1]:.0f}], of which that request {found.first_request_ms:.1f} ms"
     ]
 

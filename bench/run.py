@@ -43,6 +43,10 @@ PARTS = ("inbound", "outbound", "pair", "memory", "start")
 def main(words: Sequence[str] | None = None) -> int:
     """Measures what was asked for and prints it."""
     chosen = _options().parse_args(words)
+    chosen.parts = chosen.parts or list(PARTS)
+    if unknown := set(chosen.parts) - set(PARTS):
+        print(f"bench knows no part {', '.join(sorted(unknown))}; it knows {', '.join(PARTS)}", file=sys.stderr)
+        return 2
     if os.geteuid() != 0 or (os.cpu_count() or 1) < 2:
         print("bench needs root (for network namespaces) and two processors", file=sys.stderr)
         return 2
@@ -59,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=PARTS, choices=[*PARTS, []], metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all when none is named")
     parser.add_argument("--rounds", type=int, default=7, help="rounds per line (7)")
     parser.add_argument("--seconds", type=float, default=2.0, help="measured time per contender and round (2)")
     parser.add_argument("--starts", type=int, default=20, help="starts to take the median of (20)")

@@ -1,0 +1,80 @@
+"""Envoy's configuration for a place in a scenario, as JSON.
+
+In:     the port, where to send, the TLS side, a folder with certificates.
+Out:    the text of a bootstrap file.
+Limits: one worker (`--concurrency 1`), generated request ids off, no access log, an RBAC filter where meshdp has
+        policies, HTTP/1.1 between the two, as Istio has it by default.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TYPES = "type.googleapis.com/envoy.extensions"
+HTTP = f"{TYPES}.filters.http"
+NO_LIMIT = 1_000_000
+
+
+def bootstrap(folder: Path, role: tuple[int, str, str], source: str) -> str:
+    """The whole file."""
+    port, upstream, tls = role
+    host, upstream_port = upstream.split(":")
+    chain: dict[str, Any] = {"filters": [_http(policies=bool(source))]}
+    if tls == "server":
+        chain["transport_socket"] = _tls(folder, "DownstreamTlsContext", {"require_client_certificate": True})
+    cluster: dict[str, Any] = {
+        "name": "application",
+        "type": "STATIC",
+        "load_assignment": {
+            "cluster_name": "application",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(host, int(upstream_port))}}]}],
+        },
+        "circuit_breakers": {"thresholds": [dict.fromkeys(LIMITS, NO_LIMIT)]},
+    }
+    if source:
+        cluster["upstream_bind_config"] = {"source_address": {"address": source, "port_value": 0}}
+    if tls == "client":
+        cluster["transport_socket"] = _tls(folder, "UpstreamTlsContext", {})
+    listener = {"name": "taken", "address": _address("0.0.0.0", port), "filter_chains": [chain]}
+    return json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}})
+
+
+LIMITS = ("max_connections", "max_pending_requests", "max_requests")
+
+
+def _address(host: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _http(*, policies: bool) -> dict[str, Any]:
+    router = {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{HTTP}.router.v3.Router"}}
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "application"}}
+    return {
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "taken",
+            "generate_request_id": False,
+            "http_filters": [*(_rbac() if policies else []), router],
+            "route_config": {"virtual_hosts": [{"name": "any", "domains": ["*"], "routes": [route]}]},
+        },
+    }
+
+
+def _rbac() -> list[dict[str, Any]]:
+    admin = {"url_path": {"path": {"prefix": "/admin"}}}
+    rules = {"action": "DENY", "policies": {"no-admin": {"permissions": [admin], "principals": [{"any": True}]}}}
+    return [{"name": "envoy.filters.http.rbac", "typed_config": {"@type": f"{HTTP}.rbac.v3.RBAC", "rules": rules}}]
+
+
+def _tls(folder: Path, context: str, more: dict[str, Any]) -> dict[str, Any]:
+    pair = {"certificate_chain": f"{folder}/leaf.pem", "private_key": f"{folder}/key.pem"}
+    common = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+        "tls_certificates": [{name: {"filename": file} for name, file in pair.items()}],
+        "validation_context": {"trusted_ca": {"filename": f"{folder}/ca.pem"}},
+    }
+    config = {"@type": f"{TYPES}.transport_sockets.tls.v3.{context}", "common_tls_context": common, **more}
+    return {"name": "envoy.transport_sockets.tls", "typed_config": config}
