@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.support import wire
@@ -77,12 +78,13 @@ class Opaque:
     """A TCP application that says what each connection is to be: the first byte chooses.
 
     `E` echoes until the end and then says `bye`; `S` counts what it gets and answers with the count at the end;
-    `G<size>\\n` sends so many bytes and closes; with `greeting` set it speaks first.
+    `G<size>\\n` sends so many bytes and closes; `R` resets; with `greeting` set it speaks first.
     """
 
     def __init__(self, side: Side, port: int) -> None:
         self.greeting = b""
         self.peers: list[tuple[str, int]] = []
+        self.resets = 0
         self._listener = side.inside(lambda: socket.create_server(("0.0.0.0", port), backlog=128))
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -102,7 +104,7 @@ class Opaque:
             threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
+        with connection, contextlib.suppress(OSError), self._counting_resets():
             connection.sendall(self.greeting)
             kind = connection.recv(1)
             if kind == b"E":
@@ -114,11 +116,21 @@ class Opaque:
                 while chunk := connection.recv(1 << 20):
                     count += len(chunk)
                 connection.sendall(b"%d" % count)
+            elif kind == b"R":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             elif kind == b"G":
                 size = b""
                 while not size.endswith(b"\n"):
                     size += connection.recv(1)
                 self._send(connection, int(size))
+
+    @contextlib.contextmanager
+    def _counting_resets(self) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionResetError:
+            self.resets += 1
+            raise
 
     @staticmethod
     def _send(connection: socket.socket, size: int) -> None:

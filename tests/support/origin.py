@@ -321,6 +321,12 @@ def switch_protocols(origin: Origin, connection: Connection, request: Request) -
             raise
 
 
+def only_first(origin: Origin, connection: Connection, request: Request) -> bool:
+    """An answer if nothing was asked on the connection before; otherwise it ends without one."""
+    first = sum(earlier.connection == connection.number for earlier in origin.requests) == 1
+    return first and echo_nonce(origin, connection, request)
+
+
 def send_canned(origin: Origin, connection: Connection, request: Request) -> bool:
     """/canned/KEY: exactly the bytes the test laid down, piece by piece; KEY beginning with `close` ends the connection."""
     key = request.target.split(b"/")[2]
@@ -341,6 +347,7 @@ ANSWERS: list[tuple[bytes, Answer]] = [
     (b"/early", answer_early),
     (b"/continue", continue_first),
     (b"/upgrade", switch_protocols),
+    (b"/only-first", only_first),
     (b"/canned/", send_canned),
 ]
 # Answers that come before the body, or read it themselves.

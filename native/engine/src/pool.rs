@@ -5,9 +5,10 @@
 //! The key is complete: worker (by owning the pool), own identity and credential epoch, endpoint address, and the cluster,
 //! whose section holds SNI, expected identities and TLS settings. A cluster is compared by the address of its shared
 //! section, which the pooled connection keeps alive, so a swap that changes it can never match an old connection.
+//! Our source address belongs to it: from 127.0.0.6 our own address is the application, from elsewhere it is our listener.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use meshdp_model::sections::Cluster;
@@ -19,18 +20,20 @@ use crate::stream::Stream;
 pub(crate) struct PoolKey {
     /// The endpoint.
     pub(crate) address: SocketAddr,
+    /// Our address on the connection, where we chose it: towards the application.
+    pub(crate) source: Option<IpAddr>,
     /// TLS to this cluster under this credential epoch; `None` for plaintext.
     pub(crate) security: Option<(Arc<Cluster>, u64)>,
 }
 
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
-struct Fingerprint(SocketAddr, usize, u64);
+struct Fingerprint(SocketAddr, Option<IpAddr>, usize, u64);
 
 impl PoolKey {
     fn fingerprint(&self) -> Fingerprint {
         match &self.security {
-            None => Fingerprint(self.address, 0, 0),
-            Some((cluster, epoch)) => Fingerprint(self.address, Arc::as_ptr(cluster).addr(), *epoch),
+            None => Fingerprint(self.address, self.source, 0, 0),
+            Some((cluster, epoch)) => Fingerprint(self.address, self.source, Arc::as_ptr(cluster).addr(), *epoch),
         }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) async fn run(mut secured: Secured, pinned: &Rc<Pinned>, worker: &Rc<W
     let mut upstream = target.connect(worker).await?;
     let record = TcpRecord::open(&secured, &target, pinned, worker);
     let mut relay = Relay::new(std::mem::take(&mut secured.received), Vec::new());
-    let ended = relay_until_end(&mut secured, &mut upstream, &mut relay, worker, reauthorize).await;
+    let ended = relay_until_end(&mut secured, (&mut upstream, &mut relay), worker, pinned.epoch, reauthorize).await;
     let reason = ended.as_ref().map_or_else(|failure| failure.reason, |()| Reason::Completed);
     record.close(&secured, reason, (relay.upstream.moved, relay.downstream.moved), worker);
     secured.entry.relayed.set(true);
@@ -72,19 +72,19 @@ fn route(permit: &Permit, secured: &Secured, pinned: &Pinned, worker: &Worker) -
     }
 }
 
-/// Relays until both directions have ended; a swap asks `reauthorize` whether the connection may go on.
+/// Relays until both directions have ended; a swap since `epoch`, under which the permit was given, asks `reauthorize`
+/// whether the connection may go on.
 ///
 /// # Errors
 /// The side that ended it, idleness, or a lost permit.
 pub(crate) async fn relay_until_end(
     secured: &mut Secured,
-    upstream: &mut Stream,
-    relay: &mut Relay,
+    (upstream, relay): (&mut Stream, &mut Relay),
     worker: &Worker,
+    mut epoch: u64,
     reauthorize: impl Fn(&Secured, &Worker) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let idle_ms = worker.settings.limits.idle_ms;
-    let mut epoch = worker.epoch();
     let mut moved = u64::MAX;
     loop {
         let entry = Rc::clone(&secured.entry);
@@ -103,16 +103,22 @@ pub(crate) async fn relay_until_end(
             }
             ended.map(Step::Ended)
         });
-        match step.await {
+        let cut = match step.await {
             Step::Swapped => {
                 epoch = worker.epoch();
-                reauthorize(secured, worker)?;
+                match reauthorize(secured, worker) {
+                    Ok(()) => continue,
+                    Err(failure) => failure,
+                }
             }
-            Step::Idle => return Err(Reason::IdleTimeout.into()),
+            Step::Idle => Reason::IdleTimeout.into(),
             Step::Ended(Ok(())) => return Ok(()),
-            Step::Ended(Err(Side::Downstream)) => return Err(Reason::DownstreamClosed.into()),
-            Step::Ended(Err(Side::Upstream)) => return Err(Reason::UpstreamClosedMidResponse.into()),
-        }
+            Step::Ended(Err(Side::Downstream)) => Reason::DownstreamClosed.into(),
+            Step::Ended(Err(Side::Upstream)) => Reason::UpstreamClosedMidResponse.into(),
+        };
+        secured.stream.abort();
+        upstream.abort();
+        return Err(cut);
     }
 }
 

@@ -97,7 +97,7 @@ impl Target {
             let epoch = worker.credentials.load().map_or(0, |credentials| credentials.epoch);
             (Arc::clone(cluster), epoch)
         });
-        PoolKey { address: self.address, security }
+        PoolKey { address: self.address, source: self.source, security }
     }
 
     /// Opens a fresh connection: TCP, then TLS to an expected identity where the endpoint speaks it.

@@ -54,7 +54,7 @@ pub(crate) async fn serve(
         Err(broken) => return Ok(Served::Unanswered(broken.reason)),
     };
     for attempt in 1..=ATTEMPTS {
-        let (mut upstream, reused) = match acquire(&key, &target, worker).await {
+        let (mut upstream, reused) = match acquire(&key, &target, worker, attempt).await {
             Ok(acquired) => acquired,
             Err(reason) => {
                 give_back(exchange, worker);
@@ -106,8 +106,10 @@ fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, B
     Exchange::new(start, &session.secured.received)
 }
 
-async fn acquire(key: &PoolKey, target: &Target, worker: &Worker) -> Result<(Stream, bool), Reason> {
-    let pooled = worker.pool.borrow_mut().take(key);
+/// A pooled connection for the first try. The second takes a fresh one: what closed one pooled connection has likely
+/// closed its neighbours too.
+async fn acquire(key: &PoolKey, target: &Target, worker: &Worker, attempt: u32) -> Result<(Stream, bool), Reason> {
+    let pooled = if attempt == 1 { worker.pool.borrow_mut().take(key) } else { None };
     match pooled {
         Some(stream) => Ok((stream, true)),
         None => Ok((Box::pin(target.connect(worker)).await?, false)),
@@ -201,7 +203,8 @@ async fn upgrade(
     session.secured.entry.protocol.set("upgraded");
     let mut relay = Relay::new(from_downstream, from_upstream);
     let may_go_on = |secured: &Secured, worker: &Worker| reauthorize(secured, request, worker);
-    let ended = relay_until_end(&mut session.secured, &mut upstream, &mut relay, session.worker, may_go_on).await;
+    let (worker, both) = (session.worker, (&mut upstream, &mut relay));
+    let ended = relay_until_end(&mut session.secured, both, worker, request.pinned.epoch, may_go_on).await;
     outcome.bytes_in += relay.upstream.moved;
     outcome.bytes_out += relay.downstream.moved;
     if let Err(failure) = ended {
@@ -256,5 +259,5 @@ enum Step {
     Ended(Result<Exchanged, Broken>),
 }
 
-/// The first try and one more when the connection taken from the pool had just been closed.
+/// The first try and one more, on a fresh connection, when the one taken from the pool had just been closed.
 const ATTEMPTS: u32 = 2;
