@@ -100,8 +100,7 @@ def test_reset_by_the_application_reaches_the_client(mesh: Mesh, direction: str)
         connection.sendall(b"R")
         connection.settimeout(3)
         with pytest.raises(ConnectionResetError):
-            assert connection.recv(1) == b""
-            pytest.fail("a clean end")
+            connection.recv(1)
 
 
 # --- what must end by itself -------------------------------------------------------------------------------------------
