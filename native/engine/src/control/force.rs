@@ -34,6 +34,7 @@ pub struct Force {
     workers: OnceLock<Vec<UnboundedSender<Command>>>,
     sink: Mutex<Option<Sink>>,
     draining: AtomicBool,
+    feed_lost: AtomicBool,
 }
 
 impl Force {
@@ -49,6 +50,7 @@ impl Force {
             workers: OnceLock::new(),
             sink: Mutex::new(Some(sink)),
             draining: AtomicBool::new(false),
+            feed_lost: AtomicBool::new(false),
         })
     }
 
@@ -288,9 +290,15 @@ impl FeedTarget for Force {
         match event {
             FeedEvent::Refused(reason) => eprintln!("meshdp sidecar: configuration refused: {reason}"),
             FeedEvent::NotCertified(reason) => eprintln!("meshdp sidecar: no certificate: {reason}"),
-            FeedEvent::Lost(reason) => eprintln!("meshdp sidecar: feed lost, keeping what is in force: {reason}"),
+            FeedEvent::Lost(reason) => {
+                // Said once: the attempts that follow change nothing for a reader.
+                if !self.feed_lost.swap(true, Ordering::Relaxed) {
+                    eprintln!("meshdp sidecar: no feed, keeping what is in force and trying again: {reason}");
+                }
+            }
             FeedEvent::Trouble(reason) => eprintln!("meshdp sidecar: the feed reports: {reason}"),
-            FeedEvent::Connected | FeedEvent::Applied(_) | FeedEvent::Certified(_) => {}
+            FeedEvent::Connected => self.feed_lost.store(false, Ordering::Relaxed),
+            FeedEvent::Applied(_) | FeedEvent::Certified(_) => {}
         }
     }
 }
