@@ -1,8 +1,7 @@
 //! Answers of our own: denials, refusals, and what could not be sent upstream.
 //!
 //! In: a status, its body, the request it answers.  Out: the bytes, and whether the connection can go on.
-//! Limits: a body we do not want is read away up to `discard_bytes`, else the connection closes (attack-cases H1-35); an
-//! answer that is not taken within the idle bound ends it too (LC-03).
+//! Limits: a body we do not want is read away up to `discard_bytes`, else the connection closes (attack-cases H1-35).
 //! Fails: a downstream that is gone; nothing else.
 //! Source: istio-semantics D.6 (403 body); RFC 9112 §9.6 (lingering close).
 
@@ -74,11 +73,11 @@ pub(crate) async fn send(
         to_head: head.is_head(&secured.received),
     };
     local_reply(&answer, &mut out);
-    let written = write(&mut secured.stream, &out, worker).await;
+    let written = secured.stream.write_all(&out).await;
     worker.buffers.give(out);
-    written?;
+    written.map_err(|_| Reason::DownstreamClosed)?;
     if !reply.close {
-        let discarded = discard(secured, (head.len, &mut body), &mut consumed, limit);
+        let discarded = discard(secured, &mut body, &mut consumed, limit);
         let in_time = timeout(DISCARD_TIMEOUT, discarded).await;
         reply.close = !matches!(in_time, Ok(true));
     }
@@ -90,27 +89,12 @@ pub(crate) async fn refuse(secured: &mut Secured, status: u16, worker: &Worker) 
     let mut out = worker.buffers.lend();
     let answer = LocalReply { status, body: b"", content_type: "", extra: &[], close: true, to_head: false };
     local_reply(&answer, &mut out);
-    let _ = write(&mut secured.stream, &out, worker).await;
+    let _ = secured.stream.write_all(&out).await;
     worker.buffers.give(out);
 }
 
-async fn write(stream: &mut Stream, out: &[u8], worker: &Worker) -> Result<(), Failure> {
-    let bound = Duration::from_millis(worker.settings.limits.idle_ms);
-    match timeout(bound, stream.write_all(out)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(Reason::DownstreamClosed.into()),
-        Err(_) => Err(Reason::IdleTimeout.into()),
-    }
-}
-
-/// Reads the rest of a body away; true when the next request begins right behind it. The head stays: it is still to be
-/// recorded.
-async fn discard(
-    secured: &mut Secured,
-    (head_len, body): (usize, &mut BodyDecoder),
-    consumed: &mut usize,
-    limit: u64,
-) -> bool {
+/// Reads the rest of a body away; true when the next request begins right behind it.
+async fn discard(secured: &mut Secured, body: &mut BodyDecoder, consumed: &mut usize, limit: u64) -> bool {
     let mut dropped = Vec::new();
     let mut read = 0;
     loop {
@@ -125,8 +109,8 @@ async fn discard(
         if body.done() {
             return true;
         }
-        secured.received.drain(head_len..*consumed);
-        *consumed = head_len;
+        secured.received.drain(..*consumed);
+        *consumed = 0;
         if read > limit {
             return false;
         }
