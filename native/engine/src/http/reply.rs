@@ -77,7 +77,7 @@ pub(crate) async fn send(
     worker.buffers.give(out);
     written.map_err(|_| Reason::DownstreamClosed)?;
     if !reply.close {
-        let discarded = discard(secured, &mut body, &mut consumed, limit);
+        let discarded = discard(secured, (head.len, &mut body), &mut consumed, limit);
         let in_time = timeout(DISCARD_TIMEOUT, discarded).await;
         reply.close = !matches!(in_time, Ok(true));
     }
@@ -93,8 +93,14 @@ pub(crate) async fn refuse(secured: &mut Secured, status: u16, worker: &Worker) 
     worker.buffers.give(out);
 }
 
-/// Reads the rest of a body away; true when the next request begins right behind it.
-async fn discard(secured: &mut Secured, body: &mut BodyDecoder, consumed: &mut usize, limit: u64) -> bool {
+/// Reads the rest of a body away; true when the next request begins right behind it. The head stays: it is still to be
+/// recorded.
+async fn discard(
+    secured: &mut Secured,
+    (head_len, body): (usize, &mut BodyDecoder),
+    consumed: &mut usize,
+    limit: u64,
+) -> bool {
     let mut dropped = Vec::new();
     let mut read = 0;
     loop {
@@ -109,8 +115,8 @@ async fn discard(secured: &mut Secured, body: &mut BodyDecoder, consumed: &mut u
         if body.done() {
             return true;
         }
-        secured.received.drain(..*consumed);
-        *consumed = 0;
+        secured.received.drain(head_len..*consumed);
+        *consumed = head_len;
         if read > limit {
             return false;
         }
