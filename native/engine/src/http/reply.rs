@@ -1,7 +1,8 @@
 //! Answers of our own: denials, refusals, and what could not be sent upstream.
 //!
 //! In: a status, its body, the request it answers.  Out: the bytes, and whether the connection can go on.
-//! Limits: a body we do not want is read away up to `discard_bytes`, else the connection closes (attack-cases H1-35).
+//! Limits: a body we do not want is read away up to `discard_bytes`, else the connection closes (attack-cases H1-35); an
+//! answer that is not taken within the idle bound ends it too (LC-03).
 //! Fails: a downstream that is gone; nothing else.
 //! Source: istio-semantics D.6 (403 body); RFC 9112 §9.6 (lingering close).
 
@@ -73,9 +74,9 @@ pub(crate) async fn send(
         to_head: head.is_head(&secured.received),
     };
     local_reply(&answer, &mut out);
-    let written = secured.stream.write_all(&out).await;
+    let written = write(&mut secured.stream, &out, worker).await;
     worker.buffers.give(out);
-    written.map_err(|_| Reason::DownstreamClosed)?;
+    written?;
     if !reply.close {
         let discarded = discard(secured, (head.len, &mut body), &mut consumed, limit);
         let in_time = timeout(DISCARD_TIMEOUT, discarded).await;
@@ -89,8 +90,17 @@ pub(crate) async fn refuse(secured: &mut Secured, status: u16, worker: &Worker) 
     let mut out = worker.buffers.lend();
     let answer = LocalReply { status, body: b"", content_type: "", extra: &[], close: true, to_head: false };
     local_reply(&answer, &mut out);
-    let _ = secured.stream.write_all(&out).await;
+    let _ = write(&mut secured.stream, &out, worker).await;
     worker.buffers.give(out);
+}
+
+async fn write(stream: &mut Stream, out: &[u8], worker: &Worker) -> Result<(), Failure> {
+    let bound = Duration::from_millis(worker.settings.limits.idle_ms);
+    match timeout(bound, stream.write_all(out)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Reason::DownstreamClosed.into()),
+        Err(_) => Err(Reason::IdleTimeout.into()),
+    }
 }
 
 /// Reads the rest of a body away; true when the next request begins right behind it. The head stays: it is still to be
