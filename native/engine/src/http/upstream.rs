@@ -54,7 +54,7 @@ pub(crate) async fn serve(
         Err(broken) => return Ok(Served::Unanswered(broken.reason)),
     };
     for attempt in 1..=ATTEMPTS {
-        let (mut upstream, reused) = match acquire(&key, &target, worker).await {
+        let (mut upstream, reused) = match acquire(&key, &target, worker, attempt).await {
             Ok(acquired) => acquired,
             Err(reason) => {
                 give_back(exchange, worker);
@@ -96,8 +96,10 @@ fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, B
     Exchange::new(start, &session.secured.received)
 }
 
-async fn acquire(key: &PoolKey, target: &Target, worker: &Worker) -> Result<(Stream, bool), Reason> {
-    let pooled = worker.pool.borrow_mut().take(key);
+/// A pooled connection for the first try. The second takes a fresh one: what closed one pooled connection has likely
+/// closed its neighbours too.
+async fn acquire(key: &PoolKey, target: &Target, worker: &Worker, attempt: u32) -> Result<(Stream, bool), Reason> {
+    let pooled = if attempt == 1 { worker.pool.borrow_mut().take(key) } else { None };
     match pooled {
         Some(stream) => Ok((stream, true)),
         None => Ok((target.connect(worker).await?, false)),
@@ -265,5 +267,5 @@ enum Step {
     Ended(Result<Exchanged, Broken>),
 }
 
-/// The first try and one more when the connection taken from the pool had just been closed.
+/// The first try and one more, on a fresh connection, when the one taken from the pool had just been closed.
 const ATTEMPTS: u32 = 2;
