@@ -2,7 +2,8 @@
 //!
 //! In: two streams and what was read of the first already.  Out: bytes moved each way.
 //! Limits: one buffer per direction, lent while bytes are in flight; it grows with the bytes moved (`buffers::read_limit`).
-//! Fails: an error of either side ends both; an end of stream is passed on as a half-close and the other direction goes on.
+//! Fails: an error of either side ends both, by a reset, so that what was cut never looks complete (attack-cases TL-22);
+//! an end of stream is passed on as a half-close and the other direction goes on.
 
 use std::io;
 use std::task::{Context, Poll, ready};

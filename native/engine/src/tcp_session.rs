@@ -103,16 +103,22 @@ pub(crate) async fn relay_until_end(
             }
             ended.map(Step::Ended)
         });
-        match step.await {
+        let cut = match step.await {
             Step::Swapped => {
                 epoch = worker.epoch();
-                reauthorize(secured, worker)?;
+                match reauthorize(secured, worker) {
+                    Ok(()) => continue,
+                    Err(failure) => failure,
+                }
             }
-            Step::Idle => return Err(Reason::IdleTimeout.into()),
+            Step::Idle => Reason::IdleTimeout.into(),
             Step::Ended(Ok(())) => return Ok(()),
-            Step::Ended(Err(Side::Downstream)) => return Err(Reason::DownstreamClosed.into()),
-            Step::Ended(Err(Side::Upstream)) => return Err(Reason::UpstreamClosedMidResponse.into()),
-        }
+            Step::Ended(Err(Side::Downstream)) => Reason::DownstreamClosed.into(),
+            Step::Ended(Err(Side::Upstream)) => Reason::UpstreamClosedMidResponse.into(),
+        };
+        secured.stream.abort();
+        upstream.abort();
+        return Err(cut);
     }
 }
 
