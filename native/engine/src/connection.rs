@@ -36,7 +36,7 @@ pub(crate) async fn serve(accepted: Accepted, admitted: Admitted, worker: Rc<Wor
 async fn stages(accepted: Accepted, worker: &Rc<Worker>, entry: &Rc<Entry>) -> Result<(), Failure> {
     let pinned = worker.pin();
     let port = downstream::port(&pinned, &accepted)?;
-    let sniffed = downstream::sniff(accepted, &port, worker, entry).await?;
+    let sniffed = downstream::sniff(accepted, &port, worker).await?;
     let chain = port.filter_chain(&sniffed)?;
     let secured = downstream::secure(sniffed, &chain, worker, entry).await?;
     match chain.protocol {

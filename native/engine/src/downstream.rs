@@ -1,7 +1,8 @@
 //! The downstream side of a connection up to a known peer: which port it came for, what it speaks, who it is.
 //!
 //! In: `Accepted`.  Out: `Port` (the configuration of the place it came for), `Sniffed`, `Secured`.
-//! Limits: a ClientHello or request line is sniffed up to `SNIFF_BYTES`; detection and handshake time-outs.
+//! Limits: a ClientHello or request line is sniffed up to `SNIFF_BYTES`; silence may last as long as any idleness (a server
+//! may speak first, B.3), half of a first message as long as a handshake; detection and handshake time-outs.
 //! Fails: no configuration, no filter chain (closed without an answer, B.3), TLS refused.
 
 use std::net::SocketAddr;
@@ -122,21 +123,15 @@ pub(crate) struct Sniffed {
 /// Looks at the first bytes, where the port needs it, without taking them from the stream's reader.
 ///
 /// # Errors
-/// `DownstreamClosed` when nothing came.
-pub(crate) async fn sniff(
-    mut accepted: Accepted,
-    port: &Port<'_>,
-    worker: &Worker,
-    entry: &Entry,
-) -> Result<Sniffed, Failure> {
+/// `DownstreamClosed` when nothing came, `IdleTimeout` and `SniffTimeout` when too little came in time.
+pub(crate) async fn sniff(mut accepted: Accepted, port: &Port<'_>, worker: &Worker) -> Result<Sniffed, Failure> {
     let wanted = port.wanted();
     let mut prefix = Vec::new();
     let mut found = Found::default();
     if wanted.tls || wanted.http {
         prefix = worker.buffers.lend();
         let limit_ms = worker.pin().snapshot.mesh().protocol_detection_timeout_ms;
-        entry.deadline_ms.set(u64::MAX);
-        let reading = read_prefix(&mut accepted.tcp, &mut prefix, wanted);
+        let reading = read_prefix(&mut accepted.tcp, &mut prefix, wanted, worker);
         found = if limit_ms == 0 {
             reading.await?
         } else {
@@ -153,11 +148,26 @@ struct Found {
     sni: Option<Box<str>>,
 }
 
-async fn read_prefix(tcp: &mut TcpStream, prefix: &mut Vec<u8>, wanted: Wanted) -> Result<Found, Failure> {
+async fn read_prefix(
+    tcp: &mut TcpStream,
+    prefix: &mut Vec<u8>,
+    wanted: Wanted,
+    worker: &Worker,
+) -> Result<Found, Failure> {
+    let silence = Duration::from_millis(worker.settings.limits.idle_ms);
+    prefix.reserve(FIRST_READ);
+    match timeout(silence, tcp.read_buf(prefix)).await {
+        Ok(Ok(count)) if count > 0 => {}
+        Ok(_) => return Err(Reason::DownstreamClosed.into()),
+        Err(_) => return Err(Reason::IdleTimeout.into()),
+    }
+    let rest = read_on(tcp, prefix, wanted);
+    timeout(worker.settings.handshake(), rest).await.unwrap_or_else(|_| Err(Reason::SniffTimeout.into()))
+}
+
+async fn read_on(tcp: &mut TcpStream, prefix: &mut Vec<u8>, wanted: Wanted) -> Result<Found, Failure> {
     loop {
-        if !prefix.is_empty()
-            && let Some(found) = judge(prefix, wanted)
-        {
+        if let Some(found) = judge(prefix, wanted) {
             return Ok(found);
         }
         if prefix.len() >= SNIFF_BYTES {
@@ -165,7 +175,6 @@ async fn read_prefix(tcp: &mut TcpStream, prefix: &mut Vec<u8>, wanted: Wanted) 
         }
         prefix.reserve(FIRST_READ);
         match tcp.read_buf(prefix).await {
-            Ok(0) if prefix.is_empty() => return Err(Reason::DownstreamClosed.into()),
             Ok(0) => return Ok(Found::default()),
             Ok(_) => {}
             Err(_) => return Err(Reason::DownstreamClosed.into()),
