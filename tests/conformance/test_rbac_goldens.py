@@ -31,14 +31,20 @@ Json = dict[str, Any]
 
 
 def _cases() -> dict[str, tuple[Path, list[Path], Json]]:
+    """The rows of the table, and beside them every input in the folder that no row names but that has its golden."""
     found = {}
     for layer in ("http", "tcp"):
         folder = ROOT / "authz" / "builder" / layer
-        for case in table("authz/builder_cases.json", f"TestGenerator_Generate{layer.upper()}"):
+        rows = table("authz/builder_cases.json", f"TestGenerator_Generate{layer.upper()}")
+        for case in rows:
             files = [folder / name for name in case.get("want") or []]
-            source = folder / str(case.get("input"))
-            if source.exists() and files and all(path.exists() for path in files):
-                found[f"builder/{layer}/{case['name']}"] = (source, files, case)
+            found[f"builder/{layer}/{case['name']}"] = (folder / str(case.get("input")), files, case)
+        named = {str(case.get("input")) for case in rows}
+        for source in sorted(folder.glob("*-in.yaml")):
+            stem = source.name.removesuffix("-in.yaml")
+            goldens = [path for path in sorted(folder.glob(f"{stem}-out*.yaml")) if path.exists()]
+            if source.name not in named and goldens:
+                found[f"builder/{layer}/{stem}"] = (source, goldens, {})
     return found
 
 
@@ -48,6 +54,9 @@ CASES = _cases()
 @pytest.mark.parametrize("case", params(TOPIC, sorted(CASES)))
 def test_a_golden(case: str) -> None:
     source, files, table_row = CASES[case]
+    absent = [path.name for path in (source, *files) if not path.exists()]
+    if absent:
+        pytest.skip(f"no expected output: this folder has no {', '.join(absent)}")
     http = "/http/" in case
     policies = list(yaml.safe_load_all(_plain(source.read_text())))
     names = dict(zip(sorted(_odd_methods(policies)), sorted(METHODS), strict=False))
