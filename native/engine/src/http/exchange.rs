@@ -254,6 +254,9 @@ impl Exchange {
             return Ok(HeadRead::NeedMore);
         };
         let answer = self.turn.respond(&head).map_err(|_| Reason::MalformedResponse)?;
+        if answer == Answer::Switch && !self.upload.done {
+            return Err(Reason::MalformedResponse); // RFC 9110 §7.8: the switch comes after the request, or its rest is lost
+        }
         let close = answer == Answer::Final && (self.close_downstream || head.framing == Framing::UntilClose);
         let edits = ResponseEdits { append: &[], close, ..ResponseEdits::default() };
         encode_response(&download.received, &head, fields, &edits, &mut download.out);

@@ -178,10 +178,12 @@ impl HttpSession<'_> {
                 if worker.epoch() != checked {
                     return Poll::Ready(Woken::Swapped);
                 }
-                if worker.draining.get() || entry.deadline_ms.get() <= worker.coarse_ms() {
+                // A request that is here already is answered, also while draining.
+                let read = stream.poll_read_lent(context, received, FIRST, &worker.buffers).map(Woken::Read);
+                if read.is_pending() && (worker.draining.get() || entry.deadline_ms.get() <= worker.coarse_ms()) {
                     return Poll::Ready(Woken::Ended);
                 }
-                stream.poll_read_lent(context, received, FIRST, &worker.buffers).map(Woken::Read)
+                read
             });
             match woken.await {
                 Woken::Read(Ok(1..)) => return Ok(Waited::Bytes),
