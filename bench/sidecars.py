@@ -20,8 +20,8 @@ from bench.measure import attempt
 from bench.stage import CLIENT_IP, PLAIN_IP, PLAIN_PORT, PORT, PROXY_CPU, SERVER_IP, Lane
 from meshdp.compiler import compile_all
 from meshdp.control.authority import Authority
-from meshdp.local import launch
 from meshdp.local.feed import Feed
+from meshdp.local.isolation import launch
 from meshdp.local.unit import sidecar_command, sidecar_env
 from meshdp.sources.files import FileSource
 

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from meshdp.local import kernel
-from meshdp.local.namespaces import Holder
+from meshdp.local.isolation import kernel
+from meshdp.local.isolation.namespaces import Holder
 
 T = TypeVar("T")
 P = TypeVar("P", str, bytes)

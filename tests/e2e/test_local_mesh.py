@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from meshdp.local import inside, kernel, mesh
+from meshdp.local import mesh
+from meshdp.local.isolation import inside, kernel
 from tests.support.local_mesh import Meshdp, alive, picture_of_the_host, wait_until
 
 pytestmark = [

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from meshdp.local import kernel
+from meshdp.local.isolation import kernel
 from tests.support.local_mesh import Meshdp, wait_until
 
 pytestmark = [

@@ -9,8 +9,9 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from meshdp.errors import MeshdpError, UsageError
-from meshdp.local import kernel, mesh_file
-from meshdp.local.namespaces import Holder
+from meshdp.local import mesh_file
+from meshdp.local.isolation import kernel
+from meshdp.local.isolation.namespaces import Holder
 from meshdp.local.state import Folder, MeshState, ProcessState, folders
 
 EXAMPLES = """\

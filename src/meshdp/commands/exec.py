@@ -10,8 +10,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from meshdp.errors import MeshdpError, UsageError
-from meshdp.local import launch
-from meshdp.local.namespaces import Holder
+from meshdp.local.isolation import launch
+from meshdp.local.isolation.namespaces import Holder
 from meshdp.local.state import instance_named, running
 
 EXAMPLES = """\

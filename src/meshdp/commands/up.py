@@ -11,7 +11,7 @@ from pathlib import Path
 from meshdp.errors import MeshdpError
 from meshdp.local import background, mesh_file
 from meshdp.local.background import Report
-from meshdp.local.launch import User, invoking_user
+from meshdp.local.isolation.launch import User, invoking_user
 from meshdp.local.mesh import Mesh
 from meshdp.local.mesh_file import MeshFile
 from meshdp.local.report import Palette, Voice, instance_row, show

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from meshdp.local import kernel
+from meshdp.local.isolation import kernel
 
 BUFFER_BYTES = 32 * 1024 * 1024
 SNAP_BYTES = 65535

@@ -23,8 +23,8 @@ import msgspec
 
 from meshdp.demo import capture
 from meshdp.errors import MeshdpError
-from meshdp.local import inside, namespaces
-from meshdp.local.namespaces import Holder
+from meshdp.local.isolation import inside, namespaces
+from meshdp.local.isolation.namespaces import Holder
 from meshdp.local.state import Folder, InstanceState, MeshState, instance_named
 
 CHANGE_TIMEOUT_S = 10.0

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from meshdp.compiler.snapshot import Snapshot
 from meshdp.control.authority import Authority, RequestRefused
-from meshdp.local.launch import SIDECAR_ID
+from meshdp.local.isolation.launch import SIDECAR_ID
 
 FRAME_LIMIT_BYTES = 64 * 1024 * 1024
 ANSWER_TIMEOUT_S = 10.0

@@ -17,12 +17,13 @@ from pathlib import Path
 
 from meshdp.control.authority import Authority
 from meshdp.errors import MeshdpError
-from meshdp.local import hosts, kernel, namespaces, translation
+from meshdp.local import hosts, translation
 from meshdp.local.configuration import Compiled, Configuration
 from meshdp.local.feed import Feed
-from meshdp.local.launch import SIDECAR_ID, User
+from meshdp.local.isolation import kernel, namespaces
+from meshdp.local.isolation.launch import SIDECAR_ID, User
+from meshdp.local.isolation.namespaces import Holder
 from meshdp.local.mesh_file import Instance, MeshFile
-from meshdp.local.namespaces import Holder
 from meshdp.local.state import Folder, MeshState, ProcessState
 from meshdp.local.unit import Place, Unit
 from meshdp.resources import Loaded

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshdp.errors import MeshdpError
-from meshdp.local import inside, launch
 from meshdp.local.feed import Feed
+from meshdp.local.isolation import inside, launch
+from meshdp.local.isolation.namespaces import Holder
 from meshdp.local.mesh_file import Instance
-from meshdp.local.namespaces import Holder
 from meshdp.local.state import InstanceState, ProcessState
 
 BACKOFF_FIRST_S = 0.1

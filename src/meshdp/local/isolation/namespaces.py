@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshdp.errors import MeshdpError
-from meshdp.local import kernel
 from meshdp.local.addresses import GATEWAY, POD_PREFIX
+from meshdp.local.isolation import kernel
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshdp.errors import MeshdpError, UsageError
-from meshdp.local import kernel
-from meshdp.local.namespaces import Holder
+from meshdp.local.isolation import kernel
+from meshdp.local.isolation.namespaces import Holder
 
 SIDECAR_ID = 1337
 
@@ -200,7 +200,7 @@ def _closed_ancestor(path: Path) -> Path | None:
 
 def interpreter_folders() -> list[Path]:
     """Every folder this Python runs from, followed through links: what a sidecar must be able to read."""
-    package = Path(__file__).resolve().parents[2]
+    package = Path(__file__).resolve().parents[3]
     named = [Path(sys.prefix), Path(sys.base_prefix), Path(sys.base_exec_prefix), package]
     folders = {folder for path in named for folder in (path.absolute(), path.resolve())}
     return sorted(folders)

@@ -14,7 +14,7 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
-from meshdp.local import kernel
+from meshdp.local.isolation import kernel
 
 ANSWER_LIMIT_BYTES = 16 * 1024 * 1024
 QUESTION_TIMEOUT_S = 2.0
