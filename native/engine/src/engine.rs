@@ -105,8 +105,8 @@ impl Engine {
     fn setup(&self, id: usize, commands: mpsc::UnboundedReceiver<Command>) -> Result<Setup, EngineError> {
         let settings = &self.force.settings;
         let listeners = vec![
-            (Direction::Outbound, bind("outbound capture", settings.outbound)?),
-            (Direction::Inbound, bind("inbound capture", settings.inbound)?),
+            (Direction::Outbound, bind("outbound capture", settings.outbound, settings)?),
+            (Direction::Inbound, bind("inbound capture", settings.inbound, settings)?),
         ];
         Ok(Setup {
             id,
@@ -178,8 +178,8 @@ fn hold_namespace() -> Result<UnixListener, EngineError> {
     UnixListener::bind_addr(&name).map_err(|_| EngineError::SecondInstance)
 }
 
-fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, EngineError> {
-    worker::bind(address).map_err(|error| EngineError::Bind { what, address, error })
+fn bind(what: &'static str, address: SocketAddr, settings: &Settings) -> Result<TcpListener, EngineError> {
+    worker::bind(address, &settings.limits).map_err(|error| EngineError::Bind { what, address, error })
 }
 
 fn bind_faces(settings: &Settings) -> Result<Vec<(Face, TcpListener)>, EngineError> {

@@ -14,11 +14,13 @@ use std::time::Duration;
 use meshdp_model::authz::Permit;
 use meshdp_model::balance::{self, EndpointSet};
 use meshdp_model::sections::{Cluster, Endpoint};
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::observe::outcome::Reason;
 use crate::pool::PoolKey;
+use crate::settings::Limits;
 use crate::stream::Stream;
 use crate::sys;
 use crate::tls::{self, ClientAlpn, ExpectedPeer, TlsFailure};
@@ -105,7 +107,7 @@ impl Target {
     /// # Errors
     /// The reason, before any byte of the request was sent.
     pub(crate) async fn connect(&self, worker: &Worker) -> Result<Stream, Reason> {
-        let tcp = match timeout(self.connect_timeout, dial(self.address, self.source)).await {
+        let tcp = match timeout(self.connect_timeout, dial(self.address, self.source, &worker.settings.limits)).await {
             Err(_) => return Err(Reason::UpstreamConnectTimeout),
             Ok(Err(_)) => return Err(Reason::UpstreamConnectFailed),
             Ok(Ok(tcp)) => tcp,
@@ -134,9 +136,12 @@ impl Target {
     }
 }
 
-async fn dial(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+async fn dial(address: SocketAddr, source: Option<IpAddr>, limits: &Limits) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
+    if let Some(probing) = limits.keepalive() {
+        SockRef::from(&socket).set_tcp_keepalive(&probing)?;
+    }
     if let Some(source) = source {
         sys::bind_address_without_port(socket.as_fd())?;
         socket.bind(SocketAddr::new(source, 0))?;

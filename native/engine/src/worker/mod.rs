@@ -26,7 +26,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::outcome::Reason;
 use crate::observe::telemetry::WorkerTelemetry;
 use crate::pool::Pool;
-use crate::settings::Settings;
+use crate::settings::{Limits, Settings};
 use crate::sys;
 use crate::tls::credentials::{CredentialStore, Credentials};
 use crate::worker::buffers::Buffers;
@@ -91,10 +91,12 @@ impl Worker {
     fn new(setup: Setup) -> Self {
         let Setup { id, settings, snapshot, credentials, telemetry, access_log, connection_limit, .. } = setup;
         let limits = &settings.limits;
+        // Idle connections may not take the descriptors that live ones need.
+        let pool_total = limits.pool_total.min(connection_limit / 2);
         Self {
             registry: Rc::new(Registry::new(id, connection_limit)),
             buffers: Buffers::default(),
-            pool: RefCell::new(Pool::new(limits.pool_per_endpoint, limits.pool_idle_ms)),
+            pool: RefCell::new(Pool::new(limits.pool_per_endpoint, pool_total, limits.pool_idle_ms)),
             load: Load::default(),
             scratch: RefCell::default(),
             telemetry: RefCell::new(telemetry),
@@ -241,12 +243,17 @@ fn seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
 }
 
-/// Binds one listener of a capture port; several workers share it through `SO_REUSEPORT`.
-pub(crate) fn bind(address: SocketAddr) -> std::io::Result<StdListener> {
+/// Binds one listener of a capture port; several workers share it through `SO_REUSEPORT`. Linux hands its options on to
+/// the sockets it accepts.
+pub(crate) fn bind(address: SocketAddr, limits: &Limits) -> std::io::Result<StdListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec().nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(probing) = limits.keepalive() {
+        socket.set_tcp_keepalive(&probing)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
