@@ -247,7 +247,9 @@ async fn terminate(
         ChainProtocol::Tcp => ServerAlpn::Tcp,
     };
     let offers_http11 = detection.application.iter().any(|name| &**name == b"http/1.1");
-    let handshake = tls::accept(tcp, prefix, &credentials, alpn, offers_http11);
+    let hello = prefix.as_slice().into();
+    worker.buffers.give(prefix);
+    let handshake = tls::accept(tcp, hello, &credentials, alpn, offers_http11);
     match timeout(worker.settings.handshake(), handshake).await {
         Err(_) => Err(Reason::DownstreamTlsTimeout.into()),
         Ok(Err(failure)) => {

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::tls::TlsStream;
-use crate::worker::buffers::Buffers;
+use crate::worker::buffers::{Buffers, FIRST};
 
 /// One connection, either side of the proxy.
 pub(crate) enum Stream {
@@ -99,7 +99,7 @@ impl Stream {
         buffers: &Buffers,
     ) -> Poll<io::Result<usize>> {
         if buf.capacity() == 0 {
-            *buf = buffers.lend();
+            *buf = buffers.lend_for(limit);
         }
         let read = self.poll_read(cx, buf, limit);
         if read.is_pending() && buf.is_empty() {
@@ -141,8 +141,15 @@ fn poll_read_plain(
     limit: usize,
 ) -> Poll<io::Result<usize>> {
     debug_assert!(limit > 0, "a read of nothing would look like the end");
-    buf.reserve(limit);
+    // A message uses what is left of its lent buffer before that grows.
+    let room = if limit <= FIRST { limit.min(LEAST_ROOM) } else { limit };
+    if buf.capacity() - buf.len() < room {
+        buf.reserve(limit);
+    }
     let mut bounded = AsyncReadExt::take(tcp, limit as u64);
     // The future holds no state between polls: it may be made anew for each.
     pin!(bounded.read_buf(buf)).poll(cx)
 }
+
+/// A read into less room than this is not worth its system call.
+const LEAST_ROOM: usize = 1_024;

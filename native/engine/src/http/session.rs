@@ -37,21 +37,13 @@ use crate::worker::{Pinned, Worker};
 ///
 /// # Errors
 /// What ended the connection, when it was not the end of a request; requests record their own outcomes.
-pub(crate) async fn run(secured: Secured, pinned: Rc<Pinned>, worker: &Rc<Worker>) -> Result<(), Failure> {
-    let mut session = HttpSession {
-        forwarded: forward::Forwarded::new(&secured, &pinned),
-        policy_context: RefCell::new(pinned.snapshot.connection_context(&secured.facts)),
-        secured,
-        accepted_under: pinned.epoch,
-        worker,
-        limits: Limits::default(),
-        series: RefCell::default(),
-    };
+pub(crate) async fn run(secured: Secured, pinned: &Pinned, worker: &Rc<Worker>) -> Result<(), Failure> {
+    let mut session = HttpSession::open(secured, pinned, worker);
     loop {
         match session.request().await? {
             Next::Request => {}
             Next::Close => {
-                reply::linger(&mut session.secured.stream).await;
+                Box::pin(reply::linger(&mut session.secured.stream)).await;
                 return Ok(());
             }
             Next::Cut => return Ok(()),
@@ -90,27 +82,40 @@ pub(crate) struct Request {
     pub(crate) started: Instant,
 }
 
-impl HttpSession<'_> {
+impl<'w> HttpSession<'w> {
+    fn open(secured: Secured, pinned: &Pinned, worker: &'w Rc<Worker>) -> Box<Self> {
+        Box::new(Self {
+            forwarded: forward::Forwarded::new(&secured, pinned),
+            policy_context: RefCell::new(pinned.snapshot.connection_context(&secured.facts)),
+            secured,
+            accepted_under: pinned.epoch,
+            worker,
+            limits: Limits::default(),
+            series: RefCell::default(),
+        })
+    }
+
+    /// Answers of our own are boxed: idle connections must not keep room for them.
     async fn request(&mut self) -> Result<Next, Failure> {
         let request = match self.receive_head().await? {
             Received::Head(request) => request,
-            Received::Refused(outcome, pinned) => return Ok(self.refuse(&outcome, &pinned).await),
+            Received::Refused(outcome, pinned) => return Ok(Box::pin(self.refuse(&outcome, &pinned)).await),
             Received::Closed => {
-                reply::hang_up(&mut self.secured.stream).await;
+                Box::pin(reply::hang_up(&mut self.secured.stream)).await;
                 return Ok(Next::Cut);
             }
         };
         let permit = match self.authorize(&request) {
             Ok(permit) => permit,
-            Err(denial) => return self.deny(&request, &denial).await,
+            Err(denial) => return Box::pin(self.deny(&request, &denial)).await,
         };
         let next = match self.route(&permit, &request) {
             Ok(target) => match upstream::serve(self, &request, &permit, target).await? {
                 Served::Next(next) => next,
-                Served::Unanswered(reason) => self.answer(&request, reason).await?,
-                Served::UnansweredMidBody(reason) => self.answer_and_close(&request, reason).await,
+                Served::Unanswered(reason) => Box::pin(self.answer(&request, reason)).await?,
+                Served::UnansweredMidBody(reason) => Box::pin(self.answer_and_close(&request, reason)).await,
             },
-            Err(reason) => self.answer(&request, reason).await?,
+            Err(reason) => Box::pin(self.answer(&request, reason)).await?,
         };
         let requests = &self.secured.entry.requests;
         requests.set(requests.get() + 1);

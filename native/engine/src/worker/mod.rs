@@ -85,6 +85,7 @@ pub(crate) struct Worker {
     /// Connections admitted at the last sweep, and when memory was last given back.
     admitted: Cell<u64>,
     settled: Cell<u64>,
+    quiet_sweeps: Cell<u32>,
 }
 
 impl Worker {
@@ -108,6 +109,7 @@ impl Worker {
             random: Cell::new(seed()),
             admitted: Cell::new(0),
             settled: Cell::new(0),
+            quiet_sweeps: Cell::new(0),
             credentials,
             settings,
         }
@@ -172,16 +174,18 @@ impl Worker {
         if matches!(self.own_credentials(), Err(Reason::CredentialsExpired)) {
             self.pool.borrow_mut().retire(|key| key.security.is_none());
         }
-        self.buffers.sweep();
-        self.settle();
+        let calm = self.buffers.sweep();
+        self.settle(calm);
         self.access_log.borrow_mut().flush();
     }
 
     /// Gives memory back once a burst of connections is over: handshakes leave the heap full of holes.
-    fn settle(&self) {
+    fn settle(&self, calm: bool) {
         let admitted = self.registry.admitted();
-        let quiet = admitted == self.admitted.replace(admitted);
-        if quiet && admitted - self.settled.get() >= BURST {
+        let quiet = admitted == self.admitted.replace(admitted) && calm;
+        self.quiet_sweeps.set(if quiet { self.quiet_sweeps.get() + 1 } else { 0 });
+        // By then the newcomers' requests are answered, and the buffers that they needed dropped.
+        if self.quiet_sweeps.get() >= SETTLED_SWEEPS && admitted - self.settled.get() >= BURST {
             self.settled.set(admitted);
             sys::release_free_memory();
         }
@@ -262,5 +266,6 @@ pub(crate) fn bind(address: SocketAddr, limits: &Limits) -> std::io::Result<StdL
 /// How often deadlines, idle pools and the access log are looked at.
 const SWEEP: Duration = Duration::from_millis(100);
 const BACKLOG: i32 = 1_024;
+const SETTLED_SWEEPS: u32 = 3;
 /// Connections after which looking for free memory is worth its milliseconds.
 const BURST: u64 = 128;
