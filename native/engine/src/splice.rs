@@ -45,6 +45,12 @@ impl Pipes {
         }
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn open(&self) -> usize {
+        self.open.get()
+    }
+
     /// Closes what lay about unused since the last sweep.
     pub(crate) fn sweep(&self) {
         let mut spare = self.spare.borrow_mut();
@@ -64,7 +70,7 @@ pub(crate) struct Pipe {
 
 impl Pipe {
     fn open(open: &Rc<Cell<usize>>) -> Option<Self> {
-        let (read, write, room) = sys::pipe(PIPE_BYTES).ok()?;
+        let (read, write, room) = sys::pipe(PIPE_BYTES as i32).ok()?;
         if room < LEAST_BYTES {
             return None; // the user's pages for pipes are used up (pipe(7)); reading is faster than two pages at a time
         }
@@ -77,7 +83,7 @@ impl Pipe {
         self.held
     }
 
-    /// Fills the empty pipe from a socket; 0 is the end of the peer's side.
+    /// Fills the empty pipe from a socket; 0 is the end of the peer's side, or the urgent mark before a part of it.
     ///
     /// # Errors
     /// `WouldBlock` when nothing can be taken this way now, or the socket's error.

@@ -59,7 +59,9 @@ fn pipes_are_bounded_and_unused_ones_are_closed() {
     let lent: Vec<_> = std::iter::from_fn(|| pipes.lend()).take(PIPES + 1).collect();
     assert!(!lent.is_empty() && lent.len() <= PIPES);
     let count = lent.len();
-    lent.into_iter().for_each(|pipe| pipes.give(pipe));
+    for pipe in lent {
+        pipes.give(pipe);
+    }
     assert_eq!(pipes.open.get(), count);
     pipes.sweep();
     assert_eq!(pipes.open.get(), count, "all were needed since the last sweep");

@@ -40,7 +40,7 @@ impl Stream {
     /// Takes some of `bytes`. Over TLS they may still wait for [`Stream::poll_flush`].
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Plain(tcp) => uninterrupted(|| Pin::new(&mut *tcp).poll_write(cx, bytes)),
             Self::Tls(tls) => tls.poll_write(cx, bytes),
         }
     }
@@ -146,9 +146,21 @@ fn poll_read_plain(
     if buf.capacity() - buf.len() < room {
         buf.reserve(limit);
     }
-    let mut bounded = AsyncReadExt::take(tcp, limit as u64);
-    // The future holds no state between polls: it may be made anew for each.
-    pin!(bounded.read_buf(buf)).poll(cx)
+    uninterrupted(|| {
+        let mut bounded = AsyncReadExt::take(&mut *tcp, limit as u64);
+        // The future holds no state between polls: it may be made anew for each.
+        pin!(bounded.read_buf(buf)).poll(cx)
+    })
+}
+
+/// Makes a system call again that a signal interrupted (signal(7)); tokio takes that for a failure.
+pub(crate) fn uninterrupted<T>(mut call: impl FnMut() -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    loop {
+        match call() {
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
 }
 
 /// A read into less room than this is not worth its system call.

@@ -163,7 +163,7 @@ impl<'w> HttpSession<'w> {
                 self.secured.entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
                 Some(Received::Head(Request { head, pinned, started }))
             }
-            Err(refusal) => Some(Received::Refused(refused_as(&refusal), pinned)),
+            Err(refusal) => Some(Received::Refused(refused_as(refusal), pinned)),
         })
     }
 
@@ -318,7 +318,7 @@ impl<'w> HttpSession<'w> {
     }
 }
 
-fn refused_as(refusal: &Refusal) -> Outcome {
+fn refused_as(refusal: Refusal) -> Outcome {
     let too_large = matches!(refusal.status, 413 | 414 | 431);
     let reason = if too_large { Reason::RequestHeadTooLarge } else { Reason::MalformedRequest };
     Outcome::of(reason).because(refusal.reason.code()).answered(refusal.status)

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 use super::failure::TlsFailure;
 use super::session::{Advance, Opened, RECORD_PLAINTEXT, Sealed, Session};
+use crate::stream::uninterrupted;
 
 /// A TLS connection. Both directions are polled by one task.
 pub(crate) struct TlsStream {
@@ -268,7 +269,7 @@ impl TlsStream {
 /// One read. tokio remembers a short read, so the next one waits instead of asking the kernel in vain.
 fn poll_socket(tcp: &mut TcpStream, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
     let mut space = ReadBuf::new(space);
-    ready!(Pin::new(tcp).poll_read(cx, &mut space))?;
+    ready!(uninterrupted(|| Pin::new(&mut *tcp).poll_read(cx, &mut space)))?;
     Poll::Ready(Ok(space.filled().len()))
 }
 
@@ -276,7 +277,7 @@ fn poll_socket(tcp: &mut TcpStream, cx: &mut Context<'_>, space: &mut [u8]) -> P
 fn poll_send(tcp: &mut TcpStream, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {
-        match Pin::new(&mut *tcp).poll_write(cx, &bytes[sent..]) {
+        match uninterrupted(|| Pin::new(&mut *tcp).poll_write(cx, &bytes[sent..])) {
             Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
             Poll::Ready(Ok(count)) => sent += count,
             Poll::Ready(Err(error)) => return Err(error),
