@@ -69,6 +69,7 @@ class MeshState(msgspec.Struct, frozen=True):
     supervisor: ProcessState
     link: ProcessState
     user: str
+    rights: str = "root"
     ready: bool = False
     settled: bool = False
     documents: str = ""
