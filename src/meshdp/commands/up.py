@@ -48,10 +48,10 @@ def _live(file: MeshFile, user: User, args: Namespace, report: Report) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     voice = Voice(args)
     folder = Folder(file.name)
-    taken = rights.take()
     folder.acquire()
     mesh = None
     try:
+        taken = rights.take()
         mesh = Mesh(file, folder, user, taken, lambda line: voice.say(f"  {voice.palette.faint(line)}"))
         voice.say(voice.palette.strong(f"mesh {file.name}"))
         voice.say(f"  {voice.palette.faint(_explain(taken))}")

@@ -135,7 +135,7 @@ def _segment(frame: bytes) -> Segment | None:
 
 
 class _Taker:
-    """Takes frames off a tap in a thread of its own while a block runs: the kernel's buffer is small for ordinary users."""
+    """Takes frames off a tap in a thread while a block runs: for ordinary users the kernel's buffer is small."""
 
     def __init__(self, tap: socket.socket) -> None:
         self.packets: list[Packet] = []

@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 class Mesh:
     """One mesh, from its file to its end. `build` before the event loop starts, then `run`, then `remove`."""
 
-    def __init__(self, file: MeshFile, folder: Folder, user: User, rights: Rights, say: Say) -> None:  # noqa: PLR0913
+    def __init__(self, file: MeshFile, folder: Folder, user: User, rights: Rights, say: Say) -> None:
         self.file = file
         self.units: list[Unit] = []
         self._folder = folder

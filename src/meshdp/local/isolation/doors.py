@@ -1,4 +1,4 @@
-"""Goes into the namespaces of a running mesh: as root straight on, as anyone else through the mesh's own user namespace.
+"""Goes into the namespaces of a running mesh: as root straight on, as anyone else through its user namespace.
 
 In:      the process number of anything that a mesh holds.
 Out:     this process inside for good, or a socket that was made inside.
@@ -16,7 +16,7 @@ from meshdp.local.isolation import kernel
 
 
 def take_powers(pid: int) -> None:
-    """Gives this process, which must have one thread, the capabilities its user has over a mesh. There is no way back."""
+    """Gives this process, which has one thread, the capabilities of its user over a mesh. There is no way back."""
     if not _at_home(pid):
         kernel.enter_one_of(pid, "user", kernel.NEW_USERS)
 

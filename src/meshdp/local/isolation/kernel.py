@@ -51,7 +51,7 @@ def enter_one_of(pid: int, name: str, kind: int) -> None:
 def clone(flags: int) -> int:
     """Forks a process that has one thread: like os.fork, with flags of clone(2). 0 in the child.
 
-    SAME_PARENT makes the child the caller's sibling. None of Python's own preparations run, which one thread does not need.
+    SAME_PARENT makes the child the caller's sibling. Python's own preparations do not run: one thread needs none.
     """
     # A child of the same parent ends with the signal its sibling would end with, and may not name one.
     exit_signal = 0 if flags & SAME_PARENT else signal.SIGCHLD

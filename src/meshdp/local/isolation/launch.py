@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,9 +145,6 @@ def _start(processes: int, program: Program, enter: Callable[[], None]) -> subpr
         process.wait()  # the one that went in first; the program is the one that followed
         process.pid, process.returncode = _read_number(numbers), None
         return process
-    except FileNotFoundError as error:
-        _collect(numbers, number)
-        raise MeshdpError(f"program {program.argv[0]!r} is not found", "check command and PATH") from error
     except subprocess.SubprocessError as error:
         _collect(numbers, number)
         os.write(writer, b"\n")  # so that there is something to read
@@ -154,6 +152,9 @@ def _start(processes: int, program: Program, enter: Callable[[], None]) -> subpr
         raise MeshdpError(f"{program.argv[0]!r} cannot be started as {program.user.name}: {reason}") from error
     except OSError as error:
         _collect(numbers, number)
+        # A closed folder in PATH answers "permission denied" for what is nowhere.
+        if isinstance(error, FileNotFoundError) or shutil.which(program.argv[0], path=program.env.get("PATH")) is None:
+            raise MeshdpError(f"program {program.argv[0]!r} is not found", "check command and PATH") from error
         raise MeshdpError(f"{program.argv[0]!r} cannot be started: {error}", "check command and its rights") from error
     finally:
         for descriptor in filter(None, (output, reader, writer, numbers, number)):

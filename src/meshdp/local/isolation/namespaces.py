@@ -2,9 +2,10 @@
 
 In:      addresses and files to bind, from `mesh`; the rights that `rights` has taken.
 Out:     `Holder`s: a holder is process 1 of its own process, mount and network namespaces and does nothing but keep
-         them; its keeper is process 1 of the process namespace around it, in which the sidecar lives, out of the application's sight and
-         signals. Nothing has a name in the host's file system or network: when one of the two dies, so does the other, the kernel ends every
-         process inside and takes namespace, veth and mounts away; both die with the process that made them.
+         them; its keeper is process 1 of the process namespace around it, in which the sidecar lives, out of the
+         application's sight and signals. Nothing has a name in the host's file system or network: when one of the two
+         dies, so does the other, the kernel ends every process inside and takes namespace, veth and mounts away; both
+         die with the process that made them.
 Fails:   MeshdpError naming what is missing (iproute2, an open /proc).
 Source:  pid_namespaces(7), network_namespaces(7), mount_namespaces(7).
 """
@@ -119,7 +120,7 @@ def run_inside(holder: Holder, command: list[str], text: str = "") -> str:
             text=True,
             check=False,
             env=_TOOLS_ENV,
-            preexec_fn=enter,  # noqa: PLW1509 - this process has one thread
+            preexec_fn=enter,
         )
     except FileNotFoundError as error:
         raise MeshdpError(f"{command[0]} is missing", f"install {PACKAGES.get(command[0], command[0])}") from error
@@ -154,7 +155,7 @@ def hold(name: str, prepare: Callable[[], None]) -> Holder:
 
 
 def _be_keeper(name: str, prepare: Callable[[], None], writer: int) -> None:
-    """The keeper's life: have a holder, collect orphans until it dies, and end everything inside by dying. Never returns."""
+    """The keeper's life: have a holder, collect orphans until it dies, and end all inside by dying. Never returns."""
     try:
         kernel.die_with_parent()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -250,7 +251,7 @@ READ_ONLY_PATHS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus",
 
 _READY = "ready"
 _PROC_HINT = (
-    "parts of this machine's /proc are covered, as in containers, and the kernel then shows no fresh one to an ordinary user; "
-    "start the container with its /proc open (docker run --security-opt systempaths=unconfined), or run meshdp outside it"
+    "parts of this machine's /proc are covered, as in containers, and then ordinary users may not mount another; start"
+    " the container with its /proc open (docker run --security-opt systempaths=unconfined), or run meshdp outside it"
 )
 _TOOLS_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}

@@ -1,8 +1,8 @@
 """Takes the rights that a mesh needs on this machine: root's, or those over namespaces of one's own.
 
 In:      who runs this process, and what the machine allows.
-Out:     `Rights`: how a sidecar's traffic will be told from its application's. Without root this process is afterwards in
-         a user namespace that maps its user and group to themselves, with every capability there, and in a network
+Out:     `Rights`: how a sidecar's traffic will be told from its application's. Without root this process is afterwards
+         in a user namespace that maps its user and group to themselves, with every capability there, and in a network
          namespace without a way out, to which it comes back from others.
 Limits:  needs one thread. Only the user's own ids are mapped, and 1337 where the machine lends subordinate ids.
 Fails:   MeshdpError that names the setting of the machine that forbids it, and the cure.
@@ -14,10 +14,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ ROOT, OWNER, MARKED = "root", "owner", "mark"
 
 
 class Rights(NamedTuple):
-    """`mode`: ROOT and OWNER tell a sidecar's traffic by its user 1337, MARKED by a packet mark; `why` says why not better."""
+    """`mode`: ROOT and OWNER tell a sidecar's traffic by its user 1337, MARKED by a mark; `why`: why not better."""
 
     mode: str
     why: str = ""
@@ -68,7 +69,7 @@ def take() -> Rights:
     if os.geteuid() == 0 and _is_mapped(SIDECAR_ID):
         return AS_ROOT
     uid, gid = os.geteuid(), os.getegid()
-    lent, why = _lent_ids(uid)
+    lent, why = lent_ids(uid)
     with _mapper(lent) as map_lent:
         _make_namespaces(kernel.NEW_USERS)
         if lent is not None:
@@ -77,6 +78,17 @@ def take() -> Rights:
             _map_own(uid, gid)
     _make_namespaces(kernel.NEW_NETWORK)
     return Rights(MARKED, why) if why else Rights(OWNER)
+
+
+def lent_ids(uid: int) -> tuple[Lent | None, str]:
+    """Ids that the machine lends this user, or why sidecars cannot have a user of their own."""
+    missing = [tool for tool in _MAPPERS if shutil.which(tool) is None]
+    if missing:
+        return None, f"{' and '.join(missing)} is not installed (Debian: uidmap)"
+    found = [_first_lent(Path(file), uid) for file in ("/etc/subuid", "/etc/subgid")]
+    if found[0] is None or found[1] is None:
+        return None, "no subordinate ids for this user in /etc/subuid and /etc/subgid (as root: usermod --add-subuids)"
+    return Lent(found[0], found[1]), ""
 
 
 def refusal(error: OSError, sysctls: Path = Path("/proc/sys")) -> MeshdpError:
@@ -100,9 +112,13 @@ def refusal(error: OSError, sysctls: Path = Path("/proc/sys")) -> MeshdpError:
             return MeshdpError(problem, f"as root: sysctl -w {name}={allows}; or run meshdp with sudo")
     if error.errno == errno.ENOSPC:
         problem = "this machine's user or network namespaces are used up"
-        return MeshdpError(problem, "as root, raise user.max_user_namespaces and user.max_net_namespaces with sysctl -w")
+        return MeshdpError(
+            problem, "as root, raise user.max_user_namespaces and user.max_net_namespaces with sysctl -w"
+        )
     if error.errno in (errno.ENOSYS, errno.EINVAL):
-        return MeshdpError("this kernel has no user namespaces", "run meshdp with sudo, or a kernel with CONFIG_USER_NS")
+        return MeshdpError(
+            "this kernel has no user namespaces", "run meshdp with sudo, or a kernel with CONFIG_USER_NS"
+        )
     hint = "inside a container, allow it (docker run --security-opt seccomp=unconfined); or run meshdp as root"
     return MeshdpError(f"this machine refuses user namespaces: {error.strerror}", hint)
 
@@ -133,30 +149,15 @@ def _is_mapped(wanted: int) -> bool:
     return any(first <= wanted < first + count for first, _, count in rows)
 
 
-def _lent_ids(uid: int) -> tuple[Lent | None, str]:
-    """Ids that the machine lends this user, or why sidecars cannot have a user of their own."""
-    missing = [tool for tool in _MAPPERS if shutil.which(tool) is None]
-    if missing:
-        return None, f"{' and '.join(missing)} is not installed (Debian: uidmap)"
-    found = [_first_lent(Path(file), uid) for file in ("/etc/subuid", "/etc/subgid")]
-    if found[0] is None or found[1] is None:
-        return None, "no subordinate ids for this user in /etc/subuid and /etc/subgid (as root: usermod --add-subuids)"
-    return Lent(found[0], found[1]), ""
-
-
 def _first_lent(file: Path, uid: int) -> int | None:
     """The first id of the first range; lines are `NAME-OR-UID:FIRST:COUNT`."""
-    import pwd
-
     try:
         lines = file.read_text().splitlines()
     except OSError:
         return None
     names = {str(uid)}
-    try:
+    with suppress(KeyError):
         names.add(pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        pass
     for line in lines:
         who, _, ids = line.partition(":")
         first, _, count = ids.partition(":")
@@ -167,7 +168,7 @@ def _first_lent(file: Path, uid: int) -> int | None:
 
 @contextmanager
 def _mapper(lent: Lent | None) -> Iterator[Callable[[], str]]:
-    """Forks a child that stays outside, where newuidmap must run; what is given asks it to map, and gives why it could not."""
+    """Forks a child that stays outside, where newuidmap must run; what is given asks it to map: why it could not."""
     if lent is None:
         yield lambda: ""
         return
