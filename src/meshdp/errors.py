@@ -124,6 +124,11 @@ CODES: dict[str, Code] = {
     "MDP0105": Code("not text", "error", "Save the file as UTF-8 text."),
     "MDP0106": Code("value YAML cannot carry", "error", "Quote the value, or write a plain number, string or boolean."),
     "MDP0107": Code("not readable", "error", "Make it readable; until then what it said last stays in force."),
+    "MDP0108": Code(
+        "file empty or cut off",
+        "error",
+        "Write it whole. To say less, remove the file, replace it by a rename, or leave a comment in its place.",
+    ),
     # decoding
     "MDP0201": Code("unknown field", "error", "Correct the spelling or remove the field; nothing is silently dropped."),
     "MDP0202": Code("wrong type", "error", "Write the value in the expected type (quote it if it is a string)."),
