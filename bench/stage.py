@@ -95,7 +95,7 @@ class Lane:
         """A process that does nothing at an end, for programs that are started beside one."""
         if end not in self._holders:
             idle = self.start(end, ["/bin/sleep", "infinity"], cpu=OTHER_CPU)
-            self._holders[end] = Holder(idle.pid, kernel.started_at(idle.pid) or 0)
+            self._holders[end] = Holder(idle.pid, kernel.started_at(idle.pid) or 0, keeper=idle.pid)
         return self._holders[end]
 
     def log(self) -> str:
