@@ -7,6 +7,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from meshdp.local import logs
 from meshdp.local.state import Folder, instance_named, running
 
 EXAMPLES = """\
@@ -40,6 +41,7 @@ def _copy(path: Path, followed: Folder | None) -> None:
     if not path.exists():
         return
     with path.open("rb") as log:
+        log.seek(logs.start(log.fileno()))
         while True:
             while piece := log.read(1 << 16):
                 sys.stdout.buffer.write(piece)

@@ -1,7 +1,7 @@
-"""Turns the few Linux calls that CPython 3.11 lacks (namespaces, mounts, capabilities) into plain functions.
+"""Turns the few Linux calls that CPython 3.11 lacks (namespaces, mounts, capabilities, holes) into plain functions.
 
 Fails: OSError with the kernel's errno and the call's name; the caller says what it means and how to cure it.
-Source: unshare(2), setns(2), mount(2), prctl(2), capabilities(7), user_namespaces(7).
+Source: unshare(2), setns(2), mount(2), prctl(2), fallocate(2), capabilities(7), user_namespaces(7).
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ def bind(source: str, target: str, *, read_only: bool = False) -> None:
     if read_only:
         for point in _mounted_at_or_below(target):
             mount("none", point, flags=MOUNT_BIND | MOUNT_REMOUNT | MOUNT_READ_ONLY)
+
+
+def punch_hole(descriptor: int, end: int) -> None:
+    """Gives the room of a file's first `end` bytes back; they read as NULs, and what is appended meanwhile is safe."""
+    _checked("fallocate", _libc.fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(end)))
 
 
 def die_with_parent() -> None:
@@ -118,6 +123,12 @@ def started_at(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[_STAT_START_AFTER_NAME])
 
 
+def children() -> set[int]:
+    """The children of this process, those that have ended and wait to be collected among them."""
+    found = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+    return {int(pid) for pids in found for pid in pids}
+
+
 def _mounted_at_or_below(target: str) -> list[str]:
     rows = Path("/proc/self/mountinfo").read_text().splitlines()
     points = {row.split()[4] for row in rows}
@@ -144,5 +155,6 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _STAT_START_AFTER_NAME = 19
+_KEEP_SIZE, _PUNCH_HOLE = 0x1, 0x2
 
 _libc = ctypes.CDLL(None, use_errno=True)
