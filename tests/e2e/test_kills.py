@@ -227,5 +227,7 @@ def judge_packets(pcap: Path, link: Path, up: Meshdp) -> None:
     stranger = instance(up, "stranger")["address"]
     on_link = capture.streams(capture.read_pcap(link))
     assert not [each for each in on_link if b"X-Nonce: caller-" in each.data], "a request of the caller in the clear"
-    answered = [each for each in on_link if each.destination.startswith(f"{stranger}:") and b"HTTP/1.1 200" in each.data]
+    answered = [
+        each for each in on_link if each.destination.startswith(f"{stranger}:") and b"HTTP/1.1 200" in each.data
+    ]
     assert not answered, "the application answered somebody without an identity"
