@@ -111,6 +111,14 @@ pub(crate) fn release_free_memory() {
     }
 }
 
+/// Whether a write of a page would not wait: a file always, a pipe while its reader keeps up.
+pub(crate) fn takes_bytes_now(file: BorrowedFd<'_>) -> bool {
+    let mut asked = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: the pointer describes one writable pollfd that outlives the call, which does not wait.
+    let ready = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    ready == 1 && asked.revents & libc::POLLOUT != 0
+}
+
 /// The soft limit of open files, from which the connection cap follows.
 pub(crate) fn open_file_limit() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

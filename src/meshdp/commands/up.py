@@ -17,6 +17,7 @@ from meshdp.local.mesh import Mesh
 from meshdp.local.mesh_file import MeshFile
 from meshdp.local.report import Palette, Voice, instance_row, show
 from meshdp.local.state import Folder, InstanceState
+from meshdp.local.unit import DRAIN_S
 
 EXAMPLES = """\
 examples:
@@ -31,6 +32,8 @@ def configure(parser: ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("-f", "--file", default="mesh.yaml", metavar="FILE", help="the LocalMesh file (mesh.yaml)")
     parser.add_argument("--detach", action="store_true", help="return once all is ready; `meshdp down` ends it")
+    drain = "how long commands, then connections, may take to end (5)"
+    parser.add_argument("--drain-s", type=float, default=DRAIN_S, metavar="SECONDS", help=drain)
     parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long all may take (30)")
 
 
@@ -48,19 +51,32 @@ def _live(file: MeshFile, user: User, args: Namespace, report: Report) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     voice = Voice(args)
     folder = Folder(file.name)
-    folder.acquire()
-    mesh = None
+    adopted = folder.acquire()
+    mesh, done = None, False
     try:
         taken = rights.take()
         mesh = Mesh(file, folder, user, taken, lambda line: voice.say(f"  {voice.palette.faint(line)}"))
+        mesh.drain_s = args.drain_s
         voice.say(voice.palette.strong(f"mesh {file.name}"))
         voice.say(f"  {voice.palette.faint(_explain(taken))}")
+        if adopted:
+            voice.say(f"  it did not end by itself the last time: {_adopted(folder)}")
         mesh.build()
-        return asyncio.run(_serve(mesh, args, voice, report))
+        code = asyncio.run(_serve(mesh, args, voice, report))
+        done = True
+        return code
     finally:
         if mesh is not None:
             mesh.remove()
-        folder.release()
+        if adopted and not done:
+            folder.leave()  # a start that fails must not cost what a crash has spared
+        else:
+            folder.release()
+
+
+def _adopted(folder: Folder) -> str:
+    authority = "its certificate authority is adopted" if folder.authority.is_dir() else "it had made no certificates"
+    return f"{authority}, its logs are kept as *.log.1"
 
 
 def _explain(taken: Rights) -> str:

@@ -4,6 +4,7 @@
 //! Limits: one swap at a time; a worker has `SWAP_TIMEOUT` to take one.
 //! Fails: a refused transaction changes nothing; the reason goes back to the sender and is counted.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc};
 use std::time::{Duration, SystemTime};
@@ -19,6 +20,7 @@ use crate::control::admin::{AdminState, Answer};
 use crate::control::client::{FeedEvent, FeedTarget, Hello};
 use crate::control::history::History;
 use crate::observe::access_log::{AccessLog, Mode, Sink};
+use crate::observe::notice;
 use crate::observe::telemetry::Telemetry;
 use crate::settings::Settings;
 use crate::tls::credentials::{CredentialError, CredentialStore, TrustPolicy};
@@ -312,15 +314,15 @@ impl FeedTarget for Force {
 
     fn note(&self, event: FeedEvent<'_>) {
         match event {
-            FeedEvent::Refused(reason) => eprintln!("meshdp sidecar: configuration refused: {reason}"),
-            FeedEvent::NotCertified(reason) => eprintln!("meshdp sidecar: no certificate: {reason}"),
+            FeedEvent::Refused(reason) => notice::say(&format!("configuration refused: {reason}")),
+            FeedEvent::NotCertified(reason) => notice::say(&format!("no certificate: {reason}")),
             FeedEvent::Lost(reason) => {
                 // Said once: the attempts that follow change nothing for a reader.
                 if !self.feed_lost.swap(true, Ordering::Relaxed) {
-                    eprintln!("meshdp sidecar: no feed, keeping what is in force and trying again: {reason}");
+                    notice::say(&format!("no feed, keeping what is in force and trying again: {reason}"));
                 }
             }
-            FeedEvent::Trouble(reason) => eprintln!("meshdp sidecar: the feed reports: {reason}"),
+            FeedEvent::Trouble(reason) => notice::say(&format!("the feed reports: {reason}")),
             FeedEvent::Connected => self.feed_lost.store(false, Ordering::Relaxed),
             FeedEvent::Applied(_) | FeedEvent::Certified(_) => {}
         }
@@ -332,7 +334,11 @@ fn open_log(settings: &Settings, telemetry: &Telemetry) -> Result<Sink, EngineEr
     let failed = |error: std::io::Error| EngineError::AccessLog(format!("{}: {error}", settings.access_log));
     let mode = if settings.access_log == "off" { Mode::Off } else { Mode::Text };
     match settings.access_log.as_str() {
-        "off" | "stdout" => Sink::start(std::io::stdout(), mode, dropped),
+        // Not Rust's own standard output: it keeps what it could not write and would write it later, out of order.
+        "off" | "stdout" => {
+            let standard = std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+            Sink::start(std::fs::File::from(standard), mode, dropped)
+        }
         path => {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
             Sink::start(file, mode, dropped)

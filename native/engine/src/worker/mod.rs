@@ -23,7 +23,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
 use crate::http::decide::Scratch;
-use crate::listener;
+use crate::listener::{self, Doors};
 use crate::observe::access_log::AccessLog;
 use crate::observe::outcome::Reason;
 use crate::observe::telemetry::WorkerTelemetry;
@@ -41,8 +41,10 @@ pub(crate) enum Command {
     Swap(Arc<Snapshot>, Sender<()>),
     /// Answer with the live connections.
     Connections(Sender<Vec<ConnectionRow>>),
-    /// Stop accepting; let what runs finish.
+    /// No new work from peers; the application may still connect, and what runs may finish.
     Drain,
+    /// Accept nothing more.
+    Close,
     /// End now.
     Stop,
 }
@@ -196,12 +198,12 @@ pub(crate) fn run(mut setup: Setup) -> std::io::Result<()> {
     let commands = std::mem::replace(&mut setup.commands, mpsc::unbounded_channel().1);
     let worker = Rc::new(Worker::new(setup));
     runtime.block_on(async move {
-        let (stop_accepting, accepting) = tokio::sync::watch::channel(false);
+        let (doors, seen) = tokio::sync::watch::channel(Doors::Open);
         for (direction, listener) in listeners {
-            tokio::task::spawn_local(listener::accept(direction, listener, Rc::clone(&worker), accepting.clone()));
+            tokio::task::spawn_local(listener::accept(direction, listener, Rc::clone(&worker), seen.clone()));
         }
         tokio::task::spawn_local(tick(Rc::clone(&worker)));
-        obey(&worker, commands, &stop_accepting).await;
+        obey(&worker, commands, &doors).await;
         worker.access_log.borrow_mut().flush();
     });
     Ok(())
@@ -210,7 +212,7 @@ pub(crate) fn run(mut setup: Setup) -> std::io::Result<()> {
 async fn obey(
     worker: &Worker,
     mut commands: mpsc::UnboundedReceiver<Command>,
-    stop_accepting: &tokio::sync::watch::Sender<bool>,
+    doors: &tokio::sync::watch::Sender<Doors>,
 ) {
     while let Some(command) = commands.recv().await {
         match command {
@@ -221,9 +223,10 @@ async fn obey(
             Command::Connections(answer) => drop(answer.send(worker.registry.rows())),
             Command::Drain => {
                 worker.draining.set(true);
-                let _ = stop_accepting.send(true);
+                let _ = doors.send(Doors::OutboundOnly);
                 worker.registry.wake_all().await;
             }
+            Command::Close => drop(doors.send(Doors::Closed)),
             Command::Stop => return,
         }
     }
