@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::control::admin::{self, Face};
-use crate::control::client;
+use crate::control::client::{self, Scope};
 use crate::control::force::Force;
 use crate::settings::Settings;
 use crate::sys;
@@ -54,6 +54,7 @@ impl Engine {
         if running.is_some() {
             return Err(EngineError::AlreadyStarted);
         }
+        sys::keep_memory_private();
         let settings = Arc::clone(&self.force.settings);
         let exclusive = if settings.single_instance { Some(hold_namespace()?) } else { None };
         let faces = bind_faces(&settings)?;
@@ -211,11 +212,27 @@ fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: one
         }
         if let Some(feed) = &force.settings.feed {
             let target = Arc::clone(force) as Arc<dyn client::FeedTarget>;
-            tokio::spawn(client::follow(feed.clone(), target));
+            tokio::spawn(client::follow(feed.clone(), Scope::Feed, target));
         }
+        if let Some(signer) = &force.settings.csr_socket {
+            let target = Arc::clone(force) as Arc<dyn client::FeedTarget>;
+            tokio::spawn(client::follow(signer.clone(), Scope::Certificates, target));
+        }
+        tokio::spawn(watch_certificate(Arc::clone(force)));
         let _ = stopped.await;
     });
 }
 
+async fn watch_certificate(force: Arc<Force>) {
+    let mut interval = tokio::time::interval(CERTIFICATE_WATCH);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        force.watch_certificate();
+    }
+}
+
 const EXCLUSIVE_NAME: &[u8] = b"meshdp/sidecar";
+/// How often the certificate's age is looked at.
+const CERTIFICATE_WATCH: Duration = Duration::from_millis(250);
 const DRAIN_POLL: Duration = Duration::from_millis(20);

@@ -2,7 +2,7 @@
 //!
 //! In: open sockets of the worker that calls.  Out: plain values and `io::Result`.
 //! Limits: none of these block; all sockets here are non-blocking.
-//! Source: netfilter `SO_ORIGINAL_DST`, ip(7) `IP_BIND_ADDRESS_NO_PORT`, getrlimit(2).
+//! Source: netfilter `SO_ORIGINAL_DST`, ip(7) `IP_BIND_ADDRESS_NO_PORT`, getrlimit(2), PR_SET_DUMPABLE(2const).
 #![allow(unsafe_code)]
 
 use std::io;
@@ -83,6 +83,18 @@ pub(crate) fn release_free_memory() {
     // SAFETY: malloc_trim takes a number, and locks the heap while it looks through it.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// Keeps keys and traffic from core dumps and from processes of the same user: no dump, no ptrace, no `/proc/PID/mem`.
+///
+/// Both calls are refused by no kernel we know; what cannot be had is no reason to carry no traffic.
+pub(crate) fn keep_memory_private() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: prctl takes numbers; the pointer describes one readable rlimit that outlives the call.
+    unsafe {
+        libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
     }
 }
 

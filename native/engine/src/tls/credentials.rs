@@ -8,7 +8,6 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
@@ -23,7 +22,7 @@ use crate::tls::config::{Base, ServerAlpn, provider};
 use crate::tls::failure::TlsFailure;
 use crate::tls::leaf::{Leaf, Validity};
 use crate::tls::recent::Recent;
-use crate::tls::verify::{CallerVerifier, Role, ServiceVerifier, Trust};
+use crate::tls::verify::{CallerVerifier, Role, RootId, ServiceVerifier, Trust};
 
 /// Where the newest [`Credentials`] are found; one per process.
 pub struct CredentialStore {
@@ -60,8 +59,8 @@ pub struct Credentials {
     identity: String,
     validity: Validity,
     policy: TrustPolicy,
-    trust: Arc<Trust>,
-    base: Base,
+    pub(super) trust: Arc<Trust>,
+    pub(super) base: Base,
     server_http: Arc<ServerConfig>,
     server_tcp: Arc<ServerConfig>,
     clients: Mutex<Recent<Arc<[String]>, Arc<ClientConfig>>>,
@@ -125,6 +124,21 @@ impl CredentialStore {
         let checked = check_own(&base.key.cert, &trust, waiting.identity.as_deref(), now_unix)?;
         let made = Arc::new(Credentials::make(self.next_epoch(), checked, policy.clone(), trust, base)?);
         waiting.key = None;
+        self.current.store(Some(made.clone()));
+        Ok(made)
+    }
+
+    /// Publishes the chain in use again under another trust bundle.
+    pub fn trust(&self, bundle_pem: &[u8], now_unix: u64) -> Result<Arc<Credentials>, CredentialError> {
+        let _one_writer = self.waiting();
+        let old = self.load().ok_or(CredentialError::NoKey)?;
+        let trust = self.trust_of(bundle_pem, &old.base)?;
+        if Arc::ptr_eq(&trust, &old.trust) {
+            return Ok(old);
+        }
+        let own = check_own(&old.base.key.cert, &trust, Some(&old.identity), now_unix)?;
+        let made = Credentials::make(self.next_epoch(), own, old.policy.clone(), trust, old.base.clone())?;
+        let made = Arc::new(made);
         self.current.store(Some(made.clone()));
         Ok(made)
     }
@@ -220,8 +234,26 @@ impl Credentials {
 
     /// Whether our own certificate is no longer valid.
     pub fn have_expired(&self) -> bool {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        self.not_after_unix() <= since.map_or(0, |since| since.as_secs())
+        self.not_after_unix() <= self.now_unix()
+    }
+
+    fn now_unix(&self) -> u64 {
+        self.base.clock.current_time().map_or(0, |now| now.as_secs())
+    }
+
+    /// Whether chains that lead to this root are still accepted.
+    pub(crate) fn trusts(&self, root: &RootId) -> bool {
+        self.trust.holds(root)
+    }
+
+    /// The root that the peer's chain leads to. After a handshake this is remembered, not verified anew.
+    pub(crate) fn root_of(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        peer: Role,
+    ) -> Result<RootId, TlsFailure> {
+        self.trust.verify(leaf, intermediates, peer, self.now_unix())
     }
 
     /// The first second in which the whole chain is valid.
