@@ -31,6 +31,7 @@ VERBS = {
     "ps": "list what a mesh on this machine runs",
     "exec": "run a command inside a workload's network",
     "logs": "print what a workload or its sidecar wrote",
+    "certs": "show the certificates of a mesh, and renew them or their root",
     "down": "stop a mesh and remove all it made",
     "check": "find every mistake in Kubernetes and Istio YAML",
     "demo": "walk through interception, mutual TLS and authorization on real packets",

@@ -112,6 +112,10 @@ class Side:
                 answer += chunk
         return answer.split(b"\r\n\r\n", 1)[1].decode()
 
+    def serial(self) -> str:
+        """The certificate in use."""
+        return str(json.loads(self.admin("/certs"))["certificate"]["serial"])
+
     def digest(self) -> str:
         """The version in force."""
         return str(json.loads(self.admin("/config"))["digest"])
@@ -120,7 +124,7 @@ class Side:
         """Start the sidecar as uid 1337 without rights, and wait until it is ready."""
         command = ["ip", "netns", "exec", self.namespace, "setpriv", "--reuid=1337", "--regid=1337", "--clear-groups"]
         command += ["--bounding-set=-all", "--no-new-privs", sys.executable, "-m", *self.program, "sidecar"]
-        command += ["--directory", str(configuration), "--workload", f"default/{self.name}"]
+        command += ["--config", str(configuration), "--workload", f"default/{self.name}"]
         command += ["--credentials", str(self.folder / f"credentials-{self.name}"), *(arguments or [])]
         with self.log.open("ab") as log:
             environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
@@ -206,6 +210,7 @@ class Pair:
         )
         for path in folder.iterdir():
             shutil.chown(path, 1337, 1337)
+            path.chmod(0o600)
         return folder
 
 

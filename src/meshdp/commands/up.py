@@ -8,7 +8,7 @@ import signal
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from meshdp.errors import MeshdpError
+from meshdp.errors import MeshdpError, UsageError
 from meshdp.local import background, mesh_file
 from meshdp.local.background import Report
 from meshdp.local.isolation.launch import User, invoking_user
@@ -30,6 +30,9 @@ def configure(parser: ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("-f", "--file", default="mesh.yaml", metavar="FILE", help="the LocalMesh file (mesh.yaml)")
     parser.add_argument("--detach", action="store_true", help="return once all is ready; `meshdp down` ends it")
+    parser.add_argument(
+        "--certificate-life", type=int, default=3600, metavar="SECONDS", help="how long certificates live (3600)"
+    )
     parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long all may take (30)")
 
 
@@ -37,6 +40,9 @@ def run(args: Namespace) -> int:
     """Checks what is needed, then runs the mesh here or in the background."""
     if os.geteuid() != 0:
         raise MeshdpError("a mesh needs root to make network namespaces", "run it with sudo")
+    if not SHORTEST_LIFE_S <= args.certificate_life <= LONGEST_LIFE_S:
+        expected = f"expected {SHORTEST_LIFE_S} to {LONGEST_LIFE_S} seconds"
+        raise UsageError(f"--certificate-life {args.certificate_life}: {expected}", "the default is one hour")
     file = mesh_file.load(Path(args.file))
     user = invoking_user(os.environ)
     if args.detach:
@@ -52,7 +58,8 @@ def _live(file: MeshFile, user: User, args: Namespace, report: Report) -> int:
     folder.acquire()
     mesh = None
     try:
-        mesh = Mesh(file, folder, user, lambda line: voice.say(f"  {voice.palette.faint(line)}"))
+        say = lambda line: voice.say(f"  {voice.palette.faint(line)}")  # noqa: E731
+        mesh = Mesh(file, folder, user, say, args.certificate_life)
         voice.say(voice.palette.strong(f"mesh {file.name}"))
         mesh.build()
         return asyncio.run(_serve(mesh, args, voice, report))
@@ -124,3 +131,6 @@ def _conclude(mesh: Mesh, args: Namespace, voice: Voice) -> int:
             voice.say(f"  {voice.palette.bad('✗')} {unit.instance.key}: {unit.missing}")
     voice.say(voice.palette.bad(f"mesh {mesh.file.name} is not ready; what runs keeps running"))
     return 1
+
+
+SHORTEST_LIFE_S, LONGEST_LIFE_S = 2, 30 * 86_400

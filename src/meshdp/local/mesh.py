@@ -15,11 +15,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from meshdp.control.authority import Authority
 from meshdp.errors import MeshdpError
 from meshdp.local import hosts, translation
+from meshdp.local.certificates import Certificates
 from meshdp.local.configuration import Compiled, Configuration
-from meshdp.local.feed import Feed
+from meshdp.local.control import ControlSocket
 from meshdp.local.isolation import kernel, namespaces
 from meshdp.local.isolation.launch import SIDECAR_ID, User
 from meshdp.local.isolation.namespaces import Holder
@@ -37,8 +37,9 @@ Say = Callable[[str], None]
 class Mesh:
     """One mesh, from its file to its end. `build` before the event loop starts, then `run`, then `remove`."""
 
-    def __init__(self, file: MeshFile, folder: Folder, user: User, say: Say) -> None:
+    def __init__(self, file: MeshFile, folder: Folder, user: User, say: Say, certificate_life_s: int = 3600) -> None:
         self.file = file
+        self._certificate_life_s = certificate_life_s
         self.units: list[Unit] = []
         self._folder = folder
         self._user = user
@@ -81,11 +82,13 @@ class Mesh:
 
     async def run(self) -> None:
         """Feeds, starts and watches until cancelled."""
-        authority = Authority.open(self._folder.authority, f"{self.file.name} root")
+        certificates = Certificates(self._folder.authority, self.file.name, self._certificate_life_s, self._say)
         for unit in self.units:
             if unit.instance.sidecar:
-                unit.feed = Feed(str(unit.instance.key), authority, self.note_change)
+                unit.feed = certificates.feed(str(unit.instance.key), self.note_change)
                 await unit.feed.open(unit.place.feed_socket)
+        control = ControlSocket(certificates.verbs)
+        await control.open(self._folder.control)
         self._distribute()
         self._write_state()
         asyncio.get_running_loop().add_reader(self._source.fileno(), self._look)
@@ -96,6 +99,7 @@ class Mesh:
                 group.create_task(asyncio.Event().wait())  # a mesh of ended commands is still a mesh
         finally:
             asyncio.get_running_loop().remove_reader(self._source.fileno())
+            control.close()
             await self._stop()
 
     def remove(self) -> None:

@@ -18,6 +18,7 @@ import yaml
 from meshdp.local.state import InstanceState
 
 Row = dict[str, object]
+FORMS = ("table", "json", "yaml")
 
 
 class Palette:

@@ -94,6 +94,11 @@ class Folder:
         """The root's key and certificate."""
         return self.path / "authority"
 
+    @property
+    def control(self) -> Path:
+        """The socket on which the supervising process takes commands."""
+        return self.path / "control.sock"
+
     def logs_of(self, namespace: str, name: str) -> tuple[Path, Path]:
         """The log of an instance's command, and of its sidecar."""
         base = self.path / "logs"
@@ -116,9 +121,9 @@ class Folder:
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         if not self._try_lock():
             raise Refused(f"mesh {self.mesh} is up already", f"stop it: meshdp down --mesh {self.mesh}")
-        self._clear()
+        self._clear_all_but_the_authority()
         # Open for passing through, so that a sidecar finds its socket; what lies inside is closed.
-        self.path.mkdir(mode=0o711)
+        self.path.mkdir(mode=0o711, exist_ok=True)
         for name in ("logs", "files"):
             (self.path / name).mkdir(mode=0o700)
         (self.path / "feed").mkdir(mode=0o711)
@@ -184,6 +189,17 @@ class Folder:
                     self._lock = descriptor
                     return True
             os.close(descriptor)
+
+    def _clear_all_but_the_authority(self) -> None:
+        """Roots outlive a fall: whoever still holds a certificate of theirs is trusted, and a rotation goes on."""
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.path.iterdir():
+                if path == self.authority:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def _clear(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

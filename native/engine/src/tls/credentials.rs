@@ -321,10 +321,14 @@ fn check_own(
     let (first, rest) = chain.split_first().ok_or(CredentialError::NoKey)?;
     let leaf = Leaf::parse(first).map_err(|failure| CredentialError::NotAnSvid(failure.to_string()))?;
     if now_unix < leaf.validity.from {
-        return Err(CredentialError::NotYetValid { seconds: leaf.validity.from - now_unix });
+        return Err(CredentialError::Lifetime(Lifetime::Begins { seconds: leaf.validity.from - now_unix }));
     }
     if now_unix > leaf.validity.until {
-        return Err(CredentialError::Expired { seconds: now_unix - leaf.validity.until });
+        return Err(CredentialError::Lifetime(Lifetime::Ended { seconds: now_unix - leaf.validity.until }));
+    }
+    let days = leaf.validity.until.saturating_sub(leaf.validity.from) / DAY_S;
+    if days > LONGEST_LIFE_DAYS {
+        return Err(CredentialError::Lifetime(Lifetime::TooLong { days }));
     }
     if let Some(expected) = expected
         && expected != leaf.uri
@@ -357,16 +361,8 @@ pub enum CredentialError {
     KeyMismatch,
     /// The leaf is no X.509-SVID, for instance because it has not exactly one SPIFFE URI name.
     NotAnSvid(String),
-    /// The leaf has ended.
-    Expired {
-        /// How long ago.
-        seconds: u64,
-    },
-    /// The leaf has not begun.
-    NotYetValid {
-        /// How long until then.
-        seconds: u64,
-    },
+    /// The leaf is not valid now, or for too long.
+    Lifetime(Lifetime),
     /// The chain does not lead to the bundle.
     Untrusted(String),
     /// The certificate is somebody else's.
@@ -382,6 +378,26 @@ pub enum CredentialError {
     Refused(String),
 }
 
+/// What is wrong with a leaf's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// It has ended.
+    Ended {
+        /// How long ago.
+        seconds: u64,
+    },
+    /// It has not begun.
+    Begins {
+        /// How long until then.
+        seconds: u64,
+    },
+    /// Nothing takes it back for so long.
+    TooLong {
+        /// How long it lives.
+        days: u64,
+    },
+}
+
 impl fmt::Display for CredentialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -393,11 +409,17 @@ impl fmt::Display for CredentialError {
                 f.write_str("the certificate is for another key; sign the newest request, or give the matching pair")
             }
             Self::NotAnSvid(why) => write!(f, "{why}; issue it with one spiffe:// URI name and no CA rights"),
-            Self::Expired { seconds } => {
+            Self::Lifetime(Lifetime::Ended { seconds }) => {
                 write!(f, "the certificate ended {seconds} s ago; issue a new one, or set the clock")
             }
-            Self::NotYetValid { seconds } => {
+            Self::Lifetime(Lifetime::Begins { seconds }) => {
                 write!(f, "the certificate starts in {seconds} s; set the clock, or backdate by a minute")
+            }
+            Self::Lifetime(Lifetime::TooLong { days }) => {
+                write!(
+                    f,
+                    "the certificate lives {days} days; issue one of at most {LONGEST_LIFE_DAYS}, better of hours"
+                )
             }
             Self::Untrusted(why) => {
                 write!(f, "our own certificate would be refused: {why}; send the bundle of its issuer")
@@ -414,6 +436,10 @@ impl fmt::Display for CredentialError {
 }
 
 impl std::error::Error for CredentialError {}
+
+/// What public authorities may issue at most; a workload's certificate cannot be revoked (attack case CA-05).
+const LONGEST_LIFE_DAYS: u64 = 398;
+const DAY_S: u64 = 86_400;
 
 /// Client configurations kept per credentials, one per list of expected identities.
 const CLIENT_CONFIGS: usize = 1024;

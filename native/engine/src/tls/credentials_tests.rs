@@ -133,10 +133,21 @@ fn ca_05_refusals_keep_what_is_in_use() {
     let mut two = svid(ALICE);
     two.subject_alt_names.push(crate::tls::pki::uri_name(BOB));
     let two = ca.issue(&two);
+    let mut decade = svid(ALICE);
+    decade.not_after = date_time_ymd(2036, 6, 1);
+    let decade = ca.issue(&decade);
+    let too_long = CredentialError::Lifetime(Lifetime::TooLong { days: 3_653 });
     let cases = [
+        (install(&decade.chain, &ca.bundle(), &decade.key, NOW), Some(too_long)),
         (install(&good.chain, &ca.bundle(), &stranger.key, NOW), Some(CredentialError::KeyMismatch)),
-        (install(&good.chain, &ca.bundle(), &good.key, end + 5), Some(CredentialError::Expired { seconds: 5 })),
-        (install(&good.chain, &ca.bundle(), &good.key, start - 7), Some(CredentialError::NotYetValid { seconds: 7 })),
+        (
+            install(&good.chain, &ca.bundle(), &good.key, end + 5),
+            Some(CredentialError::Lifetime(Lifetime::Ended { seconds: 5 })),
+        ),
+        (
+            install(&good.chain, &ca.bundle(), &good.key, start - 7),
+            Some(CredentialError::Lifetime(Lifetime::Begins { seconds: 7 })),
+        ),
     ];
     for (found, expected) in cases {
         assert_eq!(found, expected);
