@@ -234,5 +234,5 @@ async fn watch_certificate(force: Arc<Force>) {
 
 const EXCLUSIVE_NAME: &[u8] = b"meshdp/sidecar";
 /// How often the certificate's age is looked at.
-const CERTIFICATE_WATCH: Duration = Duration::from_millis(250);
+const CERTIFICATE_WATCH: Duration = Duration::from_millis(100);
 const DRAIN_POLL: Duration = Duration::from_millis(20);

@@ -84,9 +84,9 @@ class Authority:
         """
         key = _proven_key(request_pem, identity)
         root = self._signer
-        now = datetime.datetime.now(datetime.UTC)
         # Certificates count whole seconds: what is asked for is what remains at least.
-        last = (now + (self._leaf_life or LEAF_LIFE) + _ALMOST_A_SECOND).replace(microsecond=0)
+        now = (datetime.datetime.now(datetime.UTC) + _ALMOST_A_SECOND).replace(microsecond=0)
+        last = now + (self._leaf_life or LEAF_LIFE)
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))

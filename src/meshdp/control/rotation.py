@@ -6,7 +6,7 @@ distrusting (the old root leaves every bundle) → steady.
 In:      the authority and the desks of all its sidecars; `advance` is called after anything changed.
 Out:     bundles offered, renewals asked for, the authority's phase; when to call again.
 Limits:  one rotation at a time; settling lasts `settle_s`, then what still rests on the old root is cut. A sidecar
-         that is away but may live on holds it up until its certificate ends; there is no force: waiting cuts nobody off.
+         that is away but may live on holds it up until its certificate ends: there is no force, waiting cuts nobody.
 Fails:   WrongOrder when one is under way; OSError where the disk is full: the phase stays, the next `advance` tries
          again.
 Source:  attack case CA-06; docs/certificates.md.

@@ -17,7 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::EngineError;
 use crate::control::admin::{AdminState, Answer};
 use crate::control::client::{FeedEvent, FeedTarget, Hello};
-use crate::control::turnover::{Renewal, Turnover, spread, wall_ms};
+use crate::control::turnover::{Alarm, Renewal, Turnover, spread, wall_ms};
 use crate::observe::access_log::{AccessLog, Mode, Sink};
 use crate::observe::telemetry::Telemetry;
 use crate::settings::Settings;
@@ -128,7 +128,7 @@ impl Force {
         self.telemetry.certificate_alarm(self.turnover.report(now_ms, renewed_here).alarm.percent());
         if let Some((alarm, report)) = self.turnover.news(now_ms, renewed_here) {
             let why = if report.last_error.is_empty() { "nobody sent one" } else { report.last_error.as_str() };
-            let effect = if report.remaining_s == 0 { "mutual TLS is refused both ways" } else { "trying again" };
+            let effect = if alarm == Alarm::Expired { "mutual TLS is refused both ways" } else { "trying again" };
             eprintln!(
                 "meshdp sidecar: certificate: {} % of its life is gone without a new one, {} s remain: {why}; {effect}",
                 alarm.percent(),

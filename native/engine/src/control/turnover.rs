@@ -156,7 +156,7 @@ impl Turnover {
         let state = self.state();
         Report {
             installed_unix: state.installed_ms / 1_000,
-            remaining_s: state.until_ms.saturating_sub(now_ms) / 1_000,
+            remaining_s: state.until_ms.saturating_sub(now_ms).div_ceil(1_000),
             renewals: state.renewals,
             failures: state.failures,
             alarm: state.alarm(now_ms, renewed_here),
