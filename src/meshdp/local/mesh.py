@@ -16,11 +16,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from meshdp.control.authority import Authority
 from meshdp.errors import MeshdpError
 from meshdp.local import hosts, logs, translation
+from meshdp.local.certificates import LIFE_S, Certificates
 from meshdp.local.configuration import Compiled, Configuration
-from meshdp.local.feed import Feed
+from meshdp.local.control import ControlSocket
 from meshdp.local.isolation import kernel, namespaces
 from meshdp.local.isolation.launch import User
 from meshdp.local.isolation.namespaces import Holder
@@ -43,6 +43,7 @@ class Mesh:
         self.file = file
         self.units: list[Unit] = []
         self.drain_s = DRAIN_S
+        self.certificate_life_s = LIFE_S
         self._folder = folder
         self._user = user
         self._rights = rights
@@ -86,12 +87,14 @@ class Mesh:
 
     async def run(self) -> None:
         """Feeds, starts and watches until cancelled."""
-        authority = Authority.open(self._folder.authority, f"{self.file.name} root")
+        certificates = Certificates(self._folder.authority, self.file.name, self.certificate_life_s, self._say)
         for unit in self.units:
             if unit.instance.sidecar:
-                unit.feed = Feed(str(unit.instance.key), authority, self.note_change)
+                unit.feed = certificates.feed(str(unit.instance.key), self.note_change)
                 reader = None if self._rights.mode == MARKED else SIDECAR_ID
                 await unit.feed.open(unit.place.feed_socket, reader)
+        control = ControlSocket(certificates.verbs)
+        await control.open(self._folder.control)
         self._distribute()
         self._write_state()
         loop = asyncio.get_running_loop()
@@ -105,6 +108,7 @@ class Mesh:
                 group.create_task(self._bound_logs())  # which also makes a mesh of ended commands a mesh
         finally:
             loop.remove_reader(self._source.fileno())
+            control.close()
             await self._stop()
             loop.remove_signal_handler(signal.SIGCHLD)
 
