@@ -38,6 +38,9 @@ pub struct Settings {
     pub access_log: String,
     /// Unix socket of the feed, if configuration comes from one.
     pub feed: Option<PathBuf>,
+    /// Unix socket that signs certificate requests, if certificates come from one and configuration does not.
+    #[serde(default)]
+    pub csr_socket: Option<PathBuf>,
     /// Expected own identity, if known before the first configuration.
     pub identity: Option<String>,
     /// Version of the product, for the feed and the admin pages.

@@ -94,11 +94,15 @@ pub(crate) fn set_mark(socket: BorrowedFd<'_>, mark: NonZeroU32) -> io::Result<(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Keeps other processes of our user out of our memory and descriptors: no ptrace, no `/proc/PID/mem`, no core file.
+/// Keeps keys and traffic from core files and from other processes of our user: no ptrace, no `/proc/PID/mem`.
 pub(crate) fn forbid_inspection() -> io::Result<()> {
     let undumpable: libc::c_ulong = 0;
-    // SAFETY: this prctl takes one number and touches no memory of ours.
-    let result = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, undumpable, 0, 0, 0) };
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: prctl takes one number and touches no memory of ours; the pointer describes one readable rlimit.
+    let result = unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+        libc::prctl(libc::PR_SET_DUMPABLE, undumpable, 0, 0, 0)
+    };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -109,6 +113,14 @@ pub(crate) fn release_free_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Whether a write of a page would not wait: a file always, a pipe while its reader keeps up.
+pub(crate) fn takes_bytes_now(file: BorrowedFd<'_>) -> bool {
+    let mut asked = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: the pointer describes one writable pollfd that outlives the call, which does not wait.
+    let ready = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    ready == 1 && asked.revents & libc::POLLOUT != 0
 }
 
 /// The soft limit of open files, from which the connection cap follows.
