@@ -50,6 +50,7 @@ class Mesh:
         self._findings: list[str] = []
         self._writing = False
         self._waiting: list[asyncio.Future[None]] = []
+        self._next_look: asyncio.TimerHandle | None = None
 
     @property
     def log(self) -> Path:
@@ -89,6 +90,7 @@ class Mesh:
         self._distribute()
         self._write_state()
         asyncio.get_running_loop().add_reader(self._source.fileno(), self._look)
+        self._look_later()
         try:
             async with asyncio.TaskGroup() as group:
                 for unit in self.units:
@@ -157,8 +159,14 @@ class Mesh:
         loop = asyncio.get_running_loop()
         if self._source.changed():
             loop.call_later(DEBOUNCE_S, self._reload)
-        elif (wait_s := self._source.wait_s()) is not None:
-            loop.call_later(wait_s, self._look)
+        else:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        """One timer, however often it is asked for."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._next_look = asyncio.get_running_loop().call_later(self._source.wait_s(), self._look)
 
     def _reload(self) -> None:
         """One change of the documents: compiled for everyone once, then handed out."""
@@ -172,8 +180,7 @@ class Mesh:
             if not unit.instance.sidecar:
                 self._translate(unit.place.holder)
         self.note_change()
-        if (wait_s := self._source.wait_s()) is not None:
-            asyncio.get_running_loop().call_later(wait_s, self._look)
+        self._look_later()
 
     def _distribute(self) -> None:
         if self._compiled is None:
