@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,9 +19,9 @@ import pytest
 from meshdp.sources.files import FileSource
 from tests.e2e.test_swap import STRICT, Load, deny
 from tests.support import wire
-from tests.support.mesh import Mesh, get
+from tests.support.mesh import Mesh, get, opened_mesh
 from tests.support.origin import Origin
-from tests.support.pair import HTTP_PORT, SERVER_IP, TCP_PORT, pair
+from tests.support.pair import HTTP_PORT, SERVER_IP
 
 NONE = "# none\n"
 CONVERGED_S = 5.0
@@ -40,13 +38,9 @@ endpoints: [{{addresses: [{SERVER_IP}]}}]
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Mesh]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root to make network namespaces")
-    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder)) as made:
-        opened = Mesh(made, Origin(made.server, [HTTP_PORT]), TCP_PORT)
-        yield opened
-        opened.stop()
-        assert "panicked" not in made.client.log.read_text() + made.server.log.read_text()
+    with opened_mesh() as mesh:
+        yield mesh
+        assert "panicked" not in mesh.pair.client.log.read_text() + mesh.pair.server.log.read_text()
 
 
 @pytest.fixture
