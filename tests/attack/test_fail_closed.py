@@ -400,6 +400,7 @@ def panics(mesh: Mesh, trigger: Path) -> None:
         assert len(mesh.origin.requests) == before, "nothing was forwarded"
         assert Origin.wait(lambda: stats(mesh)["panics"] == 1, 5)
         other.sendall(get("/open"))
-        assert wire.listen(other, 1).statuses == [200], "the others go on"
+        kept = wire.listen(other, 1)
+        assert kept.statuses == [200], ("the others go on", kept, heard, [line for line in mesh.pair.server.log.read_text().splitlines() if not line.startswith("{")], stats(mesh))
     assert process.poll() is None
     assert (mesh.status("/secret"), mesh.status("/open")) == (403, 200)
