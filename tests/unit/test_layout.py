@@ -210,7 +210,7 @@ def folder_page(path: Path) -> str:
     return "\n".join(text_of(page) for page in pages if page in tracked())
 
 
-GENERATED = ("src/meshdp/bin", "src/meshdp/_native.abi3.so")
+GENERATED = ("src/meshdp/bin", "src/meshdp/_native.abi3.so", "bench/results")
 
 
 # --- safe to publish --------------------------------------------------------------------------------------------------

@@ -72,8 +72,11 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection whose exchange ended cleanly.
-    pub(crate) fn give(&mut self, key: &PoolKey, stream: Stream, now_ms: u64) {
+    /// Keeps a connection whose exchange ended cleanly, unless its peer's certificate has ended meanwhile.
+    pub(crate) fn give(&mut self, key: &PoolKey, stream: Stream, (now_ms, wall_s): (u64, u64)) {
+        if has_ended(&stream, wall_s) {
+            return;
+        }
         let bucket =
             self.buckets.entry(key.fingerprint()).or_insert_with(|| Bucket { key: key.clone(), idle: Vec::new() });
         if bucket.idle.len() < self.per_endpoint {
@@ -81,11 +84,13 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle too long, what the upstream has closed, and what sent bytes that nobody asked for.
-    pub(crate) fn sweep(&mut self, now_ms: u64) {
+    /// Closes what has been idle too long, whose peer's certificate has ended, what the upstream has closed, and what sent bytes that nobody asked for.
+    pub(crate) fn sweep(&mut self, now_ms: u64, wall_s: u64) {
         let oldest = now_ms.saturating_sub(self.idle_ms);
         self.buckets.retain(|_, bucket| {
-            bucket.idle.retain(|idle| idle.since_ms >= oldest && idle.stream.is_idle_clean());
+            bucket.idle.retain(|idle| {
+                idle.since_ms >= oldest && idle.stream.is_idle_clean() && !has_ended(&idle.stream, wall_s)
+            });
             !bucket.idle.is_empty()
         });
     }
@@ -94,4 +99,9 @@ impl Pool {
     pub(crate) fn retire(&mut self, keep: impl Fn(&PoolKey) -> bool) {
         self.buckets.retain(|_, bucket| keep(&bucket.key));
     }
+}
+
+/// A new request deserves a peer that proves itself now; what is open and in use lives on (`docs/certificates.md`).
+fn has_ended(stream: &Stream, wall_s: u64) -> bool {
+    stream.proof().is_some_and(|(_, until_unix)| until_unix < wall_s)
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from meshdp.local import logs
 from meshdp.local.state import Folder, instance_named, running
 
 EXAMPLES = """\
@@ -53,8 +54,8 @@ def _copy(path: Path, tail: int | None, write: Write, followed: Folder | None) -
     if not path.exists():
         return
     with path.open("rb") as log:
-        if tail is not None:
-            log.seek(_start_of_last(log, tail))
+        begin = logs.start(log.fileno())
+        log.seek(begin if tail is None else max(begin, _start_of_last(log, tail)))
         while True:
             while piece := log.read(_PIECE_BYTES):
                 write(piece)

@@ -162,7 +162,7 @@ impl HttpSession<'_> {
     fn pin_accepted(&mut self) -> Result<Rc<Pinned>, Failure> {
         let pinned = self.worker.pin();
         if pinned.epoch != self.accepted_under {
-            still_accepted(&self.secured, &pinned)?;
+            still_accepted(&self.secured, &pinned, self.worker)?;
             self.accepted_under = pinned.epoch;
         }
         Ok(pinned)
@@ -192,7 +192,7 @@ impl HttpSession<'_> {
             }
             checked = worker.epoch();
             let pinned = worker.pin();
-            still_accepted(&self.secured, &pinned)?;
+            still_accepted(&self.secured, &pinned, self.worker)?;
             self.accepted_under = checked;
         }
     }
