@@ -88,7 +88,8 @@ fn only_what_tells_the_proxy_differs_between_owner_and_mark() {
         let owners = lines(&[shape, &["-u", "1337", "-g", "1337"]].concat());
         let marked = lines(&[shape, &["--proxy-mark", "0x539"]].concat());
         let by_uid = owners.iter().filter(|line| !line.contains("--gid-owner"));
-        let renamed: Vec<String> = by_uid.map(|line| line.replace("owner ", "mark ").replace("--uid-mark 1337", "--mark 0x539")).collect();
+        let renamed: Vec<String> =
+            by_uid.map(|line| line.replace("owner ", "mark ").replace("--uid-mark 1337", "--mark 0x539")).collect();
         assert_eq!(renamed, marked, "{shape:?}");
     }
 }

@@ -153,7 +153,8 @@ fn id(given: Given) -> Result<u32, UsageError> {
 
 /// A packet without a mark has mark 0: with it, everybody's traffic would be the proxy's.
 fn mark(given: Given) -> Result<u32, UsageError> {
-    let hexadecimal = given.value.strip_prefix("0x").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let hexadecimal =
+        given.value.strip_prefix("0x").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
     let mark = hexadecimal.map_or_else(|| number(&given.value), |digits| u32::from_str_radix(digits, 16).ok());
     let expected = "a mark from 1 to 0xffffffff, such as 0x539 or 1337";
     mark.filter(|&mark| mark != 0).ok_or(UsageError::Invalid { given, expected })
