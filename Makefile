@@ -1,6 +1,6 @@
 # The door: `make demo` shows the mesh, `make test` checks everything. Both install what is missing first.
 #
-#   make demo    build, then run `meshdp demo`        make bench   ratios against the floor relay (release build)
+#   make demo    build, then run `meshdp demo`        make bench   beside nginx, HAProxy, Envoy (release build)
 #   make test    lint, Rust tests, Python tests       make wheel   dist/meshdp-*.whl
 #   make lint    every check that runs nothing        make clean   remove what make made
 #
@@ -89,6 +89,8 @@ pytest: build
 
 bench:
 	@$(MAKE) PROFILE=release build
+	@scripts/debian-packages $(PYTHON) bench
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement bench/requirements.txt
 	@$(BIN)/python bench/run.py $(ARGS)
 
 # --- what is delivered ---------------------------------------------------------------------------------------------

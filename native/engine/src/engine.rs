@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::control::admin::{self, Face};
-use crate::control::client;
+use crate::control::client::{self, Scope};
 use crate::control::force::Force;
 use crate::settings::Settings;
 use crate::sys;
@@ -47,9 +47,7 @@ impl Engine {
     /// # Errors
     /// The access log cannot be opened.
     pub fn new(settings: Settings) -> Result<Self, EngineError> {
-        if settings.mark.is_some() {
-            sys::forbid_inspection().map_err(EngineError::Inspection)?;
-        }
+        sys::forbid_inspection().map_err(EngineError::Inspection)?;
         Ok(Self { force: Arc::new(Force::new(settings)?), running: Mutex::new(None) })
     }
 
@@ -90,13 +88,16 @@ impl Engine {
         &self.force
     }
 
-    /// Stops accepting, lets what runs finish, and returns when all is quiet or the deadline has passed.
+    /// Says that it is not ready, takes no new work from peers, lets what runs finish and the application connect, and
+    /// returns when nothing is left or the deadline has passed.
     pub fn drain(&self, deadline: Duration) {
         let until = Instant::now() + deadline;
         self.force.begin_drain();
-        while Instant::now() < until && self.force.live_connections() > 0 {
-            std::thread::sleep(DRAIN_POLL);
-        }
+        self.await_silence(until);
+        // The application may have connected since the last look: the kernel's queue is emptied before the port closes.
+        self.force.tell_all(|| Command::Close);
+        std::thread::sleep(DRAIN_POLL);
+        self.await_silence(until);
     }
 
     /// Ends every thread and closes every socket. What still runs is cut.
@@ -111,6 +112,12 @@ impl Engine {
         self.force.finish_log();
     }
 
+    fn await_silence(&self, until: Instant) {
+        while Instant::now() < until && self.force.live_connections() > 0 {
+            std::thread::sleep(DRAIN_POLL);
+        }
+    }
+
     fn setup(&self, id: usize, listeners: Captures, commands: mpsc::UnboundedReceiver<Command>) -> Setup {
         let settings = &self.force.settings;
         Setup {
@@ -122,7 +129,7 @@ impl Engine {
             commands,
             telemetry: self.force.telemetry.worker(),
             access_log: self.force.access_log_of_worker(),
-            connection_limit: sys::open_file_limit() / 2 / settings.concurrency,
+            connection_limit: connection_limit(sys::open_file_limit(), settings.concurrency),
         }
     }
 }
@@ -201,7 +208,7 @@ fn bind_captures(settings: &Settings) -> Result<Vec<Captures>, EngineError> {
         for listeners in &mut workers {
             let listener = match &shared {
                 Some(listener) => listener.try_clone(),
-                None => worker::bind(address, settings.mark),
+                None => worker::bind(address, settings),
             };
             let listener = listener.map_err(refused)?;
             if settings.mark.is_some() && shared.is_none() {
@@ -234,6 +241,12 @@ fn bind_face(address: SocketAddr, mark: Option<NonZeroU32>) -> std::io::Result<T
     Ok(listener)
 }
 
+/// Connections a worker may have open: each needs a descriptor on both sides, and what is not a connection needs some too,
+/// so that probes are answered and the feed is heard while all others are taken.
+fn connection_limit(open_files: usize, workers: usize) -> usize {
+    (open_files.saturating_sub(RESERVED_FILES) / 2 / workers).max(1)
+}
+
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, EngineError> {
     std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(EngineError::Thread)
 }
@@ -248,11 +261,41 @@ fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: one
         }
         if let Some(feed) = &force.settings.feed {
             let target = Arc::clone(force) as Arc<dyn client::FeedTarget>;
-            tokio::spawn(client::follow(feed.clone(), target));
+            tokio::spawn(client::follow(feed.clone(), Scope::Feed, target));
         }
+        if let Some(signer) = &force.settings.csr_socket {
+            let target = Arc::clone(force) as Arc<dyn client::FeedTarget>;
+            tokio::spawn(client::follow(signer.clone(), Scope::Certificates, target));
+        }
+        tokio::spawn(watch_certificate(Arc::clone(force)));
         let _ = stopped.await;
     });
 }
 
+async fn watch_certificate(force: Arc<Force>) {
+    let mut interval = tokio::time::interval(CERTIFICATE_WATCH);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        force.watch_certificate();
+    }
+}
+
 const EXCLUSIVE_NAME: &[u8] = b"meshdp/sidecar";
+/// How often the certificate's age is looked at.
+const CERTIFICATE_WATCH: Duration = Duration::from_millis(100);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// Descriptors kept from connections: listeners, event queues, the interpreter's, and a few probes at once.
+const RESERVED_FILES: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pr_04_some_descriptors_are_never_given_to_connections() {
+        assert_eq!(connection_limit(64, 1), 12);
+        assert_eq!(connection_limit(1_024, 2), 246);
+        assert_eq!(connection_limit(10, 4), 1, "even then it serves, one at a time");
+    }
+}

@@ -17,8 +17,9 @@ from meshdp.local.state import instance_named, running
 EXAMPLES = """\
 examples:
   meshdp exec productpage-v1 -- curl -s http://details:9080/details/0
-  meshdp exec default/ratings-v1 -- python3
-"""
+  meshdp exec default/ratings-v1 -- python3        (a terminal is passed on)
+
+exit codes: the command's own, 128 + N when signal N ended it; 1 it cannot be started, 2 usage, 3 no mesh is up"""
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -64,7 +64,7 @@ class InstanceState(msgspec.Struct, frozen=True):
 class MeshState(msgspec.Struct, frozen=True):
     """A whole mesh. documents: tells their states apart. settled: every sidecar has what follows from them.
 
-    findings: what is wrong with the documents.
+    findings: what is wrong with the documents. drain_s: how long its end may take, for commands and again for sidecars.
     """
 
     mesh: str
@@ -78,6 +78,7 @@ class MeshState(msgspec.Struct, frozen=True):
     documents: str = ""
     findings: list[str] = []
     instances: list[InstanceState] = []
+    drain_s: float = 0
 
 
 class Folder:
@@ -98,6 +99,11 @@ class Folder:
         """The root's key and certificate."""
         return self.path / "authority"
 
+    @property
+    def control(self) -> Path:
+        """The socket on which the supervising process takes commands."""
+        return self.path / "control.sock"
+
     def logs_of(self, namespace: str, name: str) -> tuple[Path, Path]:
         """The log of an instance's command, and of its sidecar."""
         base = self.path / "logs"
@@ -111,8 +117,11 @@ class Folder:
         """The files that are bound over an instance's own."""
         return self.path / "files" / f"{namespace}.{name}"
 
-    def acquire(self) -> None:
-        """Takes the mesh for this process and makes an empty folder for it.
+    def acquire(self) -> bool:
+        """Takes the mesh for this process and makes its folder; True when a mesh was there that did not end by itself.
+
+        Of that one the certificate authority stays, so that its certificates and saved bundles stay valid, and the logs
+        stay under another name.
 
         Raises:
             Refused: another process has it.
@@ -124,20 +133,27 @@ class Folder:
         homes.make(self.path.parent)
         if not self._try_lock():
             raise Refused(f"mesh {self.mesh} is up already", f"stop it: meshdp down --mesh {self.mesh}")
-        self._clear()
+        crashed = self.path.is_dir()
+        if crashed:
+            self._keep_what_lasts()
         # Open for passing through, so that a sidecar finds its socket; what lies inside is closed.
-        self.path.mkdir(mode=0o711)
+        self.path.mkdir(mode=0o711, exist_ok=True)
         for name in ("logs", "files"):
-            (self.path / name).mkdir(mode=0o700)
+            (self.path / name).mkdir(mode=0o700, exist_ok=True)
         (self.path / "feed").mkdir(mode=0o711)
+        return crashed
+
+    def leave(self) -> None:
+        """Gives the mesh up and leaves its folder to whoever takes it next."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def release(self) -> None:
         """Removes the folder, then the lock."""
         self._clear()
         self._lock_path.unlink(missing_ok=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self.leave()
         with contextlib.suppress(OSError):
             self.path.parent.rmdir()  # only when no other mesh is there
 
@@ -171,8 +187,8 @@ class Folder:
         """The last state written; None when there is none."""
         try:
             return msgspec.json.decode((self.path / _STATE).read_bytes(), type=MeshState)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
+            return None  # none yet, or another version's
 
     @property
     def _lock_path(self) -> Path:
@@ -192,6 +208,18 @@ class Folder:
                     self._lock = descriptor
                     return True
             os.close(descriptor)
+
+    def _keep_what_lasts(self) -> None:
+        """Takes away what a crash left, but for the authority and the logs."""
+        for path in self.path.iterdir():
+            if path == self.log:
+                path.replace(path.with_name(path.name + PREVIOUS))
+            elif path.is_dir() and path.name not in (self.authority.name, "logs"):
+                shutil.rmtree(path, ignore_errors=True)
+            elif not path.is_dir() and path.suffix != PREVIOUS:
+                path.unlink()
+        for log in list((self.path / "logs").glob("*.log")):
+            log.replace(log.with_name(log.name + PREVIOUS))
 
     def _clear(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -238,6 +266,9 @@ def instance_named(mesh: MeshState, name: str) -> InstanceState:
     problem = "several workloads are" if found else "no workload is"
     raise UsageError(f"{problem} named {name}", f"choose one of: {known}")
 
+
+PREVIOUS = ".1"
+"""What the name of a log ends with that a crashed mesh wrote."""
 
 _STATE = "state.json"
 _HIGHEST_INDEX = 9999

@@ -1,7 +1,7 @@
-"""Turns the few Linux calls that CPython 3.11 lacks (namespaces, mounts, processes in them) into plain functions.
+"""Turns the Linux calls that CPython 3.11 lacks (namespaces, mounts, processes in them, holes) into plain functions.
 
 Fails: OSError with the kernel's errno and the call's name; the caller says what it means and how to cure it.
-Source: unshare(2), setns(2), mount(2), clone(2), prctl(2), mount_namespaces(7), user_namespaces(7).
+Source: unshare(2), setns(2), mount(2), clone(2), prctl(2), fallocate(2), mount_namespaces(7), user_namespaces(7).
 """
 
 from __future__ import annotations
@@ -79,6 +79,11 @@ def bind(source: str, target: str, *, read_only: bool = False) -> None:
             mount("none", point, flags=MOUNT_BIND | MOUNT_REMOUNT | MOUNT_READ_ONLY | kept)
 
 
+def punch_hole(descriptor: int, end: int) -> None:
+    """Gives the room of a file's first `end` bytes back; they read as NULs, and what is appended meanwhile is safe."""
+    _checked("fallocate", _libc.fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(end)))
+
+
 def die_with_parent() -> None:
     """Has the kernel kill this process when the thread that made it ends; survives exec of ordinary programs."""
     _checked("prctl", _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0))
@@ -107,6 +112,12 @@ def started_at(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[_STAT_START_AFTER_NAME])
 
 
+def children() -> set[int]:
+    """The children of this process, those that have ended and wait to be collected among them."""
+    found = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+    return {int(pid) for pids in found for pid in pids}
+
+
 def _mounted_at_or_below(target: str) -> list[tuple[str, int]]:
     """Mount points with the flags that they must keep: who did not set them may not clear them."""
     rows = [row.split() for row in Path("/proc/self/mountinfo").read_text().splitlines()]
@@ -133,6 +144,7 @@ _LASTING_FLAGS = {
     "nodiratime": 0x800,
     "relatime": 0x20_0000,
 }
+_KEEP_SIZE, _PUNCH_HOLE = 0x1, 0x2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc_with_lock = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, so that a child has it, too
