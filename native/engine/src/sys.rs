@@ -2,7 +2,7 @@
 //!
 //! In: open sockets of the worker that calls.  Out: plain values and `io::Result`.
 //! Limits: none of these block; all sockets here are non-blocking.
-//! Source: netfilter `SO_ORIGINAL_DST`, ip(7) `IP_BIND_ADDRESS_NO_PORT`, getrlimit(2), PR_SET_DUMPABLE(2const).
+//! Source: netfilter `SO_ORIGINAL_DST`, ip(7) `IP_BIND_ADDRESS_NO_PORT`, getrlimit(2), prctl(2).
 #![allow(unsafe_code)]
 
 use std::io;
