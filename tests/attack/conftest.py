@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import wire
+from tests.support.mesh import Mesh
 from tests.support.origin import Origin, Request
-from tests.support.pair import HTTP_PORT, Pair, Side, pair
+from tests.support.pair import HTTP_PORT, TCP_PORT, Pair, Side, pair
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: server\r\nX-Nonce: smuggled\r\n\r\n"
 # Of a message that comes whole within the first read, not one byte goes upstream before all of it is judged.
@@ -119,6 +120,18 @@ def attacked() -> Iterator[Arena]:
         for side in (made.client, made.server):
             assert json.loads(side.admin("/stats"))["panics"] == 0
         origin.stop()
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    """A pair of its own for a module that stops, starves and kills sidecars."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to make network namespaces")
+    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder)) as made:
+        opened = Mesh(made, Origin(made.server, [HTTP_PORT]), TCP_PORT)
+        yield opened
+        opened.stop()
+        assert "panicked" not in made.client.log.read_text() + made.server.log.read_text()
 
 
 @pytest.fixture(params=wire.DIRECTIONS)

@@ -19,6 +19,7 @@ from meshdp.errors import Refused, UsageError
 from meshdp.local.control import Call, Verb
 from meshdp.local.feed import Feed
 
+LIFE_S = 3600
 RETRY_S = 1.0
 LONGEST_SETTLE_S = 3600
 

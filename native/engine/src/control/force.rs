@@ -4,6 +4,7 @@
 //! Limits: one swap at a time; a worker has `SWAP_TIMEOUT` to take one.
 //! Fails: a refused transaction changes nothing; the reason goes back to the sender and is counted.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
@@ -17,8 +18,10 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::EngineError;
 use crate::control::admin::{AdminState, Answer};
 use crate::control::client::{FeedEvent, FeedTarget, Hello};
+use crate::control::history::History;
 use crate::control::turnover::{Alarm, Renewal, Turnover, spread, wall_ms};
 use crate::observe::access_log::{AccessLog, Mode, Sink};
+use crate::observe::notice;
 use crate::observe::telemetry::Telemetry;
 use crate::settings::Settings;
 use crate::tls::credentials::{CredentialError, CredentialStore, Credentials, TrustPolicy};
@@ -38,6 +41,7 @@ pub struct Force {
     sink: Mutex<Option<Sink>>,
     draining: AtomicBool,
     feed_lost: AtomicBool,
+    history: History,
 }
 
 impl Force {
@@ -55,6 +59,7 @@ impl Force {
             sink: Mutex::new(Some(sink)),
             draining: AtomicBool::new(false),
             feed_lost: AtomicBool::new(false),
+            history: History::default(),
         })
     }
 
@@ -64,6 +69,15 @@ impl Force {
     /// Why it was refused; nothing has changed then.
     pub fn swap(&self, transaction: &[u8]) -> Result<String, String> {
         let _one_at_a_time = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
+        let swapped = self.swap_alone(transaction);
+        match &swapped {
+            Ok(_) => self.history.accepted(),
+            Err(reason) => self.history.refused(reason),
+        }
+        swapped
+    }
+
+    fn swap_alone(&self, transaction: &[u8]) -> Result<String, String> {
         let applied = self.snapshot.load().apply(transaction).map_err(|error| {
             self.telemetry.config_rejected();
             error.to_string()
@@ -258,14 +272,26 @@ impl AdminState for Force {
         }
     }
 
-    fn config(&self) -> String {
+    fn config(&self, prefixes: Option<&str>) -> String {
         let snapshot = self.snapshot.load();
+        let asked = |name: &str| {
+            prefixes.is_none_or(|text| text.split(',').any(|prefix| !prefix.is_empty() && name.starts_with(prefix)))
+        };
         let mut sections = serde_json::Map::new();
-        for name in snapshot.sections() {
+        for name in snapshot.sections().filter(|name| asked(name)) {
             let bytes = snapshot.section_bytes(name).unwrap_or_default();
             sections.insert(name.to_owned(), serde_json::from_slice(bytes).unwrap_or_default());
         }
-        json!({"digest": snapshot.digest(), "sections": sections}).to_string()
+        json!({
+            "workload": self.settings.workload,
+            "version": self.settings.version,
+            "digest": snapshot.digest(),
+            "since_unix_ms": self.history.since(),
+            "refused": self.history.refusal(),
+            "feed_lost": self.feed_lost.load(Ordering::Relaxed),
+            "sections": sections,
+        })
+        .to_string()
     }
 
     fn connections(&self) -> Answer<String> {
@@ -345,19 +371,19 @@ impl FeedTarget for Force {
 
     fn note(&self, event: FeedEvent<'_>) {
         match event {
-            FeedEvent::Refused(reason) => eprintln!("meshdp sidecar: configuration refused: {reason}"),
+            FeedEvent::Refused(reason) => notice::say(&format!("configuration refused: {reason}")),
             FeedEvent::NotCertified(reason) => {
                 self.not_certified(reason);
-                eprintln!("meshdp sidecar: no certificate: {reason}");
+                notice::say(&format!("no certificate: {reason}"));
             }
             FeedEvent::Lost(reason) => {
                 // Said once: the attempts that follow change nothing for a reader.
                 self.turnover.away(reason);
                 if !self.feed_lost.swap(true, Ordering::Relaxed) {
-                    eprintln!("meshdp sidecar: no feed, keeping what is in force and trying again: {reason}");
+                    notice::say(&format!("no feed, keeping what is in force and trying again: {reason}"));
                 }
             }
-            FeedEvent::Trouble(reason) => eprintln!("meshdp sidecar: the feed reports: {reason}"),
+            FeedEvent::Trouble(reason) => notice::say(&format!("the feed reports: {reason}")),
             FeedEvent::Connected => {
                 self.turnover.away("");
                 self.feed_lost.store(false, Ordering::Relaxed);
@@ -372,7 +398,11 @@ fn open_log(settings: &Settings, telemetry: &Telemetry) -> Result<Sink, EngineEr
     let failed = |error: std::io::Error| EngineError::AccessLog(format!("{}: {error}", settings.access_log));
     let mode = if settings.access_log == "off" { Mode::Off } else { Mode::Text };
     match settings.access_log.as_str() {
-        "off" | "stdout" => Sink::start(std::io::stdout(), mode, dropped),
+        // Not Rust's own standard output: it keeps what it could not write and would write it later, out of order.
+        "off" | "stdout" => {
+            let standard = std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+            Sink::start(std::fs::File::from(standard), mode, dropped)
+        }
         path => {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
             Sink::start(file, mode, dropped)

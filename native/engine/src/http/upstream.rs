@@ -132,6 +132,9 @@ async fn run(
             if worker.epoch() != epoch {
                 return Poll::Ready(Step::Swapped);
             }
+            if worker.draining.get() {
+                exchange.close_after();
+            }
             let mut scratch = worker.scratch.borrow_mut();
             let moved = exchange.moved();
             let lent = (&mut scratch.response_fields, &worker.buffers);

@@ -10,6 +10,8 @@ pub(crate) mod registry;
 
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::num::NonZeroU32;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -23,7 +25,7 @@ use tokio::sync::mpsc;
 use crate::connection::Failure;
 use crate::control::turnover;
 use crate::http::decide::Scratch;
-use crate::listener;
+use crate::listener::{self, Doors};
 use crate::observe::access_log::AccessLog;
 use crate::observe::outcome::Reason;
 use crate::observe::telemetry::WorkerTelemetry;
@@ -42,8 +44,10 @@ pub(crate) enum Command {
     Swap(Arc<Snapshot>, Sender<()>),
     /// Answer with the live connections.
     Connections(Sender<Vec<ConnectionRow>>),
-    /// Stop accepting; let what runs finish.
+    /// No new work from peers; the application may still connect, and what runs may finish.
     Drain,
+    /// Accept nothing more.
+    Close,
     /// End now.
     Stop,
 }
@@ -224,12 +228,12 @@ pub(crate) fn run(mut setup: Setup) -> std::io::Result<()> {
     let commands = std::mem::replace(&mut setup.commands, mpsc::unbounded_channel().1);
     let worker = Rc::new(Worker::new(setup));
     runtime.block_on(async move {
-        let (stop_accepting, accepting) = tokio::sync::watch::channel(false);
+        let (doors, seen) = tokio::sync::watch::channel(Doors::Open);
         for (direction, listener) in listeners {
-            tokio::task::spawn_local(listener::accept(direction, listener, Rc::clone(&worker), accepting.clone()));
+            tokio::task::spawn_local(listener::accept(direction, listener, Rc::clone(&worker), seen.clone()));
         }
         tokio::task::spawn_local(tick(Rc::clone(&worker)));
-        obey(&worker, commands, &stop_accepting).await;
+        obey(&worker, commands, &doors).await;
         worker.access_log.borrow_mut().flush();
     });
     Ok(())
@@ -238,7 +242,7 @@ pub(crate) fn run(mut setup: Setup) -> std::io::Result<()> {
 async fn obey(
     worker: &Worker,
     mut commands: mpsc::UnboundedReceiver<Command>,
-    stop_accepting: &tokio::sync::watch::Sender<bool>,
+    doors: &tokio::sync::watch::Sender<Doors>,
 ) {
     while let Some(command) = commands.recv().await {
         match command {
@@ -249,9 +253,10 @@ async fn obey(
             Command::Connections(answer) => drop(answer.send(worker.registry.rows())),
             Command::Drain => {
                 worker.draining.set(true);
-                let _ = stop_accepting.send(true);
+                let _ = doors.send(Doors::OutboundOnly);
                 worker.registry.wake_all().await;
             }
+            Command::Close => drop(doors.send(Doors::Closed)),
             Command::Stop => return,
         }
     }
@@ -271,12 +276,16 @@ fn seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
 }
 
-/// Binds one listener of a capture port; several workers share it through `SO_REUSEPORT`.
-pub(crate) fn bind(address: SocketAddr) -> std::io::Result<StdListener> {
+/// Binds one listener of a capture port. Workers share the port through `SO_REUSEPORT`, which is open to every process
+/// of our user: where the application is one, there is a mark, and the workers share the listener itself.
+pub(crate) fn bind(address: SocketAddr, mark: Option<NonZeroU32>) -> std::io::Result<StdListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec().nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    match mark {
+        Some(mark) => sys::set_mark(socket.as_fd(), mark)?,
+        None => socket.set_reuse_port(true)?,
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
