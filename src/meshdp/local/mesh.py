@@ -55,6 +55,7 @@ class Mesh:
         self._findings: list[str] = []
         self._writing = False
         self._waiting: list[asyncio.Future[None]] = []
+        self._next_look: asyncio.TimerHandle | None = None
         self._ended: frozenset[InstanceKey] = frozenset()
 
     @property
@@ -99,6 +100,7 @@ class Mesh:
         self._write_state()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._source.fileno(), self._look)
+        self._look_later()
         loop.add_signal_handler(signal.SIGCHLD, self._collect_orphans)
         try:
             async with asyncio.TaskGroup() as group:
@@ -177,8 +179,14 @@ class Mesh:
         loop = asyncio.get_running_loop()
         if self._source.changed():
             loop.call_later(DEBOUNCE_S, self._reload)
-        elif (wait_s := self._source.wait_s()) is not None:
-            loop.call_later(wait_s, self._look)
+        else:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        """One timer, however often it is asked for."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._next_look = asyncio.get_running_loop().call_later(self._source.wait_s(), self._look)
 
     def _reload(self) -> None:
         """One change of the documents or of what runs: compiled for everyone once, then handed out."""
@@ -192,8 +200,7 @@ class Mesh:
             if not unit.instance.sidecar:
                 self._translate(unit.place.holder)
         self.note_change()
-        if (wait_s := self._source.wait_s()) is not None:
-            asyncio.get_running_loop().call_later(wait_s, self._look)
+        self._look_later()
 
     async def _bound_logs(self) -> None:
         """Looks at the logs now and then, for as long as the mesh runs."""

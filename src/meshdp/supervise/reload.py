@@ -40,8 +40,7 @@ def compile_until(signals: Iterable[signal.Signals], engine: Engine, settings: S
         if watched is not None:
             poller.register(watched, select.POLLIN)
     while True:
-        wait_s = configuration.source.wait_s()
-        ready = {fd for fd, _ in poller.poll(None if wait_s is None else wait_s * 1000)}
+        ready = {fd for fd, _ in poller.poll(configuration.source.wait_s() * 1000)}
         if stopped in ready:
             return
         if credentials is not None and credentials.changed():
