@@ -32,6 +32,50 @@ def test_every_command_of_the_laptop_page(mode: str) -> None:
         assert len(ran) > 20
 
 
+DETAILS = """\
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"details " + self.path.encode())
+http.server.HTTPServer(("", int(sys.argv[1])), Handler).serve_forever()
+"""
+SERVICES = """\
+apiVersion: v1
+kind: Service
+metadata: {name: details}
+spec: {selector: {app: details}, ports: [{name: http, port: 9080}]}
+"""
+STANDS_FOR = {"meshdp up -f mesh.yaml": "meshdp up -f mesh.yaml --detach"}  # a test does not press Ctrl-C
+
+
+def test_every_command_of_the_readme() -> None:
+    """Its mesh with a service that the reader has."""
+    with folder_for("root") as folder:
+        reader = Reader(folder, acting("root", folder))
+        for name in ("src", "policies"):
+            (folder / name).mkdir()
+        for name, text in (
+            ("src/details.py", DETAILS),
+            ("services.yaml", SERVICES),
+            ("policies/none.yaml", "# none\n"),
+        ):
+            (folder / name).write_text(text)
+        found = list(steps(ROOT / "README.md"))
+        for step in found:
+            if isinstance(step, Save):
+                reader.do(step)
+        try:
+            shown = [step for step in found if isinstance(step, Run) and step.command.startswith("meshdp ")]
+            for each in sorted(shown, key=lambda step: step.command == "meshdp down"):
+                command = STANDS_FOR.get(each.command, each.command)
+                reader.do(Run(command, each.codes, "details /details/0" if "curl" in command else None))
+        finally:
+            reader.run("meshdp down --mesh bookinfo")
+        assert len(shown) >= 7
+
+
 class Reader:
     """Somebody who does what the page says, in a folder of their own."""
 

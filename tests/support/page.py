@@ -64,7 +64,7 @@ def matches(shown: str, said: str) -> bool:
 
 
 def _run(line: str) -> Run:
-    command, _, comment = line.partition("    #")
+    command, _, comment = line.partition("  #")
     codes = re.findall(r"exit code ((?:\d+(?: or )?)+)", comment)
     return Run(command.strip(), tuple(int(code) for code in codes[0].split(" or ")) if codes else (0,))
 
