@@ -39,6 +39,8 @@ class Settings:
     inbound_source: str
     access_log: str
     drain_s: float
+    idle_s: float
+    keepalive_s: float
     uid: int | None
     mark: int | None
     post_quantum: bool
@@ -55,7 +57,8 @@ class Settings:
         from json import dumps
 
         engine = {name: getattr(self, name) for name in ENGINE_FIELDS}
-        return dumps(engine | {"version": __version__}).encode()
+        limits = {"idle_ms": round(self.idle_s * 1_000), "keepalive_ms": round(self.keepalive_s * 1_000)}
+        return dumps(engine | {"limits": limits, "version": __version__}).encode()
 
 
 DEFAULTS: dict[str, object] = {
@@ -75,6 +78,8 @@ DEFAULTS: dict[str, object] = {
     "inbound_source": "127.0.0.6",
     "access_log": "stdout",
     "drain_s": 5.0,
+    "idle_s": 300.0,
+    "keepalive_s": 120.0,
     "uid": None,
     "mark": None,
     "post_quantum": True,
@@ -164,6 +169,10 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"--mark {settings.mark:#x}: expected 1 to 0xffffffff")
     if settings.drain_s < 0:
         raise SettingsError(f"--drain-s {settings.drain_s}: expected 0 or more seconds")
+    if settings.idle_s <= 0:
+        raise SettingsError(f"--idle-s {settings.idle_s}: expected more than 0 seconds")
+    if settings.keepalive_s < 0:
+        raise SettingsError(f"--keepalive-s {settings.keepalive_s}: expected seconds, or 0 for never")
     taken: dict[str, str] = {}
     for field in ADDRESSES:
         address = getattr(settings, field)

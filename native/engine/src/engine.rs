@@ -208,7 +208,7 @@ fn bind_captures(settings: &Settings) -> Result<Vec<Captures>, EngineError> {
         for listeners in &mut workers {
             let listener = match &shared {
                 Some(listener) => listener.try_clone(),
-                None => worker::bind(address, settings.mark),
+                None => worker::bind(address, settings),
             };
             let listener = listener.map_err(refused)?;
             if settings.mark.is_some() && shared.is_none() {

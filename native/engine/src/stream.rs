@@ -125,6 +125,14 @@ impl Stream {
         }
     }
 
+    /// The socket if its bytes are the connection's bytes, so that the kernel may move them.
+    pub(crate) fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(tcp) => Some(tcp),
+            Self::Tls(_) => None,
+        }
+    }
+
     /// The socket, for its addresses and options.
     pub(crate) fn tcp(&self) -> &TcpStream {
         match self {

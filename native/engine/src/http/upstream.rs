@@ -79,7 +79,7 @@ pub(crate) async fn serve(
             }
             // An idle connection that the upstream closed as we took it: nothing was processed.
             Err(broken)
-                if broken.unanswered && reused && attempt < ATTEMPTS && repeatable(session, request, &exchange) =>
+                if broken.lost_to_reuse(reused) && attempt < ATTEMPTS && repeatable(session, request, &exchange) =>
             {
                 exchange.rewind();
             }
@@ -99,6 +99,7 @@ fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, B
         framing: head.framing,
         head_len: head.len,
         kind: kind_of(head.method.of(&session.secured.received)),
+        upgrade: head.upgrade,
         turn: Turn::new(head),
         close_downstream: worker.draining.get() || !head.keep_alive,
         limits: session.limits,

@@ -10,7 +10,6 @@ pub(crate) mod registry;
 
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -99,10 +98,12 @@ impl Worker {
     fn new(setup: Setup) -> Self {
         let Setup { id, settings, snapshot, credentials, telemetry, access_log, connection_limit, .. } = setup;
         let limits = &settings.limits;
+        // Idle connections may not take the descriptors that live ones need.
+        let pool_total = limits.pool_total.min(connection_limit / 2);
         Self {
             registry: Rc::new(Registry::new(id, connection_limit)),
             buffers: Buffers::default(),
-            pool: RefCell::new(Pool::new(limits.pool_per_endpoint, limits.pool_idle_ms)),
+            pool: RefCell::new(Pool::new(limits.pool_per_endpoint, pool_total, limits.pool_idle_ms)),
             load: Load::default(),
             scratch: RefCell::default(),
             telemetry: RefCell::new(telemetry),
@@ -276,15 +277,20 @@ fn seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
 }
 
-/// Binds one listener of a capture port. Workers share the port through `SO_REUSEPORT`, which is open to every process
-/// of our user: where the application is one, there is a mark, and the workers share the listener itself.
-pub(crate) fn bind(address: SocketAddr, mark: Option<NonZeroU32>) -> std::io::Result<StdListener> {
+/// Binds one listener of a capture port; Linux hands its options on to the sockets it accepts. Workers share the port
+/// through `SO_REUSEPORT`, which is open to every process of our user: where the application is one, there is a mark, and
+/// the workers share the listener itself.
+pub(crate) fn bind(address: SocketAddr, settings: &Settings) -> std::io::Result<StdListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec().nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    match mark {
+    match settings.mark {
         Some(mark) => sys::set_mark(socket.as_fd(), mark)?,
         None => socket.set_reuse_port(true)?,
+    }
+    socket.set_tcp_nodelay(true)?;
+    if let Some(probing) = settings.limits.keepalive() {
+        socket.set_tcp_keepalive(&probing)?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
