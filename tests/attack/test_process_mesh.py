@@ -1,0 +1,215 @@
+"""The processes of `meshdp up` die at any moment, `up` first of all: everything of it ends, and the next one takes over.
+
+In:     a small mesh on this machine; SIGKILL and SIGTERM for its supervisor, holders, commands; process 1 of a container.
+Source: attack-cases 2.16, PR-03, PR-17; issue 4, item 4; docs/local.md, "Its end".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.local_mesh import Meshdp, alive, picture_of_the_host, wait_until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make network namespaces")
+
+MESH = "deaths"
+SERVER = "import http.server as h; h.ThreadingHTTPServer(('0.0.0.0', 8080), h.SimpleHTTPRequestHandler).serve_forever()"
+FILE = f"""\
+apiVersion: meshdp.io/v1alpha1
+kind: LocalMesh
+metadata: {{name: {MESH}}}
+spec:
+  resources: [services.yaml]
+  workloads:
+  - {{name: web, serviceAccount: web, labels: {{app: web}}, command: [python3, -c, "{SERVER}"]}}
+  - {{name: client, serviceAccount: client, command: [sleep, infinity]}}
+"""
+SERVICES = """\
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+"""
+ASK = """\
+import urllib.request, urllib.error
+try:
+    print(urllib.request.urlopen("http://web/", timeout=5).status)
+except urllib.error.HTTPError as answer:
+    print(answer.code, answer.read().decode())
+"""
+
+
+@pytest.fixture
+def meshdp(tmp_path: Path) -> Iterator[Meshdp]:
+    tmp_path.chmod(0o755)
+    meshdp = Meshdp(tmp_path)
+    (tmp_path / "mesh.yaml").write_text(FILE)
+    (tmp_path / "services.yaml").write_text(SERVICES)
+    yield meshdp
+    meshdp("down", "--mesh", MESH)
+
+
+def up(meshdp: Meshdp) -> subprocess.CompletedProcess[str]:
+    done = meshdp("up", "-f", str(meshdp.folder / "mesh.yaml"), "--detach")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def instance(meshdp: Meshdp, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(row for row in meshdp.state_of(MESH)["instances"] if row["name"] == name)
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    """Every process that this one or its children have made."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found, fresh = {pid}, {pid}
+    while fresh:
+        fresh = {child for child, parent in parents.items() if parent in fresh} - found
+        found |= fresh
+    return found - {pid}
+
+
+def status(meshdp: Meshdp) -> str:
+    return (meshdp.python("client", ASK).stdout.split() or ["nothing"])[0]
+
+
+def root(meshdp: Meshdp) -> str:
+    folder = meshdp.state / MESH / "authority"
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and "cert" in path.name)
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def test_pr_03_a_second_up_cleans_and_adopts_what_a_killed_one_left(meshdp: Meshdp) -> None:
+    up(meshdp)
+    assert status(meshdp) == "200"
+    authority, address = root(meshdp), instance(meshdp, "web")["address"]
+    supervisor = meshdp.state_of(MESH)["supervisor"]["pid"]
+    everything = descendants(supervisor)
+    assert len(everything) >= 7  # link, two holders, two sidecars, two commands
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until(lambda: not any(alive(pid) for pid in {supervisor, *everything}))
+    said = up(meshdp).stdout
+    assert "did not end by itself" in said
+    assert "certificate authority is adopted" in said
+    assert status(meshdp) == "200"
+    assert root(meshdp) == authority, "saved bundles and old certificates stay valid"
+    assert instance(meshdp, "web")["address"] == address
+    logs = {path.name for path in (meshdp.state / MESH / "logs").iterdir()}
+    assert {"default.web.sidecar.log.1", "default.client.log.1"} <= logs
+    assert meshdp("down").returncode == 0
+    assert not meshdp.state.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("pause_s", [0.15, 0.3, 0.45, 0.7])
+def test_pr_03_up_ends_while_it_starts(meshdp: Meshdp, number: signal.Signals, pause_s: float) -> None:
+    """At whatever moment: nothing of it stays alive, the machine is as before, and the next start is an ordinary one."""
+    before = picture_of_the_host()
+    with meshdp.start("up", "-f", str(meshdp.folder / "mesh.yaml")) as process:
+        everything: set[int] = set()
+        until = time.monotonic() + pause_s
+        while time.monotonic() < until:
+            everything |= descendants(process.pid)
+            time.sleep(0.005)
+        process.send_signal(number)
+        everything |= descendants(process.pid)
+        process.wait(15)
+    wait_until(lambda: not any(alive(pid) for pid in everything))
+    assert picture_of_the_host() == before
+    if number != signal.SIGKILL:
+        assert not meshdp.state.exists() or not list(meshdp.state.iterdir()), "an end that was asked for leaves nothing"
+    if pause_s == 0.45:
+        up(meshdp)
+        assert status(meshdp) == "200"
+
+
+def test_pr_03_a_holder_is_killed(meshdp: Meshdp) -> None:
+    """An instance without its namespaces is gone, is said to be gone, and nobody is sent there; the others serve on."""
+    up(meshdp)
+    web = instance(meshdp, "web")
+    os.kill(web["holder"]["pid"], signal.SIGKILL)
+    wait_until(lambda: not alive(web["pid"]) and not alive(web["sidecar_pid"]))
+    wait_until(lambda: instance(meshdp, "web")["phase"] == "failed")
+    assert "namespaces are gone" in instance(meshdp, "web")["message"]
+    wait_until(lambda: status(meshdp) == "503")
+    assert instance(meshdp, "client")["phase"] == "ready"
+    restarts = instance(meshdp, "web")["restarts"]
+    assert restarts <= 2, "there is nothing to start a sidecar in"
+    assert meshdp("ps").returncode == 1
+    assert meshdp("down").returncode == 0
+    assert not meshdp.state.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_pr_03_a_command_ends(meshdp: Meshdp, number: signal.Signals) -> None:
+    """It is nobody's endpoint any more: 503 from the client's own sidecar, not a connection that fails."""
+    up(meshdp)
+    assert status(meshdp) == "200"
+    os.kill(instance(meshdp, "web")["pid"], number)
+    wait_until(lambda: instance(meshdp, "web")["phase"] == "exited")
+    wait_until(lambda: bool(meshdp.state_of(MESH)["settled"]))
+    assert meshdp.python("client", ASK).stdout.strip() == "503 no healthy upstream"
+    assert alive(instance(meshdp, "web")["sidecar_pid"])
+
+
+def test_pr_03_a_sidecar_ends_by_itself_and_is_back(meshdp: Meshdp) -> None:
+    up(meshdp)
+    for name in ("client", "web"):
+        before = instance(meshdp, name)
+        os.kill(before["sidecar_pid"], signal.SIGTERM)
+        wait_until(lambda name=name: instance(meshdp, name)["restarts"] == 1)
+        wait_until(lambda name=name: instance(meshdp, name)["phase"] == "ready")
+        wait_until(lambda: status(meshdp) == "200")
+
+
+CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+ORPHANS = "for i in 1 2 3; do (sleep 0.1 &) ; done"
+
+
+def test_pr_17_as_process_one_it_collects_what_nobody_waits_for(meshdp: Meshdp) -> None:
+    command = [*CONTAINER, sys.executable, "-m", "meshdp", "up", "-f", str(meshdp.folder / "mesh.yaml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=meshdp.env) as process:
+        try:
+            assert process.stdout is not None
+            said = ""
+            while "is ready" not in said:
+                line = process.stdout.readline()
+                assert line, said
+                said += line
+            first = next(iter(descendants(process.pid)))
+            for pid in descendants(process.pid):
+                if b"meshdp\0up" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    first = pid
+            before = children(first)
+            subprocess.run(["nsenter", f"--target={first}", "--pid", "--mount", "sh", "-c", ORPHANS], check=True)
+            wait_until(lambda: children(first) == before)
+            os.kill(first, signal.SIGTERM)
+            assert process.wait(15) == 0
+        finally:
+            process.kill()
+    assert not meshdp.state.exists()
+
+
+def children(pid: int) -> list[tuple[str, str]]:
+    """Number and state of every child."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        (child, Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0].replace("R", "S"))
+        for child in found
+    ]
