@@ -39,6 +39,7 @@ class Settings:
     access_log: str
     drain_s: float
     uid: int | None
+    mark: int | None
     post_quantum: bool
     single_instance: bool
 
@@ -73,6 +74,7 @@ DEFAULTS: dict[str, object] = {
     "access_log": "stdout",
     "drain_s": 5.0,
     "uid": None,
+    "mark": None,
     "post_quantum": True,
     "single_instance": True,
 }
@@ -91,6 +93,7 @@ ENGINE_FIELDS = (
     "access_log",
     "feed",
     "identity",
+    "mark",
     "post_quantum",
     "single_instance",
 )
@@ -126,6 +129,8 @@ def _convert(name: str, text: str, shown: str) -> object:
     try:
         if isinstance(default, bool):
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if name == "mark":
+            return int(text, 0)  # marks are written in hexadecimal, as in rules
         if isinstance(default, int) or name == "uid":
             return int(text)
         if isinstance(default, float):
@@ -148,6 +153,8 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"--concurrency {settings.concurrency}: expected 1 to 256 worker threads")
     if settings.uid is not None and settings.uid < 0:
         raise SettingsError(f"--uid {settings.uid}: expected 0 or more")
+    if settings.mark is not None and not 0 < settings.mark < 1 << 32:
+        raise SettingsError(f"--mark {settings.mark:#x}: expected 1 to 0xffffffff")
     if settings.drain_s < 0:
         raise SettingsError(f"--drain-s {settings.drain_s}: expected 0 or more seconds")
     taken: dict[str, str] = {}

@@ -64,15 +64,14 @@ Play = Callable[[Feed, Path], Awaitable[None]]
 
 
 @pytest.fixture
-def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Play], None]:
-    """Runs a test against an open feed; the socket stays ours, whoever runs the tests."""
-    monkeypatch.setattr(os, "chown", lambda *_: None)
+def play(tmp_path: Path) -> Callable[[Play], None]:
+    """Runs a test against an open feed, whose reader is in the group of whoever runs the tests."""
 
     def playing(test: Play) -> None:
         async def main() -> None:
             feed = Feed("default/a", Authority.open(tmp_path / "authority", "root"), lambda: None)
             path = tmp_path / "feed" / "feed.sock"
-            await feed.open(path)
+            await feed.open(path, os.getgid())
             try:
                 await test(feed, path)
             finally:
@@ -104,7 +103,9 @@ def test_what_is_no_frame_is_refused(raw: bytes) -> None:
 
 def test_the_folder_is_closed_to_others(play: Callable[[Play], None]) -> None:
     async def test(feed: Feed, path: Path) -> None:
-        assert path.parent.stat().st_mode & 0o777 == 0o700
+        folder, socket = path.parent.stat(), path.stat()
+        assert (folder.st_mode & 0o777, folder.st_uid, folder.st_gid) == (0o710, os.getuid(), os.getgid())
+        assert (socket.st_mode & 0o777, socket.st_gid) == (0o660, os.getgid())
 
     play(test)
 

@@ -109,7 +109,27 @@ def test_truncated_file_is_not_an_empty_one(source: FileSource, folder: Path) ->
     assert names(source.load()) == ["one"]
     os.close(fd)
     assert woken(source)
+    loaded = source.load()
+    assert names(loaded) == ["one"], "an empty file is what a full disk leaves"
+    assert [finding.code for finding in loaded.errors] == ["MDP0108"]
+    (folder / "a.yaml").write_text("# nothing any more\n")
+    assert woken(source)
     assert names(source.load()) == []
+
+
+def test_a_file_cut_off_in_place_is_not_believed_and_a_renamed_one_is(source: FileSource, folder: Path) -> None:
+    whole = document("one") + "---\n" + document("two")
+    (folder / "a.yaml").write_text(whole)
+    assert names(source.load()) == ["one", "two"]
+    (folder / "a.yaml").write_text(document("one"))
+    loaded = source.load()
+    assert names(loaded) == ["one", "two"]
+    assert [finding.code for finding in loaded.errors] == ["MDP0108"]
+    (folder / "a.yaml").write_text(whole)
+    assert source.load().errors == (), "written whole again, there is nothing to say"
+    (folder / "staged").write_text(document("one"))
+    (folder / "staged").rename(folder / "a.yaml")
+    assert names(source.load()) == ["one"]
 
 
 def test_a_writer_that_never_closes_is_read_in_the_end(

@@ -37,6 +37,7 @@ def test_the_engine_reads_its_part_as_json() -> None:
         "feed": "/feed",
         "identity": "spiffe://cluster.local/ns/default/sa/details",
         "post_quantum": True,
+        "mark": None,
         "single_instance": True,
         "version": __version__,
     }
@@ -53,6 +54,9 @@ def test_the_engine_reads_its_part_as_json() -> None:
         ({"feed": None, "directory": "d"}, {}, "--directory needs --credentials DIR"),
         ({"concurrency": 0}, {}, "--concurrency 0: expected 1 to 256"),
         ({"uid": "-1"}, {}, "--uid -1: expected 0 or more"),
+        ({"mark": "0"}, {}, "--mark 0x0: expected 1 to 0xffffffff"),
+        ({"mark": "0x100000000"}, {}, "--mark 0x100000000: expected 1 to 0xffffffff"),
+        ({}, {"MESHDP_MARK": "ours"}, "MESHDP_MARK=ours: expected a number"),
         ({"drain_s": "-1"}, {}, "--drain-s -1.0: expected 0 or more seconds"),
         ({"inbound": "15006"}, {}, "--inbound 15006: expected ADDRESS:PORT, such as 0.0.0.0:15006"),
         ({"admin": "127.0.0.1:99999"}, {}, "--admin 127.0.0.1:99999: expected ADDRESS:PORT"),

@@ -6,6 +6,8 @@
 //! Source: DESIGN sections 4.3 and 5 ("Runtime").
 
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU32;
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,6 +31,9 @@ pub struct Engine {
     running: Mutex<Option<Running>>,
 }
 
+/// The capture listeners of one worker.
+type Captures = Vec<(Direction, TcpListener)>;
+
 struct Running {
     /// The process that the threads are in: after a fork without exec there is a child with this value and without them.
     process: u32,
@@ -44,6 +49,9 @@ impl Engine {
     /// # Errors
     /// The access log cannot be opened.
     pub fn new(settings: Settings) -> Result<Self, EngineError> {
+        if settings.mark.is_some() {
+            sys::forbid_inspection().map_err(EngineError::Inspection)?;
+        }
         Ok(Self { force: Arc::new(Force::new(settings)?), running: Mutex::new(None) })
     }
 
@@ -59,12 +67,13 @@ impl Engine {
         let settings = Arc::clone(&self.force.settings);
         let exclusive = if settings.single_instance { Some(hold_namespace()?) } else { None };
         let faces = bind_faces(&settings)?;
+        let mut listeners = bind_captures(&settings)?.into_iter();
         let mut setups = Vec::new();
         let mut commands = Vec::new();
         for id in 0..settings.concurrency {
             let (send, receive) = mpsc::unbounded_channel();
             commands.push(send);
-            setups.push(self.setup(id, receive)?);
+            setups.push(self.setup(id, listeners.next().unwrap_or_default(), receive));
         }
         self.force.attach(commands);
         let mut workers = Vec::new();
@@ -126,13 +135,9 @@ impl Engine {
         }
     }
 
-    fn setup(&self, id: usize, commands: mpsc::UnboundedReceiver<Command>) -> Result<Setup, EngineError> {
+    fn setup(&self, id: usize, listeners: Captures, commands: mpsc::UnboundedReceiver<Command>) -> Setup {
         let settings = &self.force.settings;
-        let listeners = vec![
-            (Direction::Outbound, bind("outbound capture", settings.outbound)?),
-            (Direction::Inbound, bind("inbound capture", settings.inbound)?),
-        ];
-        Ok(Setup {
+        Setup {
             id,
             settings: Arc::clone(settings),
             snapshot: self.force.snapshot(),
@@ -142,7 +147,7 @@ impl Engine {
             telemetry: self.force.telemetry.worker(),
             access_log: self.force.access_log_of_worker(),
             connection_limit: connection_limit(sys::open_file_limit(), settings.concurrency),
-        })
+        }
     }
 }
 
@@ -172,6 +177,8 @@ pub enum EngineError {
     },
     /// The access log could not be opened.
     AccessLog(String),
+    /// This process could not be closed to others of its user.
+    Inspection(std::io::Error),
     /// A thread could not be started.
     Thread(std::io::Error),
 }
@@ -189,6 +196,9 @@ impl std::fmt::Display for EngineError {
                 "cannot listen on {address} for {what}: {error}; free the port or choose another in the settings"
             ),
             Self::AccessLog(problem) => write!(formatter, "access log: {problem}"),
+            Self::Inspection(error) => {
+                write!(formatter, "cannot close this process to others of its user: {error}; leave the mark out of the settings")
+            }
             Self::Thread(error) => write!(formatter, "cannot start a thread: {error}; look at the process limits"),
         }
     }
@@ -202,8 +212,29 @@ fn hold_namespace() -> Result<UnixListener, EngineError> {
     UnixListener::bind_addr(&name).map_err(|_| EngineError::SecondInstance)
 }
 
-fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, EngineError> {
-    worker::bind(address).map_err(|error| EngineError::Bind { what, address, error })
+/// The capture listeners of each worker: of its own, or duplicates of the same two where there is a mark.
+fn bind_captures(settings: &Settings) -> Result<Vec<Captures>, EngineError> {
+    let wanted = [
+        (Direction::Outbound, "outbound capture", settings.outbound),
+        (Direction::Inbound, "inbound capture", settings.inbound),
+    ];
+    let mut workers: Vec<Captures> = (0..settings.concurrency).map(|_| Vec::new()).collect();
+    for (direction, what, address) in wanted {
+        let refused = |error| EngineError::Bind { what, address, error };
+        let mut shared: Option<TcpListener> = None;
+        for listeners in &mut workers {
+            let listener = match &shared {
+                Some(listener) => listener.try_clone(),
+                None => worker::bind(address, settings.mark),
+            };
+            let listener = listener.map_err(refused)?;
+            if settings.mark.is_some() && shared.is_none() {
+                shared = Some(listener.try_clone().map_err(refused)?);
+            }
+            listeners.push((direction, listener));
+        }
+    }
+    Ok(workers)
 }
 
 fn bind_faces(settings: &Settings) -> Result<Vec<(Face, TcpListener)>, EngineError> {
@@ -213,12 +244,18 @@ fn bind_faces(settings: &Settings) -> Result<Vec<(Face, TcpListener)>, EngineErr
         (Face::Readiness, "readiness", settings.readiness),
         (Face::Metrics, "metrics", settings.metrics),
     ];
-    wanted.into_iter().map(|(face, what, address)| bind_alone(what, address).map(|listener| (face, listener))).collect()
+    let bind = |(face, what, address)| {
+        let listener = bind_face(address, settings.mark).map_err(|error| EngineError::Bind { what, address, error })?;
+        Ok((face, listener))
+    };
+    wanted.into_iter().map(bind).collect()
 }
 
-fn bind_alone(what: &'static str, address: SocketAddr) -> Result<TcpListener, EngineError> {
-    let listener = TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
-    listener.map_err(|error| EngineError::Bind { what, address, error })
+fn bind_face(address: SocketAddr, mark: Option<NonZeroU32>) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    mark.map_or(Ok(()), |mark| sys::set_mark(listener.as_fd(), mark))?;
+    Ok(listener)
 }
 
 /// Connections a worker may have open: each needs a descriptor on both sides, and what is not a connection needs some too,

@@ -4,6 +4,7 @@
 //! Fails: `EngineError::Settings` naming the field.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +46,9 @@ pub struct Settings {
     pub post_quantum: bool,
     /// Refuse to start when another sidecar holds this network namespace.
     pub single_instance: bool,
+    /// Mark of every socket of ours, where no user of our own tells our traffic from the application's.
+    #[serde(default)]
+    pub mark: Option<NonZeroU32>,
     /// Bounds of waiting and of size.
     #[serde(default)]
     pub limits: Limits,

@@ -2,12 +2,13 @@
 //!
 //! In: open sockets of the worker that calls.  Out: plain values and `io::Result`.
 //! Limits: none of these block; all sockets here are non-blocking.
-//! Source: netfilter `SO_ORIGINAL_DST`, ip(7) `IP_BIND_ADDRESS_NO_PORT`, getrlimit(2).
+//! Source: netfilter `SO_ORIGINAL_DST`, ip(7) `IP_BIND_ADDRESS_NO_PORT`, socket(7) `SO_MARK`, prctl(2), getrlimit(2).
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// The address a redirected connection was meant for, as conntrack remembers it.
@@ -74,6 +75,30 @@ pub(crate) fn bind_address_without_port(socket: BorrowedFd<'_>) -> io::Result<()
             mem::size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts a mark on what a socket sends, and on the sockets that it accepts; takes `CAP_NET_ADMIN`.
+pub(crate) fn set_mark(socket: BorrowedFd<'_>, mark: NonZeroU32) -> io::Result<()> {
+    let mark = mark.get();
+    // SAFETY: the pointer and the size describe one readable u32 that outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MARK,
+            (&raw const mark).cast::<libc::c_void>(),
+            mem::size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Keeps other processes of our user out of our memory and descriptors: no ptrace, no `/proc/PID/mem`, no core file.
+pub(crate) fn forbid_inspection() -> io::Result<()> {
+    let undumpable: libc::c_ulong = 0;
+    // SAFETY: this prctl takes one number and touches no memory of ours.
+    let result = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, undumpable, 0, 0, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

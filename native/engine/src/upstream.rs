@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,7 +106,7 @@ impl Target {
     /// # Errors
     /// The reason, before any byte of the request was sent.
     pub(crate) async fn connect(&self, worker: &Worker) -> Result<Stream, Reason> {
-        let tcp = match timeout(self.connect_timeout, dial(self.address, self.source)).await {
+        let tcp = match timeout(self.connect_timeout, dial(self.address, self.source, worker.settings.mark)).await {
             Err(_) => return Err(Reason::UpstreamConnectTimeout),
             Ok(Err(_)) => return Err(Reason::UpstreamConnectFailed),
             Ok(Ok(tcp)) => tcp,
@@ -134,8 +135,11 @@ impl Target {
     }
 }
 
-async fn dial(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+async fn dial(address: SocketAddr, source: Option<IpAddr>, mark: Option<NonZeroU32>) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(mark) = mark {
+        sys::set_mark(socket.as_fd(), mark)?; // without it the redirection would send this connection back to us
+    }
     socket.set_nodelay(true)?;
     if let Some(source) = source {
         sys::bind_address_without_port(socket.as_fd())?;

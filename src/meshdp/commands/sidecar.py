@@ -53,6 +53,9 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--drain-s", metavar="SECONDS", help="how long connections may finish at stop (5)")
     parser.add_argument("--uid", metavar="N", help="give up root for this user and group")
     parser.add_argument(
+        "--mark", metavar="N", help="mark own packets (as meshdp-init --proxy-mark); needs CAP_NET_ADMIN"
+    )
+    parser.add_argument(
         "--no-post-quantum", dest="post_quantum", action="store_false", default=None, help="offer X25519 alone"
     )
 

@@ -8,10 +8,11 @@ import signal
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from meshdp.errors import MeshdpError
 from meshdp.local import background, mesh_file
 from meshdp.local.background import Report
+from meshdp.local.isolation import rights
 from meshdp.local.isolation.launch import User, invoking_user
+from meshdp.local.isolation.rights import Rights
 from meshdp.local.mesh import Mesh
 from meshdp.local.mesh_file import MeshFile
 from meshdp.local.report import Palette, Voice, instance_row, show
@@ -38,8 +39,6 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Checks what is needed, then runs the mesh here or in the background."""
-    if os.geteuid() != 0:
-        raise MeshdpError("a mesh needs root to make network namespaces", "run it with sudo")
     file = mesh_file.load(Path(args.file))
     user = invoking_user(os.environ)
     if args.detach:
@@ -55,9 +54,11 @@ def _live(file: MeshFile, user: User, args: Namespace, report: Report) -> int:
     adopted = folder.acquire()
     mesh, done = None, False
     try:
-        mesh = Mesh(file, folder, user, lambda line: voice.say(f"  {voice.palette.faint(line)}"))
+        taken = rights.take()
+        mesh = Mesh(file, folder, user, taken, lambda line: voice.say(f"  {voice.palette.faint(line)}"))
         mesh.drain_s = args.drain_s
         voice.say(voice.palette.strong(f"mesh {file.name}"))
+        voice.say(f"  {voice.palette.faint(_explain(taken))}")
         if adopted:
             voice.say(f"  it did not end by itself the last time: {_adopted(folder)}")
         mesh.build()
@@ -76,6 +77,14 @@ def _live(file: MeshFile, user: User, args: Namespace, report: Report) -> int:
 def _adopted(folder: Folder) -> str:
     authority = "its certificate authority is adopted" if folder.authority.is_dir() else "it had made no certificates"
     return f"{authority}, its logs are kept as *.log.1"
+
+
+def _explain(taken: Rights) -> str:
+    """How the sidecars' traffic is told from the applications', and why."""
+    if taken.mode == rights.MARKED:
+        return f"without root; sidecars are told apart by a packet mark: {taken.why}"
+    how = "without root; " if taken.mode == rights.OWNER else ""
+    return f"{how}sidecars are told apart by their user {rights.SIDECAR_ID}"
 
 
 async def _serve(mesh: Mesh, args: Namespace, voice: Voice, report: Report) -> int:

@@ -149,6 +149,14 @@ class Stage:
         """The kernel's table of TCP sockets in a workload's namespace."""
         return Path(f"/proc/{self.instance(workload).holder.pid}/net/tcp").read_text()
 
+    def sidecar_uid(self, workload: str) -> int | None:
+        """The user that a workload's sidecar runs as, in the machine's numbers; None while there is none."""
+        try:
+            status = Path(f"/proc/{self.instance(workload).sidecar_pid}/status").read_text()
+        except OSError:
+            return None
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:"))
+
     def sidecar_log(self, workload: str) -> str:
         """Everything that a workload's sidecar has written."""
         instance = self.instance(workload)

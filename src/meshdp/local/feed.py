@@ -23,7 +23,7 @@ from pathlib import Path
 
 from meshdp.compiler.snapshot import Snapshot
 from meshdp.control.authority import Authority, RequestRefused
-from meshdp.local.isolation.launch import SIDECAR_ID
+from meshdp.local.isolation.rights import SIDECAR_ID
 
 FRAME_LIMIT_BYTES = 64 * 1024 * 1024
 ANSWER_TIMEOUT_S = 10.0
@@ -101,13 +101,15 @@ class Feed:
         """The sidecar is here and has what it should have."""
         return self._session is not None and self._wanted is not None and self.in_force == self._wanted.digest
 
-    async def open(self, path: Path) -> None:
-        """Listens in a folder of its own that only the sidecar's user and root may enter."""
+    async def open(self, path: Path, reader: int | None = SIDECAR_ID) -> None:
+        """Listens in a folder of its own that only our user and the group `reader`, the sidecar's, may enter."""
         path.parent.mkdir(mode=0o700, parents=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(path))
-        for owned in (path, path.parent):
-            os.chown(owned, SIDECAR_ID, SIDECAR_ID)
+        for owned, mode in ((path, 0o660), (path.parent, 0o710)):
+            if reader is not None:
+                os.chown(owned, -1, reader)  # the folder stays ours, so that it can be removed after a crash
+                owned.chmod(mode)
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_READ_AHEAD_BYTES)
 
     def offer(self, snapshot: Snapshot, identity: str) -> None:

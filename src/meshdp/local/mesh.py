@@ -22,8 +22,9 @@ from meshdp.local import hosts, logs, translation
 from meshdp.local.configuration import Compiled, Configuration
 from meshdp.local.feed import Feed
 from meshdp.local.isolation import kernel, namespaces
-from meshdp.local.isolation.launch import SIDECAR_ID, User
+from meshdp.local.isolation.launch import User
 from meshdp.local.isolation.namespaces import Holder
+from meshdp.local.isolation.rights import MARKED, SIDECAR_ID, Rights
 from meshdp.local.mesh_file import Instance, InstanceKey, MeshFile
 from meshdp.local.state import Folder, MeshState, ProcessState
 from meshdp.local.unit import DRAIN_S, Place, Unit
@@ -38,12 +39,13 @@ Say = Callable[[str], None]
 class Mesh:
     """One mesh, from its file to its end. `build` before the event loop starts, then `run`, then `remove`."""
 
-    def __init__(self, file: MeshFile, folder: Folder, user: User, say: Say) -> None:
+    def __init__(self, file: MeshFile, folder: Folder, user: User, rights: Rights, say: Say) -> None:
         self.file = file
         self.units: list[Unit] = []
         self.drain_s = DRAIN_S
         self._folder = folder
         self._user = user
+        self._rights = rights
         self._say = say
         self._source = FileSource(file.resources)
         self._configuration = Configuration(file)
@@ -88,7 +90,8 @@ class Mesh:
         for unit in self.units:
             if unit.instance.sidecar:
                 unit.feed = Feed(str(unit.instance.key), authority, self.note_change)
-                await unit.feed.open(unit.place.feed_socket)
+                reader = None if self._rights.mode == MARKED else SIDECAR_ID
+                await unit.feed.open(unit.place.feed_socket, reader)
         self._distribute()
         self._write_state()
         loop = asyncio.get_running_loop()
@@ -148,7 +151,7 @@ class Mesh:
         address = self._configuration.addresses[key]
         folder = self._folder.files_of(*key)
         folder.mkdir(mode=0o700)
-        files = namespaces.Files(folder / "hosts", folder / "resolv.conf", self._folder.path)
+        files = namespaces.Files(folder / "hosts", folder / "resolv.conf", self._folder.path.parent)
         for path, text in ((files.hosts, self._hosts(instance)), (files.resolver, hosts.resolver_file(key.namespace))):
             path.write_text(text)
             path.chmod(0o644)
@@ -156,13 +159,13 @@ class Mesh:
         self._holders.append(holder)
         # Redirection comes before the way to the link: there is no moment without it.
         if instance.sidecar:
-            namespaces.run_inside(holder, [str(initializer), *INIT_ARGUMENTS])
+            namespaces.run_inside(holder, [str(initializer), *self._rights.init_arguments, *INIT_ARGUMENTS])
         else:
             self._translate(holder)
         namespaces.join(link, holder, index, address)
         log, sidecar_log = self._folder.logs_of(*key)
         port_name = namespaces.port_name(index)
-        place = Place(address, port_name, holder, self._folder.feed_of(index), log, sidecar_log)
+        place = Place(address, port_name, holder, self._rights, self._folder.feed_of(index), log, sidecar_log)
         self.units.append(Unit(instance, place, self._user, self.note_change))
 
     def _look(self) -> None:
@@ -242,6 +245,7 @@ class Mesh:
             supervisor=ProcessState(own, kernel.started_at(own) or 0),
             link=ProcessState(link.pid, link.started),
             user=self._user.name,
+            rights=self._rights.mode,
             ready=self.ready,
             settled=self.settled,
             documents=self._compiled.documents if self._compiled is not None else "",
@@ -276,6 +280,6 @@ def _rewrite(path: Path, text: str) -> None:
 
 # Everything is captured but the sidecar's own ports that must answer anyone.
 INIT_ARGUMENTS = (
-    *("-p", "15001", "-z", "15006", "-u", str(SIDECAR_ID), "-g", str(SIDECAR_ID)),
+    *("-p", "15001", "-z", "15006"),
     *("-b", "*", "-d", "15090,15021,15020", "-i", "*"),
 )

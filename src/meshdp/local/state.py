@@ -2,7 +2,7 @@
 
 In:      `MeshState` from the process that runs the mesh, the only writer, which holds the folder's lock.
 Out:     the same, read by other commands; a lock that is free says that the writer is gone.
-Limits:  the folder is under /run/meshdp for root, else under $XDG_STATE_HOME; MESHDP_STATE_DIR overrides both.
+Limits:  the folder is under /run/meshdp for root, else where `homes` finds a place; MESHDP_STATE_DIR overrides both.
 Fails:   Refused when the mesh is up already, Unreachable when no such mesh is, UsageError when several are.
 """
 
@@ -12,12 +12,15 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from meshdp.errors import Refused, Unreachable, UsageError
+from meshdp.local import homes
+
+SOCKET_PATH_LIMIT_BYTES = 107
 
 
 class ProcessState(msgspec.Struct, frozen=True):
@@ -69,6 +72,7 @@ class MeshState(msgspec.Struct, frozen=True):
     supervisor: ProcessState
     link: ProcessState
     user: str
+    rights: str = "root"
     ready: bool = False
     settled: bool = False
     documents: str = ""
@@ -82,7 +86,7 @@ class Folder:
 
     def __init__(self, mesh: str, root: Path | None = None) -> None:
         self.mesh = mesh
-        self.path = (root or state_root(os.environ)) / mesh
+        self.path = (root or homes.state_root(os.environ)) / mesh
         self._lock = -1
 
     @property
@@ -116,8 +120,12 @@ class Folder:
 
         Raises:
             Refused: another process has it.
+            UsageError: the folder lies too deep for sockets.
         """
-        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if len(os.fsencode(self.feed_of(_HIGHEST_INDEX))) > SOCKET_PATH_LIMIT_BYTES:
+            hint = "name a shorter one: MESHDP_STATE_DIR=/tmp/mesh meshdp up"
+            raise UsageError(f"a socket's path holds {SOCKET_PATH_LIMIT_BYTES} bytes, too few below {self.path}", hint)
+        homes.make(self.path.parent)
         if not self._try_lock():
             raise Refused(f"mesh {self.mesh} is up already", f"stop it: meshdp down --mesh {self.mesh}")
         crashed = self.path.is_dir()
@@ -161,7 +169,7 @@ class Folder:
 
     def take_over(self) -> bool:
         """Takes the lock of a mesh whose process is gone, to clean up after it."""
-        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        homes.make(self.path.parent)
         return self._try_lock()
 
     def write(self, state: MeshState) -> None:
@@ -212,19 +220,9 @@ class Folder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def state_root(environ: Mapping[str, str]) -> Path:
-    """Where the folders of all meshes of this user are."""
-    if environ.get("MESHDP_STATE_DIR"):
-        return Path(environ["MESHDP_STATE_DIR"]).absolute()
-    if os.geteuid() == 0:
-        return Path("/run/meshdp")
-    base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "meshdp"
-
-
 def folders() -> Iterator[Folder]:
     """Every mesh that is up, or was and left something behind."""
-    root = state_root(os.environ)
+    root = homes.state_root(os.environ)
     if not root.is_dir():
         return
     names = {path.name.removesuffix(".lock") for path in root.iterdir()}
@@ -268,3 +266,4 @@ PREVIOUS = ".1"
 """What the name of a log ends with that a crashed mesh wrote."""
 
 _STATE = "state.json"
+_HIGHEST_INDEX = 9999

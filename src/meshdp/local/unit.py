@@ -26,6 +26,7 @@ from meshdp.local import logs
 from meshdp.local.feed import Feed
 from meshdp.local.isolation import inside, launch
 from meshdp.local.isolation.namespaces import Holder
+from meshdp.local.isolation.rights import Rights
 from meshdp.local.mesh_file import Instance
 from meshdp.local.state import InstanceState, ProcessState
 
@@ -44,6 +45,7 @@ class Place:
     address: str
     port_name: str
     holder: Holder
+    rights: Rights
     feed_socket: Path
     log: Path
     sidecar_log: Path
@@ -146,8 +148,11 @@ class Unit:
 
     async def _run_sidecar(self) -> str:
         """One life of a sidecar; how it ended, in words."""
-        argv = [*sidecar_command(str(self.instance.key), self.place.feed_socket), "--drain-s", str(self.drain_s)]
-        program = launch.Program(argv, sidecar_env(), launch.sidecar_user(), log=self.place.sidecar_log)
+        rights = self.place.rights
+        argv = sidecar_command(str(self.instance.key), self.place.feed_socket, rights.mark)
+        argv += ["--drain-s", str(self.drain_s)]
+        user, keeps = launch.sidecar_user(rights, self._user), launch.sidecar_capabilities(rights)
+        program = launch.Program(argv, sidecar_env(), user, log=self.place.sidecar_log, keeps=keeps)
         visible = [*launch.interpreter_folders(), self.place.feed_socket.parent]
         try:
             self._sidecar = launch.start_sidecar(self.place.holder, program, visible)
@@ -250,9 +255,10 @@ def describe_exit(code: int) -> str:
         return f"killed by signal {-code}"
 
 
-def sidecar_command(workload: str, feed: Path) -> list[str]:
+def sidecar_command(workload: str, feed: Path, mark: int | None = None) -> list[str]:
     """The sidecar's command line: this very interpreter, and nothing from the current folder."""
-    return [sys.executable, "-P", "-m", "meshdp", "sidecar", "--workload", workload, "--feed", str(feed)]
+    marked = [] if mark is None else ["--mark", hex(mark)]
+    return [sys.executable, "-P", "-m", "meshdp", "sidecar", "--workload", workload, "--feed", str(feed), *marked]
 
 
 def _tail(log: Path) -> str:

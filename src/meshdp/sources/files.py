@@ -3,7 +3,7 @@
 In:     paths; a directory means every *.yaml and *.yml below it.
 Out:    `FileSource.load` gives `Loaded`; `fileno` and `changed` say when to load again.
 Limits: 8 MiB a file, 10,000 files, 16 levels of directories, 2 s of waiting for a file that is being written.
-Fails:  a path or file that cannot be read is a finding, and what it said last stays in force.
+Fails:  a path or file that cannot be read, is empty, or was cut off in place is a finding, and what it said last stays.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class FileSource:
         self._watch = Watch()
         self._bytes: dict[Path, bytes] = {}
         self._readings: dict[Path, Reading] = {}
+        self._inodes: dict[Path, tuple[int, int]] = {}
+        self._doubted: set[Path] = set()  # those whose reading is not that of `_bytes`
         self._writing_since: dict[Path, float] = {}  # by real path, as the kernel tells it
         self._unsettled = False
 
@@ -105,12 +107,27 @@ class FileSource:
     def _take(self, path: Path, text: bytes | Finding) -> None:
         """Decode a file unless its bytes are the ones already known."""
         if isinstance(text, bytes):
-            if self._bytes.get(path) == text:
+            inode = _inode(path)
+            text = self._unless_cut(path, text, inode)
+        if isinstance(text, bytes):
+            if self._bytes.get(path) == text and path not in self._doubted:
                 return
-            self._bytes[path] = text
+            self._bytes[path], self._inodes[path] = text, inode
+            self._doubted.discard(path)
         else:
-            self._bytes.pop(path, None)
+            self._doubted.add(path)
         self._readings[path] = keep_last_good(_reading(path, text), self._readings.get(path))
+
+    def _unless_cut(self, path: Path, text: bytes, inode: tuple[int, int]) -> bytes | Finding:
+        """The text, unless it is a mere beginning of what the same file said: its writer has died, or the disk is full.
+
+        A file that was put in place by a rename is another file, and whole.
+        """
+        known = self._bytes.get(path, b"")
+        if len(text) >= len(known) or not known.startswith(text) or self._inodes.get(path) != inode:
+            return text
+        message = f"the file ends after {len(text)} of the {len(known)} bytes that it had, and is otherwise the same"
+        return Finding.of("MDP0108", Where(str(path), text.count(b"\n") + 1), "", "", message)
 
     def _drop_vanished(self, listing: _Listing) -> None:
         """Forget files that are gone, except below a path that could not be listed: what it said last stays."""
@@ -118,6 +135,8 @@ class FileSource:
             if not any(path.is_relative_to(lost) for lost in listing.lost):
                 del self._readings[path]
                 self._bytes.pop(path, None)
+                self._inodes.pop(path, None)
+                self._doubted.discard(path)
 
 
 class _Listing:
@@ -207,6 +226,8 @@ def read(path: Path) -> bytes | Finding:
 
 def _reading(path: Path, text: bytes | Finding) -> Reading:
     """Parse and decode one file; `whole` tells whether every document of it yielded what it should."""
+    if isinstance(text, bytes) and not text.strip():
+        text = Finding.of("MDP0108", Where(str(path), 1), "", "", "the file is empty")
     if isinstance(text, Finding):
         return Reading(findings=(text,), whole=False)
     documents, broken = parse(text, str(path))
@@ -226,6 +247,15 @@ def _reading(path: Path, text: bytes | Finding) -> Reading:
 def _joined(listing: _Listing, readings: Sequence[Reading]) -> Loaded:
     resources, findings = merge(readings)
     return Loaded(resources, (*listing.findings, *findings), sum(reading.passed_over for reading in readings))
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    """Tells a file from the one that a rename puts in its place."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _unreadable(path: Path, why: str) -> Finding:

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::EngineError;
 use crate::control::admin::{AdminState, Answer};
 use crate::control::client::{FeedEvent, FeedTarget, Hello};
+use crate::control::history::History;
 use crate::observe::access_log::{AccessLog, Mode, Sink};
 use crate::observe::notice;
 use crate::observe::telemetry::Telemetry;
@@ -37,6 +38,7 @@ pub struct Force {
     sink: Mutex<Option<Sink>>,
     draining: AtomicBool,
     feed_lost: AtomicBool,
+    history: History,
 }
 
 impl Force {
@@ -53,6 +55,7 @@ impl Force {
             sink: Mutex::new(Some(sink)),
             draining: AtomicBool::new(false),
             feed_lost: AtomicBool::new(false),
+            history: History::default(),
         })
     }
 
@@ -62,6 +65,15 @@ impl Force {
     /// Why it was refused; nothing has changed then.
     pub fn swap(&self, transaction: &[u8]) -> Result<String, String> {
         let _one_at_a_time = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
+        let swapped = self.swap_alone(transaction);
+        match &swapped {
+            Ok(_) => self.history.accepted(),
+            Err(reason) => self.history.refused(reason),
+        }
+        swapped
+    }
+
+    fn swap_alone(&self, transaction: &[u8]) -> Result<String, String> {
         let applied = self.snapshot.load().apply(transaction).map_err(|error| {
             self.telemetry.config_rejected();
             error.to_string()
@@ -206,14 +218,26 @@ impl AdminState for Force {
         }
     }
 
-    fn config(&self) -> String {
+    fn config(&self, prefixes: Option<&str>) -> String {
         let snapshot = self.snapshot.load();
+        let asked = |name: &str| {
+            prefixes.is_none_or(|text| text.split(',').any(|prefix| !prefix.is_empty() && name.starts_with(prefix)))
+        };
         let mut sections = serde_json::Map::new();
-        for name in snapshot.sections() {
+        for name in snapshot.sections().filter(|name| asked(name)) {
             let bytes = snapshot.section_bytes(name).unwrap_or_default();
             sections.insert(name.to_owned(), serde_json::from_slice(bytes).unwrap_or_default());
         }
-        json!({"digest": snapshot.digest(), "sections": sections}).to_string()
+        json!({
+            "workload": self.settings.workload,
+            "version": self.settings.version,
+            "digest": snapshot.digest(),
+            "since_unix_ms": self.history.since(),
+            "refused": self.history.refusal(),
+            "feed_lost": self.feed_lost.load(Ordering::Relaxed),
+            "sections": sections,
+        })
+        .to_string()
     }
 
     fn connections(&self) -> Answer<String> {

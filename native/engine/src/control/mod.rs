@@ -1,4 +1,4 @@
-//! The control thread: `force` holds what is in force, `client` follows the feed (`feed` is its framing), `admin` with
+//! The control thread: `force` holds what is in force (`history`: since when, what was refused), `client` follows the feed (`feed` is its framing), `admin` with
 //! `admin_routes` answers people and probes.
 
 pub mod admin;
@@ -6,3 +6,4 @@ mod admin_routes;
 pub mod client;
 pub mod feed;
 pub(crate) mod force;
+mod history;

@@ -10,6 +10,8 @@ pub(crate) mod registry;
 
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::num::NonZeroU32;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -244,12 +246,16 @@ fn seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
 }
 
-/// Binds one listener of a capture port; several workers share it through `SO_REUSEPORT`.
-pub(crate) fn bind(address: SocketAddr) -> std::io::Result<StdListener> {
+/// Binds one listener of a capture port. Workers share the port through `SO_REUSEPORT`, which is open to every process
+/// of our user: where the application is one, there is a mark, and the workers share the listener itself.
+pub(crate) fn bind(address: SocketAddr, mark: Option<NonZeroU32>) -> std::io::Result<StdListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec().nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    match mark {
+        Some(mark) => sys::set_mark(socket.as_fd(), mark)?,
+        None => socket.set_reuse_port(true)?,
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
