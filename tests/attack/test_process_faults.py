@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_swap import deny
 from tests.support import wire
 from tests.support.mesh import Mesh, get
 from tests.support.pair import SERVER_IP, SERVICE_IP, TCP_PORT, Side
@@ -202,6 +203,23 @@ def test_pr_07_log_pipe_whose_reader_has_stopped(starved: Mesh) -> None:
     finally:
         os.close(reader)
         os.close(writer)
+
+
+READ_ONLY = 'mount -o remount,bind,ro / && ! touch /written 2>/dev/null && exec "$@"'
+
+
+def test_pr_07_a_root_that_is_read_only(starved: Mesh) -> None:
+    """A sidecar writes nothing but its log: it starts, serves, takes changes and ends where nothing can be written."""
+    server = starved.pair.server
+    server.wrapper = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh"]
+    restart(starved, server)
+    assert starved.status("/", "inbound") == 200
+    before = server.digest()
+    starved.pair.configure(deny("/secret"))
+    assert server.digest() != before
+    assert starved.status("/secret", "inbound") == 403
+    starved.pair.configure("# none\n")
+    stop_in_order(server)
 
 
 def stop_in_order(side: Side) -> None:

@@ -156,6 +156,30 @@ def test_pr_03_a_holder_is_killed(meshdp: Meshdp) -> None:
     assert not meshdp.state.exists()
 
 
+FIRST = """\
+import json, socket, urllib.request
+def listens(port):
+    with socket.socket() as attempt:
+        return attempt.connect_ex(("127.0.0.1", port)) == 0
+ready = urllib.request.urlopen("http://127.0.0.1:15021/healthz/ready", timeout=5).status
+certificate = json.load(urllib.request.urlopen("http://localhost:15000/certs", timeout=5))["certificate"]
+digest = json.load(urllib.request.urlopen("http://localhost:15000/config", timeout=5))["digest"]
+print(json.dumps([ready, bool(certificate), bool(digest), listens(15001), listens(15006)]), flush=True)
+import time; time.sleep(1000)
+"""
+
+
+def test_a_command_starts_only_once_its_sidecar_serves(meshdp: Meshdp) -> None:
+    """What a command does first is under the mesh already: configuration and certificate are in force, both ports are taken."""
+    (meshdp.folder / "first.py").write_text(FIRST)
+    first = "  - {name: first, serviceAccount: first, command: [python3, first.py], replicas: 4}\n"
+    (meshdp.folder / "mesh.yaml").write_text(FILE + first)
+    up(meshdp)
+    for number in range(4):
+        wait_until(lambda number=number: meshdp("logs", f"first-{number}").stdout.endswith("\n"))
+        assert meshdp("logs", f"first-{number}").stdout == "[200, true, true, true, true]\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_pr_03_a_command_ends(meshdp: Meshdp, number: signal.Signals) -> None:
     """It is nobody's endpoint any more: 503 from the client's own sidecar, not a connection that fails."""
