@@ -85,6 +85,19 @@ def _over(find: Find, *others: str) -> Find:
     return found
 
 
+def _added_over(other: str) -> Find:
+    """What a hop adds to the time of a request at one connection, as a multiple of what another proxy adds."""
+    p50 = _median("http1_hop", "p50", path="inbound", connections=1)
+
+    def found(rows: Sequence[Row], subject: str) -> float | None:
+        own, theirs, direct = (p50(rows, name) for name in (subject, other, "direct"))
+        if own is None or theirs is None or direct is None or theirs <= direct:
+            return None
+        return (own - direct) / (theirs - direct)
+
+    return found
+
+
 BULK = _ratio("tcp_bulk", "gb_per_cpu_second")
 BULK_MTLS = _ratio("tcp_mtls_bulk", "gb_per_cpu_second")
 CPU = "cpu_per_request"
@@ -111,4 +124,21 @@ GOALS = (
          _median("memory", "bytes_per_idle_connection", end="server")),
     Goal("exec to ready (others: to listening)", "≤", 60, " ms", _median("start", "exec_to_ready"), beside=False),
     Goal("exec to the first proxied mTLS request", "≤", 60, " ms", _median("start", "exec_to_first_mtls_request")),
+    Goal("latency added at one connection, one hop, multiple of Envoy's", "≤", 0.5, "", _added_over("envoy"),
+         beside=False),
+    Goal("latency added at one connection, one hop, multiple of HAProxy's", "≤", 1.0, "", _added_over("haproxy"),
+         beside=False),
+    Goal("swap of one endpoint at 1,000 services, bytes to in force", "≤", 1, " ms",
+         _median("micro", "swap_one_endpoint", services=1000), beside=False),
+    Goal("whole swap at 1,000 services", "≤", 20, " ms", _median("micro", "swap_whole", services=1000), beside=False),
 )  # fmt: skip
+
+NOT_YET = (
+    ("mTLS pair over HTTP/2 between sidecars (≤ 1.25 / 1.15 / 0.95 at 1 / 16 / 64 connections)", "comes with HTTP/2"),
+    (
+        "CPU of a new mTLS connection, full, hybrid, resumed (≤ 0.30 / 0.33 / 0.17 of nginx)",
+        "the load keeps connections",
+    ),
+    ("new connection over a warm pair (≤ 1.0 of nginx)", "the same"),
+    ("memory and start with 1,000 services and 10,000 endpoints (≤ 30 MB, ≤ 150 ms)", "the feed of the bench is small"),
+)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.goals import GOALS, PEERS
+from bench.goals import GOALS, NOT_YET, PEERS
 from bench.rounds import FLOOR, Row
 
 METHOD = (
@@ -23,7 +23,7 @@ METHOD = (
     " stolen, is refused and repeated. Every contender stands between the same namespaces with the same redirection"
     " rules and addresses, has one worker, keep-alive and no access log; proxy on processor 0, load and application on"
     " processor 1. HTTP: GET with a 1 KB answer; http1_hop inbound: plaintext client to an in-mesh application"
-    " (PERMISSIVE, two policies; others: two rules); outbound: to an application outside the mesh; mtls_pair: two"
+    " (PERMISSIVE, two policies; others: one rule); outbound: to an application outside the mesh; mtls_pair: two"
     " proxies with mutual TLS between them, against two relays in plaintext. Bulk: one connection, after 64 MiB that"
     " are compared byte by byte; for GB per CPU-second more is better. Memory: `alone` is the proportional set size as"
     " though no other program ran the same files. A contender with one wrong answer has no figure."
@@ -56,10 +56,11 @@ class Report:
         stem.with_suffix(".json").write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
         stem.with_suffix(".md").write_text(self.markdown())
 
-    def markdown(self) -> str:
-        """All of it, for people: the goals first, then every row."""
-        lines = ["# Performance", "", *self._origin(), "", "## Goals of DESIGN section 7", ""]
+    def markdown(self, manual: str = "../README.md") -> str:
+        """All of it, for people: the goals first, then every row. manual: where `bench/README.md` is from the page."""
+        lines = ["# Performance", "", *self._origin(manual), "", "## Goals of DESIGN section 7", ""]
         lines += _table(GOAL_HEAD, [goal.line(self.rows) for goal in GOALS])
+        lines += ["", "Not measured yet:", "", *(f"* {what}: {why}" for what, why in NOT_YET)]
         for group in dict.fromkeys(row.group for row in self.rows):
             lines += ["", f"## {TITLES.get(group, group)}", ""]
             lines += _table(ROW_HEAD, [_cells(row) for row in self.rows if row.group == group])
@@ -68,10 +69,10 @@ class Report:
         lines += [f"* refused rounds: {self._refusals()}", *self._failures()]
         return "\n".join(lines) + "\n"
 
-    def _origin(self) -> list[str]:
+    def _origin(self, manual: str) -> list[str]:
         text = (
             f"Written by `make bench` from commit {self.commit} ({self.options}). Numbers of one machine: compare"
-            " ratios. How to repeat it: [bench/README.md](../bench/README.md)."
+            f" ratios. How to repeat it: [bench/README.md]({manual})."
         )
         return textwrap.wrap(text, 148)
 

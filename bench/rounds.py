@@ -123,7 +123,7 @@ def steady_rounds(rounds: Sequence[Round], figure: str) -> list[Round]:
 
 def _rows(what: Comparison, name: str, rounds: Sequence[Round]) -> list[Row]:
     rows = []
-    for metric in rounds[0][FLOOR]:
+    for metric in rounds[0][name]:
         values = [each[name][metric] for each in rounds]
         ratios = [each[name][metric] / each[FLOOR][metric] for each in rounds if each[FLOOR][metric]]
         rows.append(figure_row(what.group, what.params, (name, metric, UNITS[metric]), values, ratios))

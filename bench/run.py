@@ -28,7 +28,7 @@ from bench.rounds import FLOOR
 from bench.scenarios import SCENARIOS
 from bench.sidecars import Sidecars
 from bench.stage import ROOT, lane
-from bench.traffic import OWN, Amount, Setting
+from bench.traffic import DIRECT, OWN, Amount, Setting
 
 PARTS = (*SCENARIOS, "memory", "start", "micro")
 RESULTS = ROOT / "bench" / "results"
@@ -39,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Measures what was asked for, writes the report and prints it."""
     chosen = _options().parse_args(words)
     if chosen.render:
-        print(report.read(chosen.render).markdown(), end="")
+        print(report.read(chosen.render).markdown("../bench/README.md"), end="")
         return 0
     if unknown := set(chosen.parts) - set(PARTS):
         print(f"bench knows no part {', '.join(sorted(unknown))}; it knows {', '.join(PARTS)}", file=sys.stderr)
@@ -83,6 +83,7 @@ def _amount(chosen: argparse.Namespace) -> Amount:
         warm_ms=200,
         run_ms=int((chosen.seconds or seconds) * 1000),
         connections=tuple(chosen.connections or connections),
+        large=not chosen.quick and (chosen.rounds or rounds) >= rounds,  # a short look leaves them out
     )
 
 
@@ -91,8 +92,8 @@ def _measure(chosen: argparse.Namespace, folder: Path, found: Report) -> None:
     others = [name for name in peers.installed() if name not in chosen.without]
     say = _progress()
     with ExitStack() as stack:
-        names = (FLOOR, OWN, *others)
-        lanes = {name: stack.enter_context(lane(name, folder, programs)) for name in names}
+        names = (DIRECT, FLOOR, OWN, *others)
+        lanes = {name: stack.enter_context(lane(name, folder, programs, redirected=name != DIRECT)) for name in names}
         sidecars = Sidecars(lanes[OWN], folder)
         stack.callback(sidecars.close)
         setting = Setting(lanes, programs, sidecars, _amount(chosen), say)
@@ -107,12 +108,12 @@ def _measure_part(setting: Setting, part: str, found: Report) -> None:
             found.refused[name] = compared.refused
             found.failed |= {f"{name}: {subject}": reason for subject, reason in compared.failed.items()}
     elif part == "memory":
-        found.rows += footprint.memory(setting, max(1, setting.amount.rounds // 2))
+        found.rows += footprint.memory(setting, max(1, setting.amount.rounds // 2), found.failed)
     elif part == "start":
-        found.rows += footprint.starts(setting)
+        found.rows += footprint.starts(setting, found.failed)
     else:
         setting.say("micro: pytest-benchmark")
-        found.rows += micro.run(setting.amount.rounds, setting.amount.run_ms / 1000)
+        found.rows += micro.run(setting.amount.rounds, setting.amount.run_ms / 1000, large=setting.amount.large)
 
 
 def _progress() -> Callable[[str], None]:

@@ -26,6 +26,11 @@ class Scenario:
     connections: tuple[int, ...]
 
     @property
+    def straight(self) -> bool:
+        """The load could go where it goes without any proxy or rule."""
+        return self.group == "http1_hop" and "server" in self.roles
+
+    @property
     def tcp(self) -> bool:
         """Bytes are carried, not requests."""
         return any(role.tcp for role in self.roles.values())

@@ -95,7 +95,7 @@ class Lane:
         """A process that does nothing at an end, for programs that are started beside one."""
         if end not in self._holders:
             idle = self.start(end, ["/bin/sleep", "infinity"], cpu=OTHER_CPU)
-            self._holders[end] = Holder(idle.pid, kernel.started_at(idle.pid) or 0)
+            self._holders[end] = Holder(idle.pid, kernel.started_at(idle.pid) or 0, keeper=idle.pid)
         return self._holders[end]
 
     def log(self) -> str:
@@ -121,12 +121,12 @@ class Lane:
 
 
 @contextmanager
-def lane(name: str, folder: Path, programs: dict[str, Path]) -> Iterator[Lane]:
+def lane(name: str, folder: Path, programs: dict[str, Path], *, redirected: bool = True) -> Iterator[Lane]:
     """A lane with its rules in place and the applications running: one answers requests, one sends bytes."""
     made = Lane(name, folder)
     try:
         _join(made)
-        for namespace in made.namespaces.values():
+        for namespace in made.namespaces.values() if redirected else ():
             _run("ip", "netns", "exec", namespace, str(INIT), *RULES.split())
         backend = [str(programs["backend"]), f"0.0.0.0:{PORT}", f"0.0.0.0:{PLAIN_PORT}"]
         source = [str(programs["bulk"]), "source", f"0.0.0.0:{BULK_PORT}"]

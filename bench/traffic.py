@@ -19,7 +19,7 @@ from bench.scenarios import SCENARIOS, Scenario
 from bench.sidecars import Sidecars
 from bench.stage import Lane
 
-OWN = "meshdp"
+OWN, DIRECT = "meshdp", "direct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Amount:
     warm_ms: int
     run_ms: int
     connections: tuple[int, ...] = ()
+    large: bool = True  # micro benchmarks of a thousand services, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Setting:
     @property
     def peers(self) -> list[str]:
         """The other proxies that take part."""
-        return [name for name in self.lanes if name not in (FLOOR, OWN)]
+        return [name for name in self.lanes if name not in (DIRECT, FLOOR, OWN)]
 
 
 def run(setting: Setting, part: str) -> Iterator[tuple[str, Compared]]:
@@ -63,14 +64,17 @@ def run(setting: Setting, part: str) -> Iterator[tuple[str, Compared]]:
 
 def started(setting: Setting, scenario: Scenario, running: ExitStack) -> list[Contender]:
     """Everyone who can stand in a scenario, running and listening."""
-    names = [FLOOR, OWN, *(name for name in setting.peers if peers.able(name, scenario))]
+    direct = [DIRECT] if scenario.straight else []
+    names = [*direct, FLOOR, OWN, *(name for name in setting.peers if peers.able(name, scenario))]
     return [start(setting, name, scenario, running) for name in names]
 
 
 def start(setting: Setting, name: str, scenario: Scenario, running: ExitStack) -> Contender:
     """Starts one contender in the places of a scenario, until `running` ends."""
     where = setting.lanes[name]
-    if name == FLOOR:
+    if name == DIRECT:
+        processes = {}
+    elif name == FLOOR:
         processes = relays.start_relays(where, setting.programs, scenario)
     elif name == OWN:
         processes = {end: setting.sidecars.ready(end) for end in scenario.roles}
@@ -88,8 +92,9 @@ def _compare(setting: Setting, scenario: Scenario, connections: int, contenders:
         shape = (connections, amount.warm_ms, amount.run_ms)
         load = Load(contender.lane, setting.programs["load"], scenario.aim, shape)
         cost_ns, seen = _cost_of(contender, load.run)
+        cost = {"cpu_per_request": cost_ns / 1e3 / seen["requests"]} if contender.pids else {}
         return {
-            "cpu_per_request": cost_ns / 1e3 / seen["requests"],
+            **cost,
             "p50": seen["p50_us"],
             "p99": seen["p99_us"],
             "requests_per_second": seen["requests"] / seen["seconds"],

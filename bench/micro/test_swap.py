@@ -12,6 +12,7 @@ from bench.micro import mesh
 from meshdp.settings import ADDRESSES, Settings
 from meshdp.supervise.engine import Engine
 
+SERVICES = [10, 100, 1000]
 ANY_PORT = dict.fromkeys(ADDRESSES, "127.0.0.1:0")
 
 
@@ -25,7 +26,7 @@ def engine() -> Iterator[Engine]:
     made.stop()
 
 
-@pytest.mark.parametrize("services", [10, 100])
+@pytest.mark.parametrize("services", SERVICES)
 def test_swap_whole(benchmark: Any, engine: Engine, services: int) -> None:
     both = [mesh.snapshot(services, 10, moved=moved) for moved in (False, True)]
     turns = cycle([(each.transaction(None), each.digest) for each in both])
@@ -37,7 +38,7 @@ def test_swap_whole(benchmark: Any, engine: Engine, services: int) -> None:
     assert benchmark(swap)
 
 
-@pytest.mark.parametrize("services", [10, 100])
+@pytest.mark.parametrize("services", SERVICES)
 def test_swap_one_endpoint(benchmark: Any, engine: Engine, services: int) -> None:
     before, after = (mesh.snapshot(services, 10, moved=moved) for moved in (False, True))
     engine.swap(before.transaction(None))

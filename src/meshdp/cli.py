@@ -33,6 +33,7 @@ VERBS = {
     "logs": "print what a workload or its sidecar wrote",
     "proxy-status": "say which configuration each sidecar runs, since when, and what it refused",
     "proxy-config": "show what one sidecar has in force: listeners, routes, policies, …",
+    "certs": "show the certificates of a mesh, and renew them or their root",
     "down": "stop a mesh and remove all it made",
     "check": "find every mistake in Kubernetes and Istio YAML",
     "demo": "walk through interception, mutual TLS and authorization on real packets",

@@ -25,8 +25,9 @@ class Settings:
 
     workload: str
     feed: str | None
-    directory: str | None
+    config: str | None
     credentials: str | None
+    csr_socket: str | None
     identity: str | None
     concurrency: int
     outbound: str
@@ -38,6 +39,8 @@ class Settings:
     inbound_source: str
     access_log: str
     drain_s: float
+    idle_s: float
+    keepalive_s: float
     uid: int | None
     mark: int | None
     post_quantum: bool
@@ -54,14 +57,16 @@ class Settings:
         from json import dumps
 
         engine = {name: getattr(self, name) for name in ENGINE_FIELDS}
-        return dumps(engine | {"version": __version__}).encode()
+        limits = {"idle_ms": round(self.idle_s * 1_000), "keepalive_ms": round(self.keepalive_s * 1_000)}
+        return dumps(engine | {"limits": limits, "version": __version__}).encode()
 
 
 DEFAULTS: dict[str, object] = {
     "workload": "",
     "feed": None,
-    "directory": None,
+    "config": None,
     "credentials": None,
+    "csr_socket": None,
     "identity": None,
     "concurrency": 1,
     "outbound": "0.0.0.0:15001",
@@ -73,6 +78,8 @@ DEFAULTS: dict[str, object] = {
     "inbound_source": "127.0.0.6",
     "access_log": "stdout",
     "drain_s": 5.0,
+    "idle_s": 300.0,
+    "keepalive_s": 120.0,
     "uid": None,
     "mark": None,
     "post_quantum": True,
@@ -92,6 +99,7 @@ ENGINE_FIELDS = (
     "inbound_source",
     "access_log",
     "feed",
+    "csr_socket",
     "identity",
     "mark",
     "post_quantum",
@@ -145,10 +153,14 @@ def _check(settings: Settings) -> None:
     namespace, slash, name = settings.workload.partition("/")
     if not (namespace and slash and name) or "/" in name:
         raise SettingsError(f"--workload {settings.workload}: expected NAMESPACE/NAME, such as default/details-v1")
-    if (settings.feed is None) == (settings.directory is None):
-        raise SettingsError("a sidecar has its configuration from one place: --feed SOCKET or --directory DIR")
-    if settings.directory is not None and settings.credentials is None:
-        raise SettingsError("--directory needs --credentials DIR (cert-chain.pem, key.pem, root-cert.pem)")
+    if (settings.feed is None) == (settings.config is None):
+        raise SettingsError("a sidecar has its configuration from one place: --feed SOCKET or --config DIR")
+    sources = [settings.credentials, settings.csr_socket]
+    if settings.config is not None and sources.count(None) != 1:
+        files = "--credentials DIR (cert-chain.pem, key.pem, root-cert.pem)"
+        raise SettingsError(f"--config needs certificates from one place: {files} or --csr-socket SOCKET")
+    if settings.feed is not None and sources.count(None) != len(sources):
+        raise SettingsError("a feed brings the certificate: leave --credentials and --csr-socket out")
     if not 1 <= settings.concurrency <= 256:
         raise SettingsError(f"--concurrency {settings.concurrency}: expected 1 to 256 worker threads")
     if settings.uid is not None and settings.uid < 0:
@@ -157,6 +169,10 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"--mark {settings.mark:#x}: expected 1 to 0xffffffff")
     if settings.drain_s < 0:
         raise SettingsError(f"--drain-s {settings.drain_s}: expected 0 or more seconds")
+    if settings.idle_s <= 0:
+        raise SettingsError(f"--idle-s {settings.idle_s}: expected more than 0 seconds")
+    if settings.keepalive_s < 0:
+        raise SettingsError(f"--keepalive-s {settings.keepalive_s}: expected seconds, or 0 for never")
     taken: dict[str, str] = {}
     for field in ADDRESSES:
         address = getattr(settings, field)

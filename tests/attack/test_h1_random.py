@@ -74,23 +74,37 @@ def test_h1_67_random_mutations(arena: Arena) -> None:
     chance = random.Random(f"{SEED} {arena.direction}")
     for number in range(MUTATIONS):
         data = mutate(chance.choice(seeds()), chance)
-        before, faults = len(arena.origin.requests), len(arena.origin.faults)
+        faults = len(arena.origin.faults)
         cut = chance.randrange(len(data))
-        with wire.connect(arena.pair, arena.direction) as connection:
-            wire.send_pieces(connection, [data[:cut], data[cut:]] if chance.random() < 0.3 else [data], 0.001)
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_WR)
-            raw = read_to_end(connection)
+        pieces = [data[:cut], data[cut:]] if chance.random() < 0.3 else [data]
+        seen, answers, raw = understood_and_answered(arena, pieces, 0.01)
+        if seen != answers:  # a client that ends its side gives its request up: on a slow machine it was too early
+            seen, answers, raw = understood_and_answered(arena, pieces, 1)
         told = (number, arena.direction, data, raw)
-        seen = arena.origin.requests[before:]
-        answers = raw.count(b"HTTP/1.1 200 ") + raw.count(b"HTTP/1.1 101 ")
-        assert len(seen) == answers, (told, seen)
+        assert seen == answers, (told, arena.origin.requests[-seen:])
         assert all(fault.startswith("cut in") for fault in arena.origin.faults[faults:]), (
             told,
             arena.origin.faults[faults:],
         )
         if number % 100 == 0:
             arena.healthy()
+
+
+def understood_and_answered(arena: Arena, pieces: list[bytes], quiet_s: float) -> tuple[int, int, bytes]:
+    """How many requests the application understood and how many were answered, on a connection that ends after silence."""
+    before = len(arena.origin.requests)
+    with wire.connect(arena.pair, arena.direction) as connection:
+        wire.send_pieces(connection, pieces, 0.001)
+        connection.settimeout(quiet_s)
+        raw = b""
+        with contextlib.suppress(TimeoutError, ConnectionResetError):
+            while chunk := connection.recv(65536):
+                raw += chunk
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+        raw += read_to_end(connection)
+    answers = raw.count(b"HTTP/1.1 200 ") + raw.count(b"HTTP/1.1 101 ")
+    return len(arena.origin.requests) - before, answers, raw
 
 
 def read_to_end(connection: socket.socket) -> bytes:

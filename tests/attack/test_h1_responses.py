@@ -41,6 +41,24 @@ def test_h1_38_unasked_switch(arena: Arena) -> None:
     assert carrier_ends(arena)
 
 
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n"
+
+
+@pytest.mark.parametrize("named", [b"Upgrade: other\r\n", b"Upgrade: loud, other\r\n", b"", b"Upgrade: \r\n"])
+def test_h1_38_switch_to_another_protocol(arena: Arena, named: bytes) -> None:
+    asked = ("Connection: upgrade", "Upgrade: loud/1, loud")
+    assert answer(arena, SWITCH + named + b"\r\n", fields=asked).statuses == [502]
+    assert carrier_ends(arena)
+
+
+@pytest.mark.parametrize("named", [b"Upgrade: LOUD\r\n", b"Upgrade: loud/1, loud\r\n"])
+def test_h1_38_switch_as_asked(arena: Arena, named: bytes) -> None:
+    arena.origin.canned[b"close-switched"] = [SWITCH + named + b"\r\n"]
+    asked = request("/canned/close-switched", "Connection: upgrade", "Upgrade: loud/1, loud")
+    heard = arena.send([asked])
+    assert (heard.statuses, heard.ended) == ([101], "fin")
+
+
 @pytest.mark.parametrize(("count", "status"), [(10, 200), (11, 502)])
 def test_h1_43_interim_responses_are_counted(arena: Arena, count: int, status: int) -> None:
     heard = answer(arena, b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * count + OK)

@@ -60,7 +60,7 @@ def test_floor_and_meshdp_are_in_every_group(report: dict[str, Any]) -> None:
         subjects.setdefault(row["group"], set()).add(row["subject"])
     both = {"floor", "meshdp"}
     assert subjects == {
-        "http1_hop": both,
+        "http1_hop": both | {"direct"},
         "mtls_pair": both,
         "tcp_bulk": both,
         "tcp_mtls_bulk": both,

@@ -177,6 +177,19 @@ def test_a_sidecar_that_is_gone_is_unreachable_and_then_restarted(up: Meshdp) ->
     assert status(up, "back-1")["restarts"] == 1
 
 
+def test_a_mesh_that_hangs_keeps_enforcing(up: Meshdp) -> None:
+    """2.19, control plane lost: the sidecars keep what they have, and go on to enforce it."""
+    supervisor = up.state_of("look")["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            assert get(up, "web", "http://back/shown/it").stdout.startswith("back /shown/it")
+            assert "403" in get(up, "web", "http://back/hidden").stderr
+        assert up("proxy-status").returncode == 0, "what was wanted last is in force"
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+
+
 # --- proxy-config ------------------------------------------------------------------------------------------------------
 
 

@@ -43,6 +43,7 @@ class Root:
         for name, text in (("cert-chain.pem", chain), ("key.pem", key), ("root-cert.pem", self.bundle)):
             fresh = folder / f".{name}"
             fresh.write_bytes(text)
+            fresh.chmod(0o600)
             fresh.replace(folder / name)
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, life: timedelta) -> x509.CertificateBuilder:

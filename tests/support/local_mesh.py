@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from tests.support import ordinary
@@ -50,6 +51,11 @@ class Meshdp:
         found: dict[str, Any] = json.loads((self.state / mesh / "state.json").read_text())
         return found
 
+    def talk(self, workload: str, script: str) -> Talk:
+        """A script that answers line by line, as long as the block lasts."""
+        command = [sys.executable, "-m", "meshdp", "exec", workload, "--", "python3", "-c", script]
+        return Talk(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env))
+
     def python(self, workload: str, script: str) -> Done:
         """Runs a script of Python inside a workload."""
         return self("exec", workload, "--", "python3", "-c", script)
@@ -61,6 +67,29 @@ class Meshdp:
         for made in (path, path.parent):
             os.chown(made, self.folder.stat().st_uid, self.folder.stat().st_gid)
         return path
+
+
+class Talk:
+    """A running script, spoken to over its standard input and output."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def says(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def hears(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
 
 
 def picture_of_the_host() -> dict[str, str]:

@@ -119,6 +119,10 @@ class Side:
                 answer += chunk
         return answer.split(b"\r\n\r\n", 1)[1].decode()
 
+    def serial(self) -> str:
+        """The certificate in use."""
+        return str(json.loads(self.admin("/certs"))["certificate"]["serial"])
+
     def digest(self) -> str:
         """The version in force."""
         return str(json.loads(self.admin("/config"))["digest"])
@@ -135,7 +139,7 @@ class Side:
             "--no-new-privs",
         ]
         command += [sys.executable, "-m", *self.program, "sidecar"]
-        command += ["--directory", str(configuration), "--workload", f"default/{self.name}"]
+        command += ["--config", str(configuration), "--workload", f"default/{self.name}"]
         command += ["--credentials", str(self.folder / f"credentials-{self.name}"), *(arguments or [])]
         with self.log.open("ab") as log:
             environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"} | self.environment
@@ -222,6 +226,7 @@ class Pair:
         )
         for path in folder.iterdir():
             shutil.chown(path, 1337, 1337)
+            path.chmod(0o600)
         return folder
 
 

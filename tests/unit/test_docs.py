@@ -13,7 +13,7 @@ import pytest
 from meshdp import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/sidecar.md", "docs/check.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "docs/sidecar.md", "docs/certificates.md", "docs/check.md", "CONTRIBUTING.md")
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 # Shown, parsed, and not run here, each with its reason.
@@ -22,6 +22,7 @@ NOT_RUN = {
     "ps": "needs a mesh; tests/e2e runs it",
     "exec": "needs a mesh; tests/e2e runs it",
     "logs": "needs a mesh; tests/e2e runs it",
+    "certs": "needs a mesh; tests/attack runs it",
     "down": "needs a mesh; tests/e2e runs it",
     "demo": "needs root; tests/e2e runs it",
 }

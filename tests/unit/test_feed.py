@@ -12,8 +12,9 @@ import pytest
 
 from meshdp.compiler.snapshot import Snapshot
 from meshdp.control.authority import Authority
+from meshdp.control.frames import Frame, ProtocolError, read_frame
 from meshdp.local import feed as feeds
-from meshdp.local.feed import Feed, Frame, ProtocolError, read_frame
+from meshdp.local.feed import Feed
 
 IDENTITY = "spiffe://cluster.local/ns/default/sa/a"
 
@@ -185,7 +186,7 @@ def test_a_refusal_is_followed_by_the_whole_and_then_by_silence(play: Callable[[
 
 
 def test_certificates_are_for_the_sockets_identity(play: Callable[[Play], None]) -> None:
-    from tests.unit.test_authority import request
+    from tests.unit.test_authority import EVIL, PRIVATE_KEY, request
 
     async def test(feed: Feed, path: Path) -> None:
         sidecar = await Sidecar.connect(path)
@@ -195,7 +196,11 @@ def test_certificates_are_for_the_sockets_identity(play: Callable[[Play], None])
         assert early.kind == "E"
         feed.offer(snapshot(mesh="1"), IDENTITY)
         await sidecar.transaction()
-        sidecar.send("C", request(claims="spiffe://cluster.local/ns/default/sa/admin"))
+        sidecar.send("C", request(PRIVATE_KEY, EVIL))
+        other = await sidecar.receive()
+        assert other is not None
+        assert (other.kind, EVIL in other.fields()["message"], EVIL in feed.desk.error) == ("E", True, True)
+        sidecar.send("C", request())
         answer = await sidecar.receive()
         assert answer is not None
         assert answer.kind == "K"

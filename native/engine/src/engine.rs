@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::control::admin::{self, Face};
-use crate::control::client;
+use crate::control::client::{self, Scope};
 use crate::control::force::Force;
 use crate::settings::Settings;
 use crate::sys;
@@ -49,9 +49,7 @@ impl Engine {
     /// # Errors
     /// The access log cannot be opened.
     pub fn new(settings: Settings) -> Result<Self, EngineError> {
-        if settings.mark.is_some() {
-            sys::forbid_inspection().map_err(EngineError::Inspection)?;
-        }
+        sys::forbid_inspection().map_err(EngineError::Inspection)?;
         Ok(Self { force: Arc::new(Force::new(settings)?), running: Mutex::new(None) })
     }
 
@@ -225,7 +223,7 @@ fn bind_captures(settings: &Settings) -> Result<Vec<Captures>, EngineError> {
         for listeners in &mut workers {
             let listener = match &shared {
                 Some(listener) => listener.try_clone(),
-                None => worker::bind(address, settings.mark),
+                None => worker::bind(address, settings),
             };
             let listener = listener.map_err(refused)?;
             if settings.mark.is_some() && shared.is_none() {
@@ -278,13 +276,29 @@ fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: one
         }
         if let Some(feed) = &force.settings.feed {
             let target = Arc::clone(force) as Arc<dyn client::FeedTarget>;
-            tokio::spawn(client::follow(feed.clone(), target));
+            tokio::spawn(client::follow(feed.clone(), Scope::Feed, target));
         }
+        if let Some(signer) = &force.settings.csr_socket {
+            let target = Arc::clone(force) as Arc<dyn client::FeedTarget>;
+            tokio::spawn(client::follow(signer.clone(), Scope::Certificates, target));
+        }
+        tokio::spawn(watch_certificate(Arc::clone(force)));
         let _ = stopped.await;
     });
 }
 
+async fn watch_certificate(force: Arc<Force>) {
+    let mut interval = tokio::time::interval(CERTIFICATE_WATCH);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        force.watch_certificate();
+    }
+}
+
 const EXCLUSIVE_NAME: &[u8] = b"meshdp/sidecar";
+/// How often the certificate's age is looked at.
+const CERTIFICATE_WATCH: Duration = Duration::from_millis(100);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Descriptors kept from connections: listeners, event queues, the interpreter's, and a few probes at once.
 const RESERVED_FILES: usize = 40;

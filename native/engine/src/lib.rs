@@ -2,7 +2,7 @@
 //!
 //! Read `connection` first: one `async fn` names the stages of a connection in order. Then, in the order of the data:
 //! `engine` and `control::force` (start, and what is in force) → `worker` (with `buffers`, `load`, `registry`) → `listener` →
-//! `original_dst` → `connection` → `downstream` → `tls` → `tcp_session` with `relay`, or `http` → `upstream` → `pool` →
+//! `original_dst` → `connection` → `downstream` → `tls` → `tcp_session` with `relay` and `splice`, or `http` → `upstream` → `pool` →
 //! `stream` → `observe`; beside them `control` (admin and feed), `settings`, and `sys`, which holds every unsafe call.
 #![deny(unsafe_code)]
 
@@ -17,6 +17,7 @@ mod original_dst;
 mod pool;
 mod relay;
 pub mod settings;
+mod splice;
 mod stream;
 mod sys;
 mod tcp_session;

@@ -73,9 +73,6 @@ fn admit(direction: Direction, tcp: TcpStream, source: SocketAddr, worker: &Rc<W
         record::refused_connection(worker, direction, Reason::Overload);
         return;
     };
-    if tcp.set_nodelay(true).is_err() {
-        return; // the peer is already gone
-    }
     let accepted = Accepted { tcp, direction, source, original_destination };
     tokio::task::spawn_local(connection::serve(accepted, admitted, Rc::clone(worker)));
 }

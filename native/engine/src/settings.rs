@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+use socket2::TcpKeepalive;
 
 use crate::EngineError;
 
@@ -38,6 +39,9 @@ pub struct Settings {
     pub access_log: String,
     /// Unix socket of the feed, if configuration comes from one.
     pub feed: Option<PathBuf>,
+    /// Unix socket that signs certificate requests, if certificates come from one and configuration does not.
+    #[serde(default)]
+    pub csr_socket: Option<PathBuf>,
     /// Expected own identity, if known before the first configuration.
     pub identity: Option<String>,
     /// Version of the product, for the feed and the admin pages.
@@ -72,6 +76,10 @@ pub struct Limits {
     pub discard_bytes: u64,
     /// Idle upstream connections kept per endpoint and worker.
     pub pool_per_endpoint: usize,
+    /// Idle upstream connections kept per worker, whatever they lead to.
+    pub pool_total: usize,
+    /// A silent peer that has vanished is noticed within this (TCP keep-alive, whole seconds); 0 never asks.
+    pub keepalive_ms: u64,
 }
 
 impl Default for Limits {
@@ -84,7 +92,18 @@ impl Default for Limits {
             connect_ms: 10_000,
             discard_bytes: 256 * 1024,
             pool_per_endpoint: 1_024,
+            pool_total: 4_096,
+            keepalive_ms: 120_000,
         }
+    }
+}
+
+impl Limits {
+    /// How the kernel asks a silent peer whether it is still there: half of the time it waits, then it asks three times.
+    pub(crate) fn keepalive(&self) -> Option<TcpKeepalive> {
+        let part = |of: u64| Duration::from_millis(self.keepalive_ms / of).max(LEAST_KEEPALIVE);
+        let probing = TcpKeepalive::new().with_time(part(2)).with_interval(part(6)).with_retries(KEEPALIVE_PROBES);
+        (self.keepalive_ms > 0).then_some(probing)
     }
 }
 
@@ -109,3 +128,7 @@ impl Settings {
         Duration::from_millis(self.limits.handshake_ms)
     }
 }
+
+const KEEPALIVE_PROBES: u32 = 3;
+/// The kernel counts in seconds.
+const LEAST_KEEPALIVE: Duration = Duration::from_secs(1);

@@ -2,14 +2,15 @@
 //!
 //! In: open sockets of the worker that calls.  Out: plain values and `io::Result`.
 //! Limits: none of these block; all sockets here are non-blocking.
-//! Source: netfilter `SO_ORIGINAL_DST`, ip(7) `IP_BIND_ADDRESS_NO_PORT`, socket(7) `SO_MARK`, prctl(2), getrlimit(2).
+//! Source: netfilter `SO_ORIGINAL_DST`, ip(7) `IP_BIND_ADDRESS_NO_PORT`, socket(7) `SO_MARK`, pipe(7), splice(2), prctl(2),
+//! getrlimit(2).
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::num::NonZeroU32;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// The address a redirected connection was meant for, as conntrack remembers it.
 ///
@@ -94,12 +95,51 @@ pub(crate) fn set_mark(socket: BorrowedFd<'_>, mark: NonZeroU32) -> io::Result<(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Keeps other processes of our user out of our memory and descriptors: no ptrace, no `/proc/PID/mem`, no core file.
+/// Keeps keys and traffic from core files and from other processes of our user: no ptrace, no `/proc/PID/mem`.
 pub(crate) fn forbid_inspection() -> io::Result<()> {
     let undumpable: libc::c_ulong = 0;
-    // SAFETY: this prctl takes one number and touches no memory of ours.
-    let result = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, undumpable, 0, 0, 0) };
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: prctl takes one number and touches no memory of ours; the pointer describes one readable rlimit.
+    let result = unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+        libc::prctl(libc::PR_SET_DUMPABLE, undumpable, 0, 0, 0)
+    };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A pipe for `splice` (its end to read, its end to write) and its size, which is `want` bytes if the kernel grants so much.
+pub(crate) fn pipe(want: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {
+    let mut ends: [libc::c_int; 2] = [-1; 2];
+    // SAFETY: the pointer describes room for the two descriptors.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: both descriptors were just made and belong to nobody else.
+    let (read, write) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+    // SAFETY: both calls take a descriptor that is open and a number.
+    let size = unsafe {
+        libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, want as libc::c_int);
+        libc::fcntl(write.as_raw_fd(), libc::F_GETPIPE_SZ)
+    };
+    usize::try_from(size).map(|size| (read, write, size)).map_err(|_| io::Error::last_os_error())
+}
+
+/// Moves at most `limit` bytes between a pipe and a socket, without waiting for either.
+pub(crate) fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, limit: usize) -> io::Result<usize> {
+    let flags = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
+    loop {
+        // SAFETY: both descriptors are open, and null offsets are what pipes and sockets demand.
+        let moved = unsafe {
+            libc::splice(from.as_raw_fd(), std::ptr::null_mut(), to.as_raw_fd(), std::ptr::null_mut(), limit, flags)
+        };
+        if let Ok(moved) = usize::try_from(moved) {
+            return Ok(moved);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
 }
 
 /// Hands pages that the allocator holds but nobody uses back to the kernel.

@@ -7,7 +7,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +14,13 @@ use std::time::Duration;
 use meshdp_model::authz::Permit;
 use meshdp_model::balance::{self, EndpointSet};
 use meshdp_model::sections::{Cluster, Endpoint};
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::observe::outcome::Reason;
 use crate::pool::PoolKey;
+use crate::settings::Settings;
 use crate::stream::Stream;
 use crate::sys;
 use crate::tls::{self, ClientAlpn, ExpectedPeer, TlsFailure};
@@ -106,7 +107,7 @@ impl Target {
     /// # Errors
     /// The reason, before any byte of the request was sent.
     pub(crate) async fn connect(&self, worker: &Worker) -> Result<Stream, Reason> {
-        let tcp = match timeout(self.connect_timeout, dial(self.address, self.source, worker.settings.mark)).await {
+        let tcp = match timeout(self.connect_timeout, dial(self.address, self.source, &worker.settings)).await {
             Err(_) => return Err(Reason::UpstreamConnectTimeout),
             Ok(Err(_)) => return Err(Reason::UpstreamConnectFailed),
             Ok(Ok(tcp)) => tcp,
@@ -135,12 +136,15 @@ impl Target {
     }
 }
 
-async fn dial(address: SocketAddr, source: Option<IpAddr>, mark: Option<NonZeroU32>) -> io::Result<TcpStream> {
+async fn dial(address: SocketAddr, source: Option<IpAddr>, settings: &Settings) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(mark) = mark {
+    if let Some(mark) = settings.mark {
         sys::set_mark(socket.as_fd(), mark)?; // without it the redirection would send this connection back to us
     }
     socket.set_nodelay(true)?;
+    if let Some(probing) = settings.limits.keepalive() {
+        SockRef::from(&socket).set_tcp_keepalive(&probing)?;
+    }
     if let Some(source) = source {
         sys::bind_address_without_port(socket.as_fd())?;
         socket.bind(SocketAddr::new(source, 0))?;

@@ -3,7 +3,7 @@
 //! In: the buffer so far and what was asked. Out: head plus [`FieldTable`]. Limits: [`Limits`]. Fails: [`Refusal`], always 502.
 //! Source: RFC 9112 4 and 6.3.
 
-use crate::http1_fields::{ConnectionOptions, FieldTable, Span};
+use crate::http1_fields::{ConnectionOptions, FieldTable, Known, Span, list};
 use crate::http1_head::{Framing, HttpVersion, Limits, declared_framing, parse_version};
 use crate::http1_scan::{HeadExtent, is_value};
 use crate::refusal::{LineFault, Refusal};
@@ -43,6 +43,14 @@ impl ResponseHead {
     pub fn is_interim(&self) -> bool {
         self.status < 200 && self.status != 101
     }
+}
+
+/// Whether a 101 names the protocols it switches to, and only such as the request's `Upgrade` value `asked` for.
+/// RFC 9110 7.8; attack case H1-38.
+pub fn switches_as_asked(buf: &[u8], fields: &FieldTable, asked: &[u8]) -> bool {
+    let mut chosen = fields.known(Known::Upgrade).flat_map(|field| list(field.value.of(buf))).peekable();
+    let was_asked = |protocol: &[u8]| list(asked).any(|each| each.eq_ignore_ascii_case(protocol));
+    chosen.peek().is_some() && chosen.all(was_asked)
 }
 
 /// Parses the response at the start of `buf`; `None` while its head is incomplete. Refusals carry status 502.

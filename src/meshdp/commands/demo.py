@@ -21,7 +21,9 @@ examples:
 
 def configure(parser: ArgumentParser) -> None:
     """Declares the options."""
-    parser.description = "Walk through interception, mutual TLS and authorization on real packets; about half a minute."
+    parser.description = (
+        "Walk through interception, mutual TLS, authorization, change, failure and cost on real packets; half a minute."
+    )
     parser.epilog = EXAMPLES
     parser.add_argument("--report", metavar="FILE", help="also write the evidence as JSON")
     parser.add_argument("--keep", action="store_true", help="leave Bookinfo running; `meshdp down` ends it")

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   meshdp sidecar --workload default/details-v1 --feed /run/mesh/details-v1/feed.sock
-  meshdp sidecar --workload default/details-v1 --directory config/ --credentials certs/
+  meshdp sidecar --workload default/details-v1 --config config/ --credentials certs/
+  meshdp sidecar --workload default/details-v1 --config config/ --csr-socket /run/mesh/csr.sock
 
 Every option can also be set as a variable: MESHDP_WORKLOAD, MESHDP_CONCURRENCY, …
 SIGTERM and SIGINT drain, then stop; a second one stops at once."""
@@ -39,8 +40,10 @@ def configure(parser: ArgumentParser) -> None:
     source.add_argument(
         "--feed", metavar="SOCKET", help="Unix socket that sends compiled configuration and certificates"
     )
-    source.add_argument("--directory", metavar="DIR", help="YAML to compile here, watched for changes")
-    parser.add_argument("--credentials", metavar="DIR", help="with --directory: cert-chain.pem, key.pem, root-cert.pem")
+    source.add_argument("--config", "--directory", metavar="DIR", help="YAML to compile here, watched for changes")
+    proof = parser.add_argument_group("certificates, with --config (one of)")
+    proof.add_argument("--credentials", metavar="DIR", help="cert-chain.pem, key.pem, root-cert.pem, watched")
+    proof.add_argument("--csr-socket", metavar="SOCKET", help="Unix socket that signs requests; the key stays inside")
     parser.add_argument(
         "--identity", metavar="SPIFFE-ID", help="expected own identity; default: what the certificate says"
     )
@@ -51,6 +54,10 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--inbound-source", metavar="IP", help="own address towards the application (127.0.0.6)")
     parser.add_argument("--access-log", metavar="WHERE", help="stdout, off, or a file (stdout)")
     parser.add_argument("--drain-s", metavar="SECONDS", help="how long connections may finish at stop (5)")
+    parser.add_argument("--idle-s", metavar="SECONDS", help="end a connection on which nothing moves for so long (300)")
+    parser.add_argument(
+        "--keepalive-s", metavar="SECONDS", help="notice a vanished peer in so long; 0 never asks (120)"
+    )
     parser.add_argument("--uid", metavar="N", help="give up root for this user and group")
     parser.add_argument(
         "--mark", metavar="N", help="mark own packets (as meshdp-init --proxy-mark); needs CAP_NET_ADMIN"

@@ -8,8 +8,10 @@ import signal
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from meshdp.errors import UsageError
 from meshdp.local import background, mesh_file
 from meshdp.local.background import Report
+from meshdp.local.certificates import LIFE_S
 from meshdp.local.isolation import rights
 from meshdp.local.isolation.launch import User, invoking_user
 from meshdp.local.isolation.rights import Rights
@@ -34,11 +36,17 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--detach", action="store_true", help="return once all is ready; `meshdp down` ends it")
     drain = "how long commands, then connections, may take to end (5)"
     parser.add_argument("--drain-s", type=float, default=DRAIN_S, metavar="SECONDS", help=drain)
+    parser.add_argument(
+        "--certificate-life", type=int, default=LIFE_S, metavar="SECONDS", help="how long certificates live (3600)"
+    )
     parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long all may take (30)")
 
 
 def run(args: Namespace) -> int:
     """Checks what is needed, then runs the mesh here or in the background."""
+    if not SHORTEST_LIFE_S <= args.certificate_life <= LONGEST_LIFE_S:
+        expected = f"expected {SHORTEST_LIFE_S} to {LONGEST_LIFE_S} seconds"
+        raise UsageError(f"--certificate-life {args.certificate_life}: {expected}", "the default is one hour")
     file = mesh_file.load(Path(args.file))
     user = invoking_user(os.environ)
     if args.detach:
@@ -56,7 +64,7 @@ def _live(file: MeshFile, user: User, args: Namespace, report: Report) -> int:
     try:
         taken = rights.take()
         mesh = Mesh(file, folder, user, taken, lambda line: voice.say(f"  {voice.palette.faint(line)}"))
-        mesh.drain_s = args.drain_s
+        mesh.drain_s, mesh.certificate_life_s = args.drain_s, args.certificate_life
         voice.say(voice.palette.strong(f"mesh {file.name}"))
         voice.say(f"  {voice.palette.faint(_explain(taken))}")
         if adopted:
@@ -149,3 +157,6 @@ def _conclude(mesh: Mesh, args: Namespace, voice: Voice) -> int:
             voice.say(f"  {voice.palette.bad('✗')} {unit.instance.key}: {unit.missing}")
     voice.say(voice.palette.bad(f"mesh {mesh.file.name} is not ready; what runs keeps running"))
     return 1
+
+
+SHORTEST_LIFE_S, LONGEST_LIFE_S = 2, 30 * 86_400

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +25,7 @@ import msgspec
 
 from meshdp.demo import capture
 from meshdp.errors import MeshdpError
-from meshdp.local.isolation import inside, namespaces
+from meshdp.local.isolation import inside, kernel, namespaces
 from meshdp.local.isolation.namespaces import Holder
 from meshdp.local.state import Folder, InstanceState, MeshState, instance_named
 
@@ -85,9 +87,12 @@ class Stage:
         """Puts a step's policies in force everywhere, by writing the watched file; the seconds it took."""
         before = self.mesh.documents
         began = time.monotonic()
-        fresh = self.files / "policies" / f".{POLICY_FILE}"
-        fresh.write_bytes((self.files / "steps" / f"{step}.yaml").read_bytes())
-        fresh.rename(self.files / "policies" / POLICY_FILE)
+        current, wanted = self.files / "policies" / POLICY_FILE, (self.files / "steps" / f"{step}.yaml").read_bytes()
+        if current.exists() and current.read_bytes() == wanted:
+            before = ""  # nothing new to read: what there is only has to be in force
+        fresh = current.with_name(f".{POLICY_FILE}")
+        fresh.write_bytes(wanted)
+        fresh.rename(current)
         if not wait_for(lambda: self._settled_after(before), CHANGE_TIMEOUT_S):
             raise MeshdpError(f"{step} was not in force after {CHANGE_TIMEOUT_S:.0f} s", "see `meshdp ps`")
         return time.monotonic() - began
@@ -123,6 +128,11 @@ class Stage:
         path = self.files / f"{name}.pcap"
         with capture.recording(self.mesh.link.pid, self.instance(workload).port_name, path):
             yield lambda: Recorded(path, capture.streams(capture.read_pcap(path)))
+
+    def command_in(self, workload: str, script: str, words: str) -> list[str]:
+        """The command line that runs one of Bookinfo's own scripts inside a workload, as its application would."""
+        command = [sys.executable, "-P", "-m", "meshdp", "exec", "--mesh", self._folder.mesh, workload]
+        return [*command, "--", "python3", str(self.files / script), words]
 
     def admin(self, workload: str, path: str) -> Any:
         """The JSON that a sidecar's admin port answers; None when it does not."""
@@ -162,6 +172,27 @@ class Stage:
         instance = self.instance(workload)
         return self._folder.logs_of(instance.namespace, instance.name)[1].read_text(errors="replace")
 
+    def application_log(self, workload: str) -> str:
+        """Everything that a workload's application has written."""
+        instance = self.instance(workload)
+        return self._folder.logs_of(instance.namespace, instance.name)[0].read_text(errors="replace")
+
+    def kill_sidecar(self, workload: str) -> float:
+        """Ends a workload's sidecar with SIGKILL, as whoever runs the mesh may; when, in seconds since boot."""
+        os.kill(self.instance(workload).sidecar_pid, signal.SIGKILL)
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def started_again(self, workload: str, before: InstanceState) -> float | None:
+        """When the sidecar that took the place of an earlier one was started, in seconds since boot."""
+        pid = self.instance(workload).sidecar_pid
+        started = kernel.started_at(pid) if pid not in (0, before.sidecar_pid) else None
+        return None if started is None else started / os.sysconf("SC_CLK_TCK")
+
+    def sidecars(self, workload: str, before: InstanceState) -> str:
+        """The sidecar of then and the one of now, as evidence."""
+        now = self.instance(workload)
+        return f"process {before.sidecar_pid}, now {now.sidecar_pid}, {now.restarts - before.restarts} restart(s)"
+
     def service_address(self, workload: str, name: str) -> str:
         """Where a service's name leads inside a workload, as its hosts file says."""
         instance = self.instance(workload)
@@ -170,9 +201,7 @@ class Stage:
 
     def _probe(self, workload: str, wanted: tuple[Wanted, ...], *, hold: bool) -> list[str]:
         requests = [{"method": each.method, "url": each.url, "headers": each.headers} for each in wanted]
-        words = json.dumps({"requests": requests, "hold": hold})
-        command = [sys.executable, "-P", "-m", "meshdp", "exec", "--mesh", self._folder.mesh, workload]
-        return [*command, "--", "python3", str(self.files / "probe.py"), words]
+        return self.command_in(workload, "probe.py", json.dumps({"requests": requests, "hold": hold}))
 
     def _settled_after(self, documents: str) -> bool:
         """The mesh has read something new, and every sidecar has acknowledged what follows from it."""

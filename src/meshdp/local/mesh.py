@@ -16,11 +16,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from meshdp.control.authority import Authority
 from meshdp.errors import MeshdpError
 from meshdp.local import hosts, logs, translation
+from meshdp.local.certificates import LIFE_S, Certificates
 from meshdp.local.configuration import Compiled, Configuration
-from meshdp.local.feed import Feed
+from meshdp.local.control import ControlSocket
 from meshdp.local.isolation import kernel, namespaces
 from meshdp.local.isolation.launch import User
 from meshdp.local.isolation.namespaces import Holder
@@ -43,6 +43,7 @@ class Mesh:
         self.file = file
         self.units: list[Unit] = []
         self.drain_s = DRAIN_S
+        self.certificate_life_s = LIFE_S
         self._folder = folder
         self._user = user
         self._rights = rights
@@ -54,6 +55,7 @@ class Mesh:
         self._findings: list[str] = []
         self._writing = False
         self._waiting: list[asyncio.Future[None]] = []
+        self._next_look: asyncio.TimerHandle | None = None
         self._ended: frozenset[InstanceKey] = frozenset()
 
     @property
@@ -86,16 +88,19 @@ class Mesh:
 
     async def run(self) -> None:
         """Feeds, starts and watches until cancelled."""
-        authority = Authority.open(self._folder.authority, f"{self.file.name} root")
+        certificates = Certificates(self._folder.authority, self.file.name, self.certificate_life_s, self._say)
         for unit in self.units:
             if unit.instance.sidecar:
-                unit.feed = Feed(str(unit.instance.key), authority, self.note_change)
+                unit.feed = certificates.feed(str(unit.instance.key), self.note_change)
                 reader = None if self._rights.mode == MARKED else SIDECAR_ID
                 await unit.feed.open(unit.place.feed_socket, reader)
+        control = ControlSocket(certificates.verbs)
+        await control.open(self._folder.control)
         self._distribute()
         self._write_state()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._source.fileno(), self._look)
+        self._look_later()
         loop.add_signal_handler(signal.SIGCHLD, self._collect_orphans)
         try:
             async with asyncio.TaskGroup() as group:
@@ -105,6 +110,7 @@ class Mesh:
                 group.create_task(self._bound_logs())  # which also makes a mesh of ended commands a mesh
         finally:
             loop.remove_reader(self._source.fileno())
+            control.close()
             await self._stop()
             loop.remove_signal_handler(signal.SIGCHLD)
 
@@ -173,8 +179,14 @@ class Mesh:
         loop = asyncio.get_running_loop()
         if self._source.changed():
             loop.call_later(DEBOUNCE_S, self._reload)
-        elif (wait_s := self._source.wait_s()) is not None:
-            loop.call_later(wait_s, self._look)
+        else:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        """One timer, however often it is asked for."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._next_look = asyncio.get_running_loop().call_later(self._source.wait_s(), self._look)
 
     def _reload(self) -> None:
         """One change of the documents or of what runs: compiled for everyone once, then handed out."""
@@ -188,8 +200,7 @@ class Mesh:
             if not unit.instance.sidecar:
                 self._translate(unit.place.holder)
         self.note_change()
-        if (wait_s := self._source.wait_s()) is not None:
-            asyncio.get_running_loop().call_later(wait_s, self._look)
+        self._look_later()
 
     async def _bound_logs(self) -> None:
         """Looks at the logs now and then, for as long as the mesh runs."""

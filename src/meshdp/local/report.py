@@ -20,6 +20,7 @@ from meshdp.errors import printable
 from meshdp.local.state import InstanceState
 
 Row = dict[str, object]
+FORMS = ("table", "json", "yaml")
 
 
 class Palette:

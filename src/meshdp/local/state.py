@@ -99,6 +99,11 @@ class Folder:
         """The root's key and certificate."""
         return self.path / "authority"
 
+    @property
+    def control(self) -> Path:
+        """The socket on which the supervising process takes commands."""
+        return self.path / "control.sock"
+
     def logs_of(self, namespace: str, name: str) -> tuple[Path, Path]:
         """The log of an instance's command, and of its sidecar."""
         base = self.path / "logs"
@@ -211,7 +216,7 @@ class Folder:
                 path.replace(path.with_name(path.name + PREVIOUS))
             elif path.is_dir() and path.name not in (self.authority.name, "logs"):
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.is_file() and path.suffix != PREVIOUS:
+            elif not path.is_dir() and path.suffix != PREVIOUS:
                 path.unlink()
         for log in list((self.path / "logs").glob("*.log")):
             log.replace(log.with_name(log.name + PREVIOUS))

@@ -165,6 +165,8 @@ class Unit:
         finally:
             watch.cancel()
             self._sidecar_ready.clear()
+            if self.feed is not None:
+                self.feed.desk.forget()
         return f"its sidecar ended ({describe_exit(code)}){_tail(self.place.sidecar_log)}"
 
     async def _await_sidecar(self) -> None:

@@ -26,23 +26,24 @@ LINE_LIMIT = 4000  # a pipe that takes anything takes this whole (pipe(7), PIPE_
 
 def compile_until(signals: Iterable[signal.Signals], engine: Engine, settings: Settings) -> None:
     """Keep the engine supplied from the directory until one of the signals comes."""
-    assert settings.directory is not None  # the supervisor asks only then
-    assert settings.credentials is not None  # `settings.read` demands both together
+    assert settings.config is not None  # the supervisor asks only then
     reports = Reports()
-    configuration = Configuration(engine, FileSource([Path(settings.directory)]), settings.workload, reports)
-    credentials = CredentialDirectory(engine, Path(settings.credentials), reports)
-    credentials.refresh()
+    configuration = Configuration(engine, FileSource([Path(settings.config)]), settings.workload, reports)
+    credentials = None  # with a CSR socket the engine fetches its own
+    if settings.credentials is not None:
+        credentials = CredentialDirectory(engine, Path(settings.credentials), reports)
+        credentials.refresh()
     configuration.refresh()
     stopped = _wake_on(signals)
     poller = select.poll()
     for watched in (stopped, configuration.source, credentials):
-        poller.register(watched, select.POLLIN)
+        if watched is not None:
+            poller.register(watched, select.POLLIN)
     while True:
-        wait_s = configuration.source.wait_s()
-        ready = {fd for fd, _ in poller.poll(None if wait_s is None else wait_s * 1000)}
+        ready = {fd for fd, _ in poller.poll(configuration.source.wait_s() * 1000)}
         if stopped in ready:
             return
-        if credentials.changed():
+        if credentials is not None and credentials.changed():
             credentials.refresh()
         if configuration.source.changed():
             configuration.refresh()

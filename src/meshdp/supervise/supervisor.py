@@ -36,7 +36,7 @@ def run(settings: Settings) -> int:
     except (NativeError, OSError) as refused:
         print(f"meshdp sidecar: {refused}", file=sys.stderr)
         return 1
-    if settings.directory is None:
+    if settings.config is None:
         signal.sigwait(STOP_SIGNALS)
     else:
         from meshdp.supervise.reload import compile_until

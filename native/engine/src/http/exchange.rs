@@ -2,7 +2,8 @@
 //!
 //! In: an encoded request head, the downstream with what was read beyond the head, an upstream connection.
 //! Out: `Exchanged` (what was answered, and whether each connection may be used again) or a `Broken` exchange.
-//! Limits: one read per direction is in memory at a time (`buffers::read_limit`); interim responses are counted.
+//! Limits: one read per direction is in memory at a time (`buffers::read_limit`), and `AHEAD_BYTES` of the next request;
+//! interim responses are counted.
 //! Fails: `Broken` says which side ended it and whether response bytes have been sent already.
 //! Source: RFC 9112 §6, §9.3; attack-cases H1-17, H1-31, H1-34, H1-41, H1-44 to H1-48.
 
@@ -11,14 +12,14 @@ use std::task::{Context, Poll};
 use meshdp_proto::HeadScan;
 use meshdp_proto::http1_body::BodyDecoder;
 use meshdp_proto::http1_conn::{Answer, Exchange as Turn};
-use meshdp_proto::http1_fields::FieldTable;
+use meshdp_proto::http1_fields::{FieldTable, Span};
 use meshdp_proto::http1_forward::{ResponseEdits, encode_response};
 use meshdp_proto::http1_head::{Framing, Limits};
-use meshdp_proto::http1_response::{RequestKind, parse_response};
+use meshdp_proto::http1_response::{RequestKind, parse_response, switches_as_asked};
 
 use crate::observe::outcome::Reason;
 use crate::stream::Stream;
-use crate::worker::buffers::{Buffers, read_limit};
+use crate::worker::buffers::{Buffers, FIRST, read_limit};
 
 /// Why an exchange stopped before its end.
 #[derive(Debug)]
@@ -27,6 +28,13 @@ pub(crate) struct Broken {
     pub(crate) reason: Reason,
     /// Not one byte of a response was seen: on a reused connection the upstream may never have read the request.
     pub(crate) unanswered: bool,
+}
+
+impl Broken {
+    /// The upstream ended a connection that it had kept idle, instead of answering; nobody else gave the request up.
+    pub(crate) fn lost_to_reuse(&self, reused: bool) -> bool {
+        reused && self.unanswered && self.reason == Reason::UpstreamResetBeforeResponse
+    }
 }
 
 /// What a finished exchange leaves behind.
@@ -82,6 +90,8 @@ pub(crate) struct Exchange {
     pub(crate) upload: Upload,
     pub(crate) download: Download,
     limits: Limits,
+    /// The protocols that the request's `Upgrade` names, in the downstream's buffer.
+    upgrade: Option<Span>,
     /// What the heads and the ends of bodies mean for both connections.
     turn: Turn,
     close_downstream: bool,
@@ -93,6 +103,7 @@ pub(crate) struct Start {
     pub(crate) framing: Framing,
     pub(crate) head_len: usize,
     pub(crate) kind: RequestKind,
+    pub(crate) upgrade: Option<Span>,
     pub(crate) turn: Turn,
     pub(crate) close_downstream: bool,
     pub(crate) limits: Limits,
@@ -129,7 +140,8 @@ impl Exchange {
             head_bytes: 0,
             bytes: 0,
         };
-        Ok(Self { upload, download, limits: start.limits, turn: start.turn, close_downstream: start.close_downstream })
+        let Start { limits, upgrade, turn, close_downstream, .. } = start;
+        Ok(Self { upload, download, limits, upgrade, turn, close_downstream })
     }
 
     /// Moves bytes both ways until the response has ended or neither side can go on.
@@ -154,10 +166,13 @@ impl Exchange {
                 Poll::Pending => {}
             }
         }
-        match self.poll_download(context, down.stream, up, (fields, buffers)) {
+        match self.poll_download(context, down, up, (fields, buffers)) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(self.finish())),
             Poll::Ready(Err(reason)) => Poll::Ready(Err(self.broken(reason))),
-            // A connection that takes nothing more is about to be readable: with an answer, with its end or with an error.
+            // An upstream that takes nothing more is about to be readable: with an answer, with its end or with an error.
+            Poll::Pending if self.upload.done => {
+                down.poll_gone(context, self.upload.parsed).map(|()| Err(self.broken(Reason::DownstreamClosed)))
+            }
             Poll::Pending => Poll::Pending,
         }
     }
@@ -222,14 +237,14 @@ impl Exchange {
     fn poll_download(
         &mut self,
         context: &mut Context<'_>,
-        down: &mut Stream,
+        down: &mut Downstream<'_>,
         up: &mut Stream,
         (fields, buffers): (&mut FieldTable, &Buffers),
     ) -> Poll<Result<(), Reason>> {
         loop {
-            std::task::ready!(self.download.poll_send(context, down))?;
+            std::task::ready!(self.download.poll_send(context, down.stream))?;
             if self.download.body.is_none() {
-                match self.read_head(fields)? {
+                match self.read_head(down.received, fields)? {
                     HeadRead::NeedMore => {}
                     HeadRead::Interim => continue,
                     HeadRead::Final => {
@@ -246,7 +261,7 @@ impl Exchange {
         }
     }
 
-    fn read_head(&mut self, fields: &mut FieldTable) -> Result<HeadRead, Reason> {
+    fn read_head(&mut self, request: &[u8], fields: &mut FieldTable) -> Result<HeadRead, Reason> {
         let download = &mut self.download;
         if download.received.is_empty() {
             return Ok(HeadRead::NeedMore);
@@ -261,6 +276,10 @@ impl Exchange {
         let answer = self.turn.respond(&head).map_err(|_| Reason::MalformedResponse)?;
         if answer == Answer::Switch && !self.upload.done {
             return Err(Reason::MalformedResponse); // RFC 9110 §7.8: the switch comes after the request, or its rest is lost
+        }
+        let asked = self.upgrade.map_or(&[][..], |span| span.of(request));
+        if answer == Answer::Switch && !switches_as_asked(&download.received, fields, asked) {
+            return Err(Reason::MalformedResponse);
         }
         let close = answer == Answer::Final && (self.close_downstream || head.framing == Framing::UntilClose);
         let edits = ResponseEdits { append: &[], close, ..ResponseEdits::default() };
@@ -285,6 +304,23 @@ pub(crate) struct Downstream<'a> {
     pub(crate) stream: &'a mut Stream,
     pub(crate) received: &'a mut Vec<u8>,
     pub(crate) head_len: usize,
+}
+
+impl Downstream<'_> {
+    /// Ready when the downstream has left while its answer is awaited: by a reset, or by its end, as with Envoy. What it
+    /// sends before that is the start of its next request, kept behind the `parsed` bytes of this one.
+    fn poll_gone(&mut self, context: &mut Context<'_>, parsed: usize) -> Poll<()> {
+        while self.received.len() - parsed < AHEAD_BYTES {
+            if std::task::ready!(self.stream.tcp().poll_read_ready(context)).is_err() {
+                return Poll::Ready(());
+            }
+            match std::task::ready!(self.stream.poll_read(context, self.received, FIRST)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+        Poll::Pending
+    }
 }
 
 enum HeadRead {
@@ -445,3 +481,6 @@ impl Download {
         &self.received
     }
 }
+
+/// What is read of the next requests while this one is under way; a downstream that sends more is not seen leaving.
+const AHEAD_BYTES: usize = 2 * FIRST;

@@ -94,7 +94,7 @@ impl HttpSession<'_> {
     async fn request(&mut self) -> Result<Next, Failure> {
         let request = match self.receive_head().await? {
             Received::Head(request) => request,
-            Received::Refused(refusal, pinned) => return self.refuse(&refusal, &pinned).await,
+            Received::Refused(outcome, pinned) => return Ok(self.refuse(&outcome, &pinned).await),
             Received::Closed => {
                 reply::hang_up(&mut self.secured.stream).await;
                 return Ok(Next::Cut);
@@ -135,8 +135,12 @@ impl HttpSession<'_> {
             if let Some(received) = self.read_head(started, &mut scan)? {
                 return Ok(received);
             }
-            if self.read_more().await? == Waited::Closed {
-                return Ok(Received::Closed);
+            match self.read_more().await? {
+                Waited::Bytes => {}
+                Waited::Closed => return Ok(Received::Closed),
+                Waited::TimedOut => {
+                    return Ok(Received::Refused(Outcome::of(Reason::RequestTimeout), self.pin_accepted()?));
+                }
             }
         }
     }
@@ -154,7 +158,7 @@ impl HttpSession<'_> {
                 self.secured.entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
                 Some(Received::Head(Request { head, pinned, started }))
             }
-            Err(refusal) => Some(Received::Refused(refusal, pinned)),
+            Err(refusal) => Some(Received::Refused(refused_as(&refusal), pinned)),
         })
     }
 
@@ -162,7 +166,7 @@ impl HttpSession<'_> {
     fn pin_accepted(&mut self) -> Result<Rc<Pinned>, Failure> {
         let pinned = self.worker.pin();
         if pinned.epoch != self.accepted_under {
-            still_accepted(&self.secured, &pinned)?;
+            still_accepted(&self.secured, &pinned, self.worker)?;
             self.accepted_under = pinned.epoch;
         }
         Ok(pinned)
@@ -192,7 +196,7 @@ impl HttpSession<'_> {
             }
             checked = worker.epoch();
             let pinned = worker.pin();
-            still_accepted(&self.secured, &pinned)?;
+            still_accepted(&self.secured, &pinned, self.worker)?;
             self.accepted_under = checked;
         }
     }
@@ -209,10 +213,7 @@ impl HttpSession<'_> {
         });
         match read.await {
             None | Some(Ok(0)) if received.is_empty() => Ok(Waited::Closed),
-            None => {
-                reply::refuse(&mut self.secured, Reason::RequestTimeout.status(), worker).await;
-                Err(Reason::RequestTimeout.into())
-            }
+            None => Ok(Waited::TimedOut),
             Some(Ok(0) | Err(_)) => Err(Reason::DownstreamClosed.into()),
             Some(Ok(_)) => Ok(Waited::Bytes),
         }
@@ -294,16 +295,11 @@ impl HttpSession<'_> {
         })
     }
 
-    async fn refuse(&mut self, refusal: &Refusal, pinned: &Pinned) -> Result<Next, Failure> {
-        let reason = if matches!(refusal.status, 413 | 414 | 431) {
-            Reason::RequestHeadTooLarge
-        } else {
-            Reason::MalformedRequest
-        };
-        let outcome = Outcome::of(reason).because(refusal.reason.code()).answered(refusal.status);
-        record::refused(self, pinned, &outcome);
-        reply::refuse(&mut self.secured, refusal.status, self.worker).await;
-        Ok(Next::Close)
+    /// Answers what is no request, and ends the connection.
+    async fn refuse(&mut self, outcome: &Outcome, pinned: &Pinned) -> Next {
+        record::refused(self, pinned, outcome);
+        reply::refuse(&mut self.secured, outcome.status, self.worker).await;
+        Next::Close
     }
 
     /// Forgets the request's bytes; what follows them is the start of the next request.
@@ -317,9 +313,15 @@ impl HttpSession<'_> {
     }
 }
 
+fn refused_as(refusal: &Refusal) -> Outcome {
+    let too_large = matches!(refusal.status, 413 | 414 | 431);
+    let reason = if too_large { Reason::RequestHeadTooLarge } else { Reason::MalformedRequest };
+    Outcome::of(reason).because(refusal.reason.code()).answered(refusal.status)
+}
+
 enum Received {
     Head(Request),
-    Refused(Refusal, Rc<Pinned>),
+    Refused(Outcome, Rc<Pinned>),
     Closed,
 }
 
@@ -327,6 +329,7 @@ enum Received {
 enum Waited {
     Bytes,
     Closed,
+    TimedOut,
 }
 
 enum Woken {

@@ -72,14 +72,14 @@ pub(crate) async fn serve(
                 session.consume(exchange.upload.consumed());
                 give_back(exchange, worker);
                 if exchanged.upstream_reusable {
-                    worker.pool.borrow_mut().give(&key, upstream, worker.coarse_ms());
+                    worker.pool.borrow_mut().give(&key, upstream, (worker.coarse_ms(), worker.wall_s()));
                 }
                 let next = if exchanged.downstream_reusable { Next::Request } else { Next::Close };
                 return Ok(Served::Next(next));
             }
             // An idle connection that the upstream closed as we took it: nothing was processed.
             Err(broken)
-                if broken.unanswered && reused && attempt < ATTEMPTS && repeatable(session, request, &exchange) =>
+                if broken.lost_to_reuse(reused) && attempt < ATTEMPTS && repeatable(session, request, &exchange) =>
             {
                 exchange.rewind();
             }
@@ -99,6 +99,7 @@ fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, B
         framing: head.framing,
         head_len: head.len,
         kind: kind_of(head.method.of(&session.secured.received)),
+        upgrade: head.upgrade,
         turn: Turn::new(head),
         close_downstream: worker.draining.get() || !head.keep_alive,
         limits: session.limits,
@@ -150,8 +151,10 @@ async fn run(
             Step::Ended(ended) => return ended,
             Step::Swapped => {
                 epoch = worker.epoch();
-                if reauthorize(&session.secured, request, worker).is_err() {
-                    return Err(exchange.broken(Reason::PolicyChanged));
+                let may_go_on =
+                    reauthorize(&session.secured, request, worker).and_then(|()| worker.still_trusts(upstream));
+                if let Err(failure) = may_go_on {
+                    return Err(exchange.broken(failure.reason));
                 }
             }
         }
@@ -161,7 +164,7 @@ async fn run(
 /// Whether a request that is under way would be permitted under the snapshot now in force.
 fn reauthorize(secured: &Secured, request: &Request, worker: &Worker) -> Result<(), Failure> {
     let pinned = worker.pin();
-    still_accepted(secured, &pinned)?;
+    still_accepted(secured, &pinned, worker)?;
     if secured.facts.direction == Direction::Outbound {
         return Ok(());
     }

@@ -1,13 +1,17 @@
-//! Byte buffers lent by a worker while data is in flight, so that idle connections hold none.
+//! Byte buffers and pipes lent by a worker while data is in flight, so that idle connections hold none.
 //!
-//! In: sessions that are about to read.  Out: empty vectors with capacity.
+//! In: sessions that are about to read.  Out: empty vectors with capacity; empty pipes (`splice.rs` bounds those).
 //! Limits: `KEPT` spare buffers per worker, none larger than `LARGEST_KEPT` bytes; after a burst the surplus goes.
 
 use std::cell::{Cell, RefCell};
 
+use crate::splice::Pipes;
+
 /// The spare buffers of one worker.
 #[derive(Default)]
 pub(crate) struct Buffers {
+    /// Its pipes.
+    pub(crate) pipes: Pipes,
     spare: RefCell<Vec<Vec<u8>>>,
     /// The fewest spares at hand since the last sweep: so many lay about unused.
     unused: Cell<usize>,
@@ -39,6 +43,7 @@ impl Buffers {
         spare.truncate(needed.max(KEPT_IDLE));
         spare.shrink_to(KEPT_IDLE);
         self.unused.set(spare.len());
+        self.pipes.sweep();
     }
 }
 

@@ -10,7 +10,6 @@ pub(crate) mod registry;
 
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +21,8 @@ use meshdp_model::snapshot::Snapshot;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
+use crate::connection::Failure;
+use crate::control::turnover;
 use crate::http::decide::Scratch;
 use crate::listener::{self, Doors};
 use crate::observe::access_log::AccessLog;
@@ -29,6 +30,7 @@ use crate::observe::outcome::Reason;
 use crate::observe::telemetry::WorkerTelemetry;
 use crate::pool::Pool;
 use crate::settings::Settings;
+use crate::stream::Stream;
 use crate::sys;
 use crate::tls::credentials::{CredentialStore, Credentials};
 use crate::worker::buffers::Buffers;
@@ -85,6 +87,7 @@ pub(crate) struct Worker {
     pinned: RefCell<Rc<Pinned>>,
     started: Instant,
     coarse_ms: Cell<u64>,
+    wall_s: Cell<u64>,
     random: Cell<u64>,
     /// Connections admitted at the last sweep, and when memory was last given back.
     admitted: Cell<u64>,
@@ -95,10 +98,12 @@ impl Worker {
     fn new(setup: Setup) -> Self {
         let Setup { id, settings, snapshot, credentials, telemetry, access_log, connection_limit, .. } = setup;
         let limits = &settings.limits;
+        // Idle connections may not take the descriptors that live ones need.
+        let pool_total = limits.pool_total.min(connection_limit / 2);
         Self {
             registry: Rc::new(Registry::new(id, connection_limit)),
             buffers: Buffers::default(),
-            pool: RefCell::new(Pool::new(limits.pool_per_endpoint, limits.pool_idle_ms)),
+            pool: RefCell::new(Pool::new(limits.pool_per_endpoint, pool_total, limits.pool_idle_ms)),
             load: Load::default(),
             scratch: RefCell::default(),
             telemetry: RefCell::new(telemetry),
@@ -107,6 +112,7 @@ impl Worker {
             pinned: RefCell::new(Rc::new(Pinned { snapshot, epoch: 0 })),
             started: Instant::now(),
             coarse_ms: Cell::new(0),
+            wall_s: Cell::new(turnover::wall_ms() / 1_000),
             random: Cell::new(seed()),
             admitted: Cell::new(0),
             settled: Cell::new(0),
@@ -128,6 +134,11 @@ impl Worker {
     /// Milliseconds since the worker started, up to one sweep old: good for idle bounds, costs nothing.
     pub(crate) fn coarse_ms(&self) -> u64 {
         self.coarse_ms.get()
+    }
+
+    /// Seconds since 1970, up to one sweep old.
+    pub(crate) fn wall_s(&self) -> u64 {
+        self.wall_s.get()
     }
 
     /// The next number of a fast generator (xorshift64*); for balancing and request ids, never for secrets.
@@ -152,25 +163,45 @@ impl Worker {
         if credentials.have_expired() { Err(Reason::CredentialsExpired) } else { Ok(credentials) }
     }
 
+    /// Whether the peer's certificate still leads to a root that is trusted.
+    ///
+    /// # Errors
+    /// `TrustChanged` when its root has left the bundle since.
+    pub(crate) fn still_trusts(&self, stream: &Stream) -> Result<(), Failure> {
+        let Some((root, _)) = stream.proof() else { return Ok(()) };
+        if self.credentials.load().is_none_or(|credentials| credentials.trusts(root)) {
+            return Ok(());
+        }
+        Err(Failure::new(Reason::TrustChanged, "the root of the peer's certificate is no longer trusted"))
+    }
+
     async fn swap(&self, snapshot: Arc<Snapshot>) {
         let epoch = self.epoch() + 1;
         *self.pinned.borrow_mut() = Rc::new(Pinned { snapshot, epoch });
         let pinned = self.pin();
-        let credential_epoch = self.credentials.load().map_or(0, |credentials| credentials.epoch);
         self.pool.borrow_mut().retire(|key| match &key.security {
             None => true,
-            Some((cluster, epoch)) => {
-                *epoch == credential_epoch
-                    && pinned.snapshot.cluster(&cluster.key).is_some_and(|(now, _)| Arc::ptr_eq(now, cluster))
+            Some((cluster, _)) => {
+                pinned.snapshot.cluster(&cluster.key).is_some_and(|(now, _)| Arc::ptr_eq(now, cluster))
             }
         });
+        self.retire_old_credentials();
         self.registry.wake_all().await;
     }
 
+    /// Closes pooled connections that were opened with credentials which are no longer ours: their age is bounded by
+    /// our own renewals.
+    fn retire_old_credentials(&self) {
+        let in_use = self.credentials.load().map_or(0, |credentials| credentials.epoch);
+        self.pool.borrow_mut().retire(|key| key.security.as_ref().is_none_or(|(_, epoch)| *epoch == in_use));
+    }
+
     fn sweep(&self) {
+        self.wall_s.set(turnover::wall_ms() / 1_000);
         self.coarse_ms.set(self.started.elapsed().as_millis() as u64);
         self.registry.wake_expired(self.coarse_ms());
-        self.pool.borrow_mut().sweep(self.coarse_ms());
+        self.pool.borrow_mut().sweep(self.coarse_ms(), self.wall_s.get());
+        self.retire_old_credentials();
         if matches!(self.own_credentials(), Err(Reason::CredentialsExpired)) {
             self.pool.borrow_mut().retire(|key| key.security.is_none());
         }
@@ -246,15 +277,20 @@ fn seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
 }
 
-/// Binds one listener of a capture port. Workers share the port through `SO_REUSEPORT`, which is open to every process
-/// of our user: where the application is one, there is a mark, and the workers share the listener itself.
-pub(crate) fn bind(address: SocketAddr, mark: Option<NonZeroU32>) -> std::io::Result<StdListener> {
+/// Binds one listener of a capture port; Linux hands its options on to the sockets it accepts. Workers share the port
+/// through `SO_REUSEPORT`, which is open to every process of our user: where the application is one, there is a mark, and
+/// the workers share the listener itself.
+pub(crate) fn bind(address: SocketAddr, settings: &Settings) -> std::io::Result<StdListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec().nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    match mark {
+    match settings.mark {
         Some(mark) => sys::set_mark(socket.as_fd(), mark)?,
         None => socket.set_reuse_port(true)?,
+    }
+    socket.set_tcp_nodelay(true)?;
+    if let Some(probing) = settings.limits.keepalive() {
+        socket.set_tcp_keepalive(&probing)?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
