@@ -216,10 +216,7 @@ def test_pr_17_as_process_one_it_collects_what_nobody_waits_for(meshdp: Meshdp) 
                 line = process.stdout.readline()
                 assert line, said
                 said += line
-            first = next(iter(descendants(process.pid)))
-            for pid in descendants(process.pid):
-                if b"meshdp\0up" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    first = pid
+            first = int(children(process.pid)[0][0])
             before = children(first)
             subprocess.run(["nsenter", f"--target={first}", "--pid", "--mount", "sh", "-c", ORPHANS], check=True)
             wait_until(lambda: children(first) == before)

@@ -3,7 +3,8 @@
 In:     minutes, a folder.
 Out:    `Report`: counts of each protocol, changes made, what processes held before and after; `ok` when nothing was lost
         and nothing has grown.
-Limits: 20 swaps, 5 rotations and 3 kills for each started 3 minutes, spread evenly; 15 s of load before the baseline.
+Limits: 20 swaps, 5 rotations (the last of them of the root) and 3 kills for each 3 minutes, spread evenly; 15 s of load
+        before the baseline.
 """
 
 from __future__ import annotations
@@ -179,16 +180,18 @@ class Soak:
         self._recoveries.append(round(time.monotonic() - killed, 3))
 
     def _rotate(self) -> None:
-        """New certificates for every sidecar, in use before this returns."""
-        before = self._epochs()
-        done = self.meshdp("certs", "rotate", "--mesh", MESH)
-        assert done.returncode == 0, done.stdout + done.stderr
-        wait_until(lambda: all(now > then for now, then in zip(self._epochs(), before, strict=True)), PATIENCE_S)
+        """New certificates for every sidecar, in use before this returns; each last of a round under a new root."""
         self._rotations += 1
+        words = ["--root"] if self._rotations % ROTATIONS == 0 else []
+        before = self._serials()
+        done = self.meshdp("certs", "rotate", "--mesh", MESH, *words, timeout_s=PATIENCE_S)
+        assert done.returncode == 0, done.stdout + done.stderr
+        wait_until(lambda: not self._serials() & before, PATIENCE_S)
 
-    def _epochs(self) -> list[int]:
+    def _serials(self) -> set[str]:
+        """What is asked of the engines themselves."""
         rows = [row for row in self._instances() if row["sidecar"]]
-        return [int(json.loads(self._ask(row, "/certs"))["certificate"]["epoch"]) for row in rows]
+        return {str(json.loads(self._ask(row, "/certs"))["certificate"]["serial"]) for row in rows}
 
     def _state(self) -> dict[str, Any]:
         path = self.meshdp.state / MESH / "state.json"
