@@ -202,6 +202,43 @@ def test_pr_03_a_sidecar_ends_by_itself_and_is_back(meshdp: Meshdp) -> None:
         wait_until(lambda: status(meshdp) == "200")
 
 
+LAST_WORDS = """\
+import signal, sys, time, urllib.request
+def end(*_):
+    time.sleep(0.3)
+    try:
+        said = urllib.request.urlopen("http://web/", timeout=3).status
+    except Exception as error:
+        said = error
+    print("last words:", said, file=open("said.txt", "a"))
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+while True:
+    time.sleep(1)
+"""
+LINGERING = """\
+import http.server, os, signal, threading
+signal.signal(signal.SIGTERM, lambda *_: threading.Timer(1.5, os._exit, (0,)).start())
+http.server.ThreadingHTTPServer(("0.0.0.0", 8080), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+def test_pr_01_the_last_words_of_a_command_still_reach_another(meshdp: Meshdp) -> None:
+    """At the end of a mesh commands go first, all of them, and every sidecar serves until they are gone."""
+    (meshdp.folder / "last.py").write_text(LAST_WORDS)
+    (meshdp.folder / "lingering.py").write_text(LINGERING)
+    text = FILE.replace("[sleep, infinity]", "[python3, last.py]").replace(
+        f'[python3, -c, "{SERVER}"]', "[python3, lingering.py]"
+    )
+    (meshdp.folder / "mesh.yaml").write_text(text)
+    up(meshdp)
+    started = time.monotonic()
+    assert meshdp("down").returncode == 0
+    assert (meshdp.folder / "said.txt").read_text() == "last words: 200\n"
+    assert time.monotonic() - started < 8, "it waits for what is still there, not for the deadline"
+    assert not meshdp.state.exists()
+
+
 CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 ORPHANS = "for i in 1 2 3; do (sleep 0.1 &) ; done"
 

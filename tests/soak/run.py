@@ -103,12 +103,14 @@ class Soak:
             shutil.copy(Path(__file__).with_name(name), folder / name)
         for name in ("policies", "out"):
             (folder / name).mkdir()
+        (self._out / "pause").touch()  # until everything serves
         (folder / "mesh.yaml").write_text(FILE)
         (folder / "services.yaml").write_text(SERVICES)
         self._flip(0)
 
     def _warm_up(self) -> None:
         """The same load as later: pools and buffers reach their size before anything is measured."""
+        self._resume()
         time.sleep(WARM_S)
         self._flip(1)
         self._flip(0)
