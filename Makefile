@@ -1,6 +1,6 @@
 # The door: `make demo` shows the mesh, `make test` checks everything. Both install what is missing first.
 #
-#   make demo    build, then run `meshdp demo`        make bench   ratios against the floor relay (release build)
+#   make demo    build, then run `meshdp demo`        make bench   beside nginx, HAProxy, Envoy (release build)
 #   make test    lint, Rust tests, Python tests       make wheel   dist/meshdp-*.whl
 #   make lint    every check that runs nothing        make clean   remove what make made
 #
@@ -12,7 +12,7 @@ MAKEFLAGS     += --no-builtin-rules --no-print-directory
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-PYTHON  ?= python3
+PYTHON  ?=
 PROFILE ?= fast
 ARGS    ?=
 VENV    := .venv
@@ -39,8 +39,8 @@ build: packages $(VENV)/installed $(init) install-native
 
 $(VENV)/installed: requirements.txt Makefile | packages
 	@echo "==> Python environment in $(VENV)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "meshdp needs Python 3.11 or newer; name one with PYTHON=…" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@python=$$(scripts/choose-python $(PYTHON)); base='import sys; print(sys.base_prefix, sys.version)'; \
+	[ "$$($(BIN)/python -c "$$base" 2> /dev/null)" = "$$("$$python" -c "$$base")" ] || { rm -rf $(VENV); "$$python" -m venv $(VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "meshdp.pth").write_text(str(pathlib.Path("src").resolve()) + "\n")'
 	@printf '#!%s\nimport sys\n\nfrom meshdp.cli import main\n\nsys.exit(main())\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/meshdp
@@ -62,7 +62,7 @@ $(init): $(shell find initc -name '*.rs' -o -name Cargo.toml) Cargo.toml build_b
 	@touch $@
 
 packages:
-	@scripts/debian-packages $(PYTHON)
+	@scripts/debian-packages "$$(scripts/choose-python $(PYTHON) 2> /dev/null)"
 
 # --- what is checked -----------------------------------------------------------------------------------------------
 
@@ -89,6 +89,8 @@ pytest: build
 
 bench:
 	@$(MAKE) PROFILE=release build
+	@scripts/debian-packages $(PYTHON) bench
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement bench/requirements.txt
 	@$(BIN)/python bench/run.py $(ARGS)
 
 # --- what is delivered ---------------------------------------------------------------------------------------------

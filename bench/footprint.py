@@ -1,133 +1,187 @@
-"""What a fed sidecar weighs and how fast it starts.
+"""What a sidecar weighs and how fast it starts, beside the other proxies in its place.
 
-In:     `Sidecars` of one lane, the load generator.
-Out:    memory after many requests, bytes per idle mTLS connection, milliseconds from exec to ready and to a request.
-Limits: each figure comes from fresh processes. A start is counted from before fork to the first 200, polled every
-        POLL_S; the first request is sent the moment the sidecar is ready.
+In:     a `Setting`.
+Out:    rows: memory when ready and after many requests, bytes per idle mTLS connection, milliseconds from exec to
+        listening or ready, and to the first answered mTLS request.
+Limits: every reading comes from fresh processes. A sidecar is weighed as though alone on the machine (see `Weight`). A
+        start is counted from before fork, polled every POLL_S.
 """
 
 from __future__ import annotations
 
 import socket
-import statistics
 import subprocess
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
 
-from bench.measure import Aim, Load, private_bytes, pss_bytes, rss_bytes
-from bench.sidecars import SERVICE_HOST, SERVICE_IP, Sidecars
-from bench.stage import PORT
+from bench import peers, relays
+from bench.measure import Load, WrongAnswer, cpu_ns, weigh
+from bench.rounds import FLOOR, Contender, Row, figure_row
+from bench.scenarios import SCENARIOS, Scenario
+from bench.stage import PORT, SERVER_IP, await_listening
+from bench.traffic import OWN, Setting, start
 
 REQUESTS = 10_000
-IDLE_BASE, IDLE_CONNECTIONS = 20, 500
+IDLE_BASE, IDLE_CONNECTIONS = 20, 1000
 POLL_S = 0.0005
-MESH = Aim(f"{SERVICE_IP}:{PORT}", SERVICE_HOST)
+QUIET_NS, QUIET_LIMIT_S = 2_000_000, 5
+DIRECTORY = "meshdp, directory"
+PAIR = SCENARIOS["pair"]
+
+Readings = dict[tuple[str, str, str, str], list[float]]  # by end, subject, metric, unit
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Medians and quarters in milliseconds."""
-
-    starts: int
-    ready_ms: float
-    fastest_ready_ms: float
-    ready_spread_ms: tuple[float, float]
-    request_ms: float
-    request_spread_ms: tuple[float, float]
-    first_request_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """Bytes."""
-
-    fresh_pss: dict[str, int]
-    used_pss: dict[str, int]
-    used_rss: dict[str, int]
-    used_anonymous: dict[str, int]
-    per_idle_connection: dict[str, float]
-    connections: int
+def memory(setting: Setting, rounds: int, failed: dict[str, str]) -> list[Row]:
+    """Weighs everyone in both places of the mTLS pair."""
+    found: Readings = defaultdict(list)
+    for turn in range(rounds):
+        for name in (FLOOR, OWN, DIRECTORY, *setting.peers):
+            setting.say(f"memory: {name}, fresh processes {turn + 1} of {rounds}")
+            with ExitStack() as running:
+                own = name == DIRECTORY
+                contender = _from_directory(setting, running) if own else start(setting, name, PAIR, running)
+                try:
+                    _weigh(setting, contender, found, name)
+                except WrongAnswer as wrong:
+                    failed[f"memory: {name}"] = str(wrong)
+    return [
+        figure_row("memory", {"end": end, **_more(metric)}, (subject, metric, unit), values)
+        for (end, subject, metric, unit), values in found.items()
+        if f"memory: {subject}" not in failed
+    ]
 
 
-def starts(sidecars: Sidecars, count: int) -> Start:
-    """Starts the client's sidecar again and again; the server's runs throughout."""
-    server = sidecars.ready("server")
-    ready, request = [], []
-    for _ in range(count):
+def _more(metric: str) -> dict[str, Any]:
+    if metric == "bytes_per_idle_connection":
+        return {"connections": IDLE_CONNECTIONS}
+    return {"requests": REQUESTS} if "after" in metric else {}
+
+
+def _from_directory(setting: Setting, running: ExitStack) -> Contender:
+    """The server's sidecar compiles for itself; the client's is fed, for it only has to be there."""
+    sidecars = setting.sidecars
+    chain, key = peers.certificate(sidecars.authority, sidecars.identity("server"))
+    server = sidecars.start_from_directory("server", {"cert-chain.pem": chain, "key.pem": key})
+    running.callback(sidecars.lane.stop, server)
+    sidecars.await_ready("server")
+    running.callback(sidecars.lane.stop, sidecars.ready("client"))
+    return Contender(OWN, sidecars.lane, {"server": server.pid})
+
+
+def _weigh(setting: Setting, contender: Contender, found: Readings, subject: str) -> None:
+    def note(metric: str, unit: str = "MB") -> None:
+        for end, pid in contender.pids.items():
+            weight = weigh(pid)
+            for kind, size in (("alone", weight.alone), ("pss", weight.pss), ("rss", weight.rss)):
+                found[end, subject, f"{kind}_{metric}", unit].append(size / 1e6)
+
+    _settle(contender)
+    note("when_ready")
+    done = 0.0
+    while done < REQUESTS:
+        done += Load(contender.lane, setting.programs["load"], PAIR.aim, (16, 0, 300)).run()["requests"]
+    note("after_requests")
+    for end, size in _idle(setting, contender).items():
+        found[end, subject, "bytes_per_idle_connection", "B"].append(size)
+
+
+def _idle(setting: Setting, contender: Contender) -> dict[str, float]:
+    """Growth of the heap for each of many idle mTLS connections that have carried one request."""
+    load = setting.programs["load"]
+    first = Load(contender.lane, load, PAIR.aim, (IDLE_BASE, 0, 0))
+    _settle(contender)
+    before = {end: weigh(pid).anonymous for end, pid in contender.pids.items()}
+    open_before = _mtls_connections(contender)
+    rest = Load(contender.lane, load, PAIR.aim, (IDLE_CONNECTIONS, 0, 0))
+    _settle(contender)
+    after = {end: weigh(pid).anonymous for end, pid in contender.pids.items()}
+    opened = _mtls_connections(contender) - open_before
+    rest.close()
+    first.close()
+    if opened < IDLE_CONNECTIONS // 2:
+        raise WrongAnswer(f"only {opened} connections stayed open in lane {contender.lane.name}")
+    return {end: (after[end] - before[end]) / opened for end in contender.pids}
+
+
+def _settle(contender: Contender) -> None:
+    """Waits until the processes have next to nothing left to do."""
+    until = time.monotonic() + QUIET_LIMIT_S
+    spent = cpu_ns(contender.pids.values())
+    while time.monotonic() < until:
+        time.sleep(0.2)
+        now = cpu_ns(contender.pids.values())
+        if now - spent < QUIET_NS:
+            return
+        spent = now
+
+
+def _mtls_connections(contender: Contender) -> int:
+    """Connections between the two proxies, counted where they leave."""
+    command = ["ip", "netns", "exec", contender.lane.namespaces["client"]]
+    command += ["ss", "-Htn", "state", "established", "dst", f"{SERVER_IP}:{PORT}"]
+    return len(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines())
+
+
+def starts(setting: Setting, failed: dict[str, str]) -> list[Row]:
+    """Starts the client's place again and again, everyone in turn; the server's runs throughout."""
+    found: Readings = defaultdict(list)
+    with ExitStack() as running:
+        for name in (OWN, *setting.peers):
+            start(setting, name, _only("server"), running)
+        for turn in range(setting.amount.starts):
+            setting.say(f"start: {turn + 1} of {setting.amount.starts}")
+            for name in (OWN, FLOOR, *setting.peers):
+                try:
+                    _start_own(setting, found) if name == OWN else _start_listener(setting, name, found)
+                except WrongAnswer as wrong:
+                    failed[f"start: {name}"] = str(wrong)
+    return [
+        figure_row("start", {"end": end}, (subject, metric, unit), values)
+        for (end, subject, metric, unit), values in found.items()
+        if f"start: {subject}" not in failed
+    ]
+
+
+def _only(end: str) -> Scenario:
+    return replace(PAIR, roles={end: PAIR.roles[end]})
+
+
+def _start_own(setting: Setting, found: Readings) -> None:
+    sidecars = setting.sidecars
+    with ExitStack() as running:
         began = time.monotonic()
         client = sidecars.start("client")
+        running.callback(sidecars.lane.stop, client)
         sidecars.await_ready("client", POLL_S)
-        ready.append((time.monotonic() - began) * 1e3)
+        ready = time.monotonic()
         sidecars.lane.inside("client", _first_request)
-        request.append((time.monotonic() - began) * 1e3)
-        sidecars.lane.stop(client)
-    sidecars.lane.stop(server)
-    first = [total - until_ready for total, until_ready in zip(request, ready, strict=True)]
-    return Start(
-        starts=count,
-        ready_ms=statistics.median(ready),
-        fastest_ready_ms=min(ready),
-        ready_spread_ms=_quarters(ready),
-        request_ms=statistics.median(request),
-        request_spread_ms=_quarters(request),
-        first_request_ms=statistics.median(first),
-    )
+        answered = time.monotonic()
+    found["client", OWN, "exec_to_ready", "ms"].append((ready - began) * 1e3)
+    found["client", OWN, "exec_to_first_mtls_request", "ms"].append((answered - began) * 1e3)
 
 
-def _quarters(values: list[float]) -> tuple[float, float]:
-    quarters = statistics.quantiles(values, n=4, method="inclusive")
-    return quarters[0], quarters[2]
+def _start_listener(setting: Setting, name: str, found: Readings) -> None:
+    lane, role = setting.lanes[name], PAIR.roles["client"]
+    words = relays.command(setting.programs, role) if name == FLOOR else peers.prepare(name, lane, PAIR, "client")
+    with ExitStack() as running:
+        began = time.monotonic()
+        process = lane.start("client", words)
+        running.callback(lane.stop, process)
+        await_listening(lane, "client", role.port, process, POLL_S)
+        listening = time.monotonic()
+        if name != FLOOR:
+            lane.inside("client", _first_request)
+            found["client", name, "exec_to_first_mtls_request", "ms"].append((time.monotonic() - began) * 1e3)
+    found["client", name, "exec_to_listening", "ms"].append((listening - began) * 1e3)
 
 
 def _first_request() -> None:
-    address, port = MESH.address.split(":")
+    address, port = PAIR.aim.address.split(":")
     with socket.create_connection((address, int(port)), timeout=10) as connection:
-        connection.sendall(f"GET /item/1 HTTP/1.1\r\nhost: {MESH.host}\r\n\r\n".encode())
+        connection.sendall(f"GET /item/1 HTTP/1.1\r\nhost: {PAIR.aim.host}\r\n\r\n".encode())
         answer = connection.recv(4096)
         if not answer.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"expected 200 to the first request, found {answer[:200]!r}")
-
-
-def footprint(sidecars: Sidecars, load: Path) -> Footprint:
-    """Weighs both sidecars fresh, after REQUESTS requests, and with idle connections."""
-    processes = {end: sidecars.ready(end) for end in ("server", "client")}
-    fresh = {end: pss_bytes(process.pid) for end, process in processes.items()}
-    _requests(sidecars, load)
-    used = {end: pss_bytes(process.pid) for end, process in processes.items()}
-    rss = {end: rss_bytes(process.pid) for end, process in processes.items()}
-    anonymous = {end: private_bytes(process.pid) for end, process in processes.items()}
-    per_connection, connections = _idle(sidecars, load, processes)
-    for process in processes.values():
-        sidecars.lane.stop(process)
-    return Footprint(fresh, used, rss, anonymous, per_connection, connections)
-
-
-def _requests(sidecars: Sidecars, load: Path) -> None:
-    """At least REQUESTS requests over 16 connections."""
-    done = 0
-    while done < REQUESTS:
-        done += Load(sidecars.lane, load, MESH, (16, 0, 500)).run().requests
-
-
-def _idle(
-    sidecars: Sidecars, load: Path, processes: dict[str, subprocess.Popen[bytes]]
-) -> tuple[dict[str, float], int]:
-    """Growth of the heap for each of many idle connections that have carried one request."""
-    first = Load(sidecars.lane, load, MESH, (IDLE_BASE, 0, 0))
-    before = {end: private_bytes(process.pid) for end, process in processes.items()}
-    open_before = _mtls_connections(sidecars)
-    rest = Load(sidecars.lane, load, MESH, (IDLE_CONNECTIONS, 0, 0))
-    time.sleep(0.5)
-    after = {end: private_bytes(process.pid) for end, process in processes.items()}
-    opened = _mtls_connections(sidecars) - open_before
-    rest.close()
-    first.close()
-    return {end: (after[end] - before[end]) / max(1, opened) for end in processes}, opened
-
-
-def _mtls_connections(sidecars: Sidecars) -> int:
-    """Connections between the two sidecars, counted where they arrive."""
-    command = ["ip", "netns", "exec", sidecars.lane.namespaces["client"]]
-    command += ["ss", "-Htn", "state", "established", "dst", f"10.99.0.2:{PORT}"]
-    return len(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines())
+            raise WrongAnswer(f"expected 200 to the first request, found {answer[:200]!r}")

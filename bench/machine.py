@@ -5,6 +5,8 @@ Out:    processor, kernel, versions, load, as text by name.
 
 from __future__ import annotations
 
+import datetime
+import filecmp
 import os
 import platform
 import re
@@ -12,9 +14,11 @@ import subprocess
 from pathlib import Path
 
 import meshdp
+from bench import peers
 from bench.stage import ROOT
 
-GIT = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+EXTENSION = ROOT / "src/meshdp/_native.abi3.so"
+RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/lib_native.so"
 
 
 def describe() -> dict[str, str]:
@@ -23,10 +27,29 @@ def describe() -> dict[str, str]:
         "processor": f"{os.cpu_count()} × {_processor()}",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "meshdp": f"{meshdp.__version__}, commit {_first_line(GIT)}",
+        "meshdp": f"{meshdp.__version__}, {_build()}",
         "compiler": _first_line(["rustc", "--version"]),
-        "load_average": " ".join(f"{each:.2f}" for each in os.getloadavg()),
+        **{name: _version(name) for name in peers.installed()},
+        "taken": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "load_average_before": " ".join(f"{each:.2f}" for each in os.getloadavg()),
     }
+
+
+def commit() -> str:
+    """What was measured; `-dirty` when files differed from it."""
+    return _first_line(["git", "-C", str(ROOT), "describe", "--always", "--dirty"])
+
+
+def _build() -> str:
+    """Whether the extension in use is the release build: the fast one has assertions and no link-time pass."""
+    same = RELEASE.exists() and filecmp.cmp(RELEASE, EXTENSION, shallow=False)
+    return "release build" if same else "NOT the release build"
+
+
+def _version(name: str) -> str:
+    flag = {"nginx": "-v", "haproxy": "-v", "envoy": "--version"}[name]
+    found = re.search(r"\d+\.\d+\.\d+[\w.+-]*", _first_line([peers.program(name), flag]))
+    return found.group() if found else "unknown"
 
 
 def _processor() -> str:
@@ -35,8 +58,10 @@ def _processor() -> str:
 
 
 def _first_line(words: list[str]) -> str:
+    """What a program says first, on either stream."""
     try:
-        said = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     except FileNotFoundError:
         return "unknown"
-    return said.splitlines()[0] if said else "unknown"
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    return lines[0] if lines else "unknown"

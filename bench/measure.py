@@ -1,20 +1,25 @@
 """What a process has cost, by its own accounting, and what a load saw.
 
 In:     process ids, a lane, where to send requests.
-Out:    nanoseconds of CPU, bytes of memory, `Load` results.
-Source: proc(5): `schedstat` counts what the scheduler gave each thread, kernel work for it included; `smaps_rollup` is
-        the proportional set size, in which a page shared by two processes counts half for each.
+Out:    nanoseconds of CPU, bytes of memory, what `Load` and `Bulk` saw.
+Fails:  WrongAnswer.
+Source: proc(5): `schedstat` counts what the scheduler gave each thread, kernel work for it included; `smaps` has the
+        proportional set size, in which a page shared by two processes counts half for each.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.stage import APPLICATION_UID, OTHER_CPU, Lane
+
+# Libraries that every program of a distribution uses.
+SHARED_FOLDERS = ("/lib/", "/lib64/", "/usr/lib/x86_64-linux-gnu/", "/usr/lib/aarch64-linux-gnu/", "/usr/lib64/")
+CHECKED_BYTES = 64 * 1024 * 1024
 
 
 def cpu_ns(pids: Iterable[int]) -> int:
@@ -24,26 +29,55 @@ def cpu_ns(pids: Iterable[int]) -> int:
     )
 
 
-def pss_bytes(pid: int) -> int:
-    """Proportional set size of one process."""
-    return _rollup(pid, "Pss:")
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """Bytes of memory of a group of processes.
+
+    alone: proportional set size as though no other program used their files: pages of what only they run (interpreter,
+        packages, program) count whole, the distribution's libraries by their share. pss, rss: as the kernel says.
+    anonymous: heaps and stacks.
+    """
+
+    alone: int
+    pss: int
+    rss: int
+    anonymous: int
 
 
-def rss_bytes(pid: int) -> int:
-    """Resident set size of one process: as though it shared with nobody."""
-    return _rollup(pid, "Rss:")
+def weigh(pid: int, shared: Iterable[str] = SHARED_FOLDERS) -> Weight:
+    """Weighs a process with its children, and theirs."""
+    return _sum(_weigh_one(each, tuple(shared)) for each in family(pid))
 
 
-def private_bytes(pid: int) -> int:
-    """Anonymous memory of one process: its heap and stacks, no files."""
-    return _rollup(pid, "Pss_Anon:")
+def family(pid: int) -> list[int]:
+    """A process and everything it started."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += family(int(child))
+    return found
 
 
-def _rollup(pid: int, name: str) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {name} for process {pid}")
+def _sum(weights: Iterable[Weight]) -> Weight:
+    columns = zip(*((each.alone, each.pss, each.rss, each.anonymous) for each in weights), strict=True)
+    return Weight(*map(sum, columns))
+
+
+def _weigh_one(pid: int, shared: tuple[str, ...]) -> Weight:
+    alone = pss = rss = anonymous = 0
+    path = ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if "-" in name.split(" ", 1)[0]:  # the first line of a mapping: addresses, rights, …, its file
+            path = line.split(maxsplit=5)[5] if len(line.split(maxsplit=5)) > 5 else ""
+        elif name in ("Rss", "Pss", "Anonymous"):
+            size = int(rest.split()[0]) * 1024
+            rss += size if name == "Rss" else 0
+            pss += size if name == "Pss" else 0
+            anonymous += size if name == "Anonymous" else 0
+            own = path.startswith("/") and not path.startswith(shared)
+            alone += size if name == ("Rss" if own else "Pss") else 0
+    return Weight(alone, pss, rss, anonymous)
 
 
 def stolen() -> tuple[int, int]:
@@ -52,63 +86,67 @@ def stolen() -> tuple[int, int]:
     return ticks[7], sum(ticks)
 
 
+class WrongAnswer(RuntimeError):
+    """A contender answered wrongly or not at all: what it did is no figure."""
+
+
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """Where a load goes, and as whom: the proxy's user passes the rules of the client's end."""
+    """Where a load goes, and as whom: the proxy's user passes the rules of the client's end.
+
+    fresh: each request has a connection of its own.
+    """
 
     address: str
     host: str
     uid: int = APPLICATION_UID
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One measured load."""
-
-    requests: int
-    errors: int
-    rps: float
-    p50_us: int
-    p99_us: int
+    fresh: bool = False
 
 
 class Load:
-    """A load generator that is warm: all connections are open, used and idle."""
+    """A load generator that is warm: all connections are open, used and idle. shape: connections, warm_ms, run_ms."""
 
     def __init__(self, lane: Lane, program: Path, aim: Aim, shape: tuple[int, int, int]) -> None:
-        connections, warm_ms, run_ms = shape
-        words = [str(program), aim.address, aim.host, str(connections), str(warm_ms), str(run_ms)]
+        words = [str(program), aim.address, aim.host, *map(str, shape), *(["fresh"] if aim.fresh else [])]
+        self._run = _Told(lane, words, aim)
+
+    def run(self) -> dict[str, float]:
+        """The measured part: requests, seconds, p50_us, p99_us. Raises when an answer was wrong."""
+        return self._run.go()
+
+    def close(self) -> None:
+        """Closes the connections without a measured part."""
+        self._run.close()
+
+
+class Bulk:
+    """A transfer that has begun, and whose first bytes were compared one by one with what was sent."""
+
+    def __init__(self, lane: Lane, program: Path, aim: Aim, run_ms: int) -> None:
+        self._run = _Told(lane, [str(program), "sink", aim.address, str(CHECKED_BYTES), str(run_ms)], aim)
+
+    def run(self) -> dict[str, float]:
+        """The measured part: bytes, seconds. Raises when the stream broke off."""
+        return self._run.go()
+
+
+class _Told:
+    """A program of the floor that prepares itself, says "ready", waits for a line and prints one line of JSON."""
+
+    def __init__(self, lane: Lane, words: list[str], aim: Aim) -> None:
         self._lane = lane
         self._process: subprocess.Popen[str] = lane.start("client", words, aim.uid, OTHER_CPU)
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "ready\n":
-            raise RuntimeError(f"the load towards {aim.address} did not start:\n{lane.log()}")
+            raise WrongAnswer(f"the load towards {aim.address} in lane {lane.name} did not start:\n{lane.log()}")
 
-    def run(self) -> Result:
-        """The measured part. Raises when an answer was wrong: such a run is no figure."""
+    def go(self) -> dict[str, float]:
         said, _ = self._process.communicate("go\n", timeout=120)
-        found = json.loads(said)
+        self._lane.forget(self._process)
+        found: dict[str, float] = json.loads(said)
         if found["errors"]:
-            raise RuntimeError(f"{found['errors']} wrong answers of {found['requests']} in lane {self._lane.name}")
-        rps = found["requests"] / found["seconds"]
-        return Result(found["requests"], found["errors"], rps, found["p50_us"], found["p99_us"])
+            raise WrongAnswer(f"{found['errors']:.0f} wrong answers in lane {self._lane.name}: {found}")
+        return found
 
     def close(self) -> None:
-        """Closes the connections without a measured part."""
         self._lane.stop(self._process)
-
-
-def measured(load: Load, pids: list[int]) -> tuple[Result, list[float]]:
-    """Runs a load; CPU microseconds per request of each process."""
-    before = [cpu_ns([pid]) for pid in pids]
-    result = load.run()
-    return result, [(cpu_ns([pid]) - was) / 1e3 / result.requests for pid, was in zip(pids, before, strict=True)]
-
-
-def attempt(function: Callable[[], None]) -> bool:
-    """Whether a function ran without a socket error."""
-    try:
-        function()
-    except OSError:
-        return False
-    return True

@@ -1,7 +1,8 @@
-"""The floor as a contender, and the three programs it is made of.
+"""The floor as a contender, and the C programs it is made of.
 
 In:     the C sources of `bench/floor`, a lane.
-Out:    compiled programs; relays that listen where a sidecar would and dial what it would.
+Out:    compiled programs; relays that listen where a sidecar would and dial what it would: `relay` for requests,
+        `splice` for bytes.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from bench.stage import INBOUND, OUTBOUND, PLAIN_IP, PLAIN_PORT, PORT, ROOT, SERVER_IP, Lane
+from bench.proxies import Role
+from bench.scenarios import Scenario
+from bench.stage import ROOT, Lane, await_listening
 
-PROGRAMS = ("relay", "backend", "load")
+PROGRAMS = ("relay", "splice", "backend", "load", "bulk")
 
 
 def compile_programs(folder: Path) -> dict[str, Path]:
@@ -23,12 +26,16 @@ def compile_programs(folder: Path) -> dict[str, Path]:
     return programs
 
 
-def start_relays(lane: Lane, program: Path, scenario: str) -> list[subprocess.Popen[str]]:
-    """Starts the relays of a scenario: in place of the outbound sidecar, of the inbound one, or of both."""
-    inbound = ("server", f"0.0.0.0:{INBOUND}", f"{SERVER_IP}:{PORT}", "127.0.0.6:0")
-    relays: dict[str, list[tuple[str, ...]]] = {
-        "inbound": [inbound],
-        "outbound": [("client", f"0.0.0.0:{OUTBOUND}", f"{PLAIN_IP}:{PLAIN_PORT}")],
-        "pair": [("client", f"0.0.0.0:{OUTBOUND}", f"{SERVER_IP}:{PORT}"), inbound],
-    }
-    return [lane.start(end, [str(program), *addresses]) for end, *addresses in relays[scenario]]
+def start_relays(lane: Lane, programs: dict[str, Path], scenario: Scenario) -> dict[str, subprocess.Popen[str]]:
+    """Starts the relays of a scenario, and waits until they listen."""
+    started = {}
+    for end, role in scenario.roles.items():
+        started[end] = lane.start(end, command(programs, role))
+        await_listening(lane, end, role.port, started[end])
+    return started
+
+
+def command(programs: dict[str, Path], role: Role) -> list[str]:
+    """The command line of one relay."""
+    program = programs["splice" if role.tcp else "relay"]
+    return [str(program), f"0.0.0.0:{role.port}", role.upstream, *([f"{role.source}:0"] if role.source else [])]

@@ -1,86 +1,125 @@
-"""The figures as a table for people.
+"""The report: one JSON document for programs, and the same as tables for people.
 
-In:     what `run` measured. Out: text.
+In:     rows, the machine, what was refused and what failed; or a report that was written before.
+Out:    `Report`, its JSON, its Markdown.
 """
 
 from __future__ import annotations
 
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from bench.footprint import Footprint, Start
-from bench.rounds import Comparison
+from bench.goals import GOALS, NOT_YET, PEERS
+from bench.rounds import FLOOR, Row
 
 METHOD = (
-    "CPU is the processes' own accounting (schedstat of every thread), kernel work included. Contenders take"
-    " turns within a round, in random order; a ratio is to the floor relay of the same round; medians with the"
-    " middle half in brackets. A round whose floor is more than 10 % off its median, or in which more than 2 % of"
-    " the time was stolen, is refused. Every contender stands between the same namespaces with the same"
-    " redirection rules. GET with a 1 KB answer, keep-alive, one worker, proxy on processor 0, load and"
-    " application on processor 1. inbound: plaintext client to an in-mesh application (PERMISSIVE, two policies);"
-    " outbound: to an application outside the mesh; pair: both sidecars, mutual TLS between them, against two"
-    " relays in plaintext."
+    "CPU is the processes' own accounting (schedstat of every thread), kernel work included. Contenders take turns"
+    " within a round, in random order; a ratio is to the floor relay of the same round; shown are medians, and the"
+    " smallest reading. A round whose floor is more than 10 % off its median, or in which more than 2 % of the time was"
+    " stolen, is refused and repeated. Every contender stands between the same namespaces with the same redirection"
+    " rules and addresses, has one worker, keep-alive and no access log; proxy on processor 0, load and application on"
+    " processor 1. HTTP: GET with a 1 KB answer; http1_hop inbound: plaintext client to an in-mesh application"
+    " (PERMISSIVE, two policies; others: one rule); outbound: to an application outside the mesh; mtls_pair: two"
+    " proxies with mutual TLS between them, against two relays in plaintext. new_connection: the pair, each"
+    " request on a connection of its own. Bulk: one connection, after 64 MiB that"
+    " are compared byte by byte; for GB per CPU-second more is better. Memory: `alone` is the proportional set size as"
+    " though no other program ran the same files. A contender with one wrong answer has no figure."
 )
-HEADER = f"{'scenario':<10}{'conns':>6} {'contender':<10}{'ratio':>7} {'middle half':>14} {'CPU µs/req':>11}"
-HEADER += f" {'each':>15}{'req/s':>9}{'p50 µs':>8}{'p99 µs':>8}  rounds"
 
 
-def table(found: dict[str, Any]) -> str:
-    """Everything that was measured, one line each."""
-    lines = [f"{name}: {value}" for name, value in found["machine"].items()]
-    lines += ["", *_wrapped(found["method"]), ""]
-    if found["comparisons"]:
-        lines += [HEADER, *(line for each in found["comparisons"] for line in _comparison(each)), ""]
-    if "memory" in found:
-        lines += [*_memory(found["memory"]), ""]
-    if "start" in found:
-        lines += _start(found["start"])
-    return "\n".join(lines)
+@dataclass(slots=True)
+class Report:
+    """Everything one run found."""
 
+    machine: dict[str, str]
+    commit: str
+    options: str
+    rows: list[Row] = field(default_factory=list)
+    refused: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
-def _comparison(found: Comparison) -> list[str]:
-    rounds = f"{found.rounds} ({found.refused} refused)"
-    if not found.lines:
-        return [f"{found.scenario:<10}{found.connections:>6} no steady round; {rounds}"]
-    lines = []
-    for line in found.lines:
-        spread = f"[{line.ratio_spread[0]:.2f}, {line.ratio_spread[1]:.2f}]"
-        each = " + ".join(f"{value:.1f}" for value in line.cpu_us_each)
-        lines.append(
-            f"{found.scenario:<10}{found.connections:>6} {line.contender:<10}{line.ratio:>7.2f} {spread:>14}"
-            f" {line.cpu_us:>11.1f} {each:>15}{line.rps:>9.0f}{line.p50_us:>8.0f}{line.p99_us:>8.0f}  {rounds}"
+    def as_dict(self) -> dict[str, Any]:
+        """The document."""
+        return {
+            "commit": self.commit,
+            "machine": self.machine,
+            "method": {"text": METHOD, "options": self.options, "refused": self.refused, "failed": self.failed},
+            "rows": [row.as_dict() for row in self.rows],
+        }
+
+    def write(self, stem: Path) -> None:
+        """Writes the JSON and the Markdown beside it."""
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        stem.with_suffix(".json").write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
+        stem.with_suffix(".md").write_text(self.markdown())
+
+    def markdown(self, manual: str = "../README.md") -> str:
+        """All of it, for people: the goals first, then every row. manual: where `bench/README.md` is from the page."""
+        lines = ["# Performance", "", *self._origin(manual), "", "## Goals of DESIGN section 7", ""]
+        lines += _table(GOAL_HEAD, [goal.line(self.rows) for goal in GOALS])
+        lines += ["", "Not measured yet:", "", *(f"* {what}: {why}" for what, why in NOT_YET)]
+        for group in dict.fromkeys(row.group for row in self.rows):
+            lines += ["", f"## {TITLES.get(group, group)}", ""]
+            lines += _table(ROW_HEAD, [_cells(row) for row in self.rows if row.group == group])
+        lines += ["", "## Method and machine", "", *textwrap.wrap(METHOD, 148), ""]
+        lines += [f"* {name}: {value}" for name, value in self.machine.items()]
+        lines += [f"* refused rounds: {self._refusals()}", *self._failures()]
+        return "\n".join(lines) + "\n"
+
+    def _origin(self, manual: str) -> list[str]:
+        text = (
+            f"Written by `make bench` from commit {self.commit} ({self.options}). Numbers of one machine: compare"
+            f" ratios. How to repeat it: [bench/README.md]({manual})."
         )
-    return lines
+        return textwrap.wrap(text, 148)
+
+    def _refusals(self) -> str:
+        some = [f"{count} in {name}" for name, count in self.refused.items() if count]
+        return "; ".join(some) or "none"
+
+    def _failures(self) -> Iterator[str]:
+        for name, reason in self.failed.items():
+            yield f"* no figure for {name}: {reason.splitlines()[0]}"
 
 
-def _memory(found: Footprint) -> list[str]:
-    lines = []
-    for end, used in found.used_pss.items():
-        whose = " with the application's own connection that each belongs to" if end == "client" else ""
-        lines.append(
-            f"memory of the fed {end} sidecar: {_mb(found.fresh_pss[end])} MB when ready, {_mb(used)} MB after 10,000"
-            f" requests (proportional set size; resident {_mb(found.used_rss[end])} MB,"
-            f" anonymous {_mb(found.used_anonymous[end])} MB);"
-            f" {found.per_idle_connection[end] / 1000:.1f} KB for each of {found.connections} idle mTLS connections"
-            f"{whose}"
-        )
-    return lines
+def read(path: Path) -> Report:
+    """A report that was written before.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        found = json.loads(path.read_text())
+        method = found["method"]
+        rows = [Row(**row) for row in found["rows"]]
+        return Report(found["machine"], found["commit"], method["options"], rows, method["refused"], method["failed"])
+    except (KeyError, TypeError) as missing:
+        raise ValueError(f"{path}: expected a report of `make bench`, found something without {missing}") from missing
 
 
-def _start(found: Start) -> list[str]:
-    ready, request = found.ready_spread_ms, found.request_spread_ms
-    return [
-        f"start of a fed sidecar, median of {found.starts}: exec to 200 on 15021 {found.ready_ms:.0f} ms"
-        f" [{ready[0]:.0f}, {ready[1]:.0f}] (fastest {found.fastest_ready_ms:.0f}),"
-        f" to the first answered mTLS request {found.request_ms:.0f} ms"
-        f" [{request[0]:.0f}, {request[1]:.0f}], of which that request {found.first_request_ms:.1f} ms"
-    ]
+def _cells(row: Row) -> list[str]:
+    params = ", ".join(f"{name} {value}" for name, value in row.params.items())
+    ratio = "" if row.ratio_to_floor is None else f"{row.ratio_to_floor:.2f}"
+    return [params, row.subject, row.metric, f"{row.median:g} {row.unit}", f"{row.min:g}", ratio, str(row.rounds)]
 
 
-def _mb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.1f}"
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)]
 
 
-def _wrapped(text: str) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, 118)
+GOAL_HEAD = ("what", "goal", "meshdp", *PEERS, "")
+ROW_HEAD = ("parameters", "subject", "metric", "median", "min", f"ratio to {FLOOR}", "rounds")
+TITLES = {
+    "http1_hop": "One HTTP/1.1 hop",
+    "mtls_pair": "The pair: two proxies with mutual TLS between them",
+    "new_connection": "A new connection over a warm pair, with one request",
+    "tcp_bulk": "Plain TCP, bulk",
+    "tcp_mtls_bulk": "TCP over mutual TLS, bulk, through the pair",
+    "memory": "Memory",
+    "start": "Start",
+    "micro": "Compile, swap, decide (Python side, pytest-benchmark)",
+}

@@ -1,9 +1,10 @@
 """Interleaved rounds: every contender once per round, in random order, compared with the floor of the same round.
 
-In:     contenders that are running, one scenario, a number of connections.
-Out:    `Comparison`: per contender CPU per request, its ratio to the floor, what the load saw.
-Limits: a round counts only when the floor's own cost lies within FLOOR_TOLERANCE of its median and the machine below
-        took less than STEAL_TOLERANCE of the time. What remains is stated, never hidden.
+In:     contenders that are running, what to take from each, a number of rounds.
+Out:    `Row`s: a figure of a contender over the accepted rounds, and its ratio to the floor.
+Limits: a round counts only when the floor's own figure lies within FLOOR_TOLERANCE of its median and the machine below
+        took less than STEAL_TOLERANCE of the time. Rounds that do not count are repeated, up to as many again.
+Fails:  a contender that answers wrongly leaves the comparison, and is named in `Compared.failed`.
 Source: spec/performance.md section 4.3.
 """
 
@@ -11,125 +12,137 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from bench.measure import Aim, Load, Result, measured, stolen
+from bench.measure import WrongAnswer, stolen
 from bench.stage import Lane
 
 FLOOR = "floor"
 FLOOR_TOLERANCE = 0.10
 STEAL_TOLERANCE = 0.02
 
+Figures = dict[str, float]
+Round = dict[str, Figures]
+UNITS = {
+    "cpu_per_request": "µs",
+    "cpu_per_connection": "µs",
+    "requests_per_second": "1/s",
+    "p50": "µs",
+    "p99": "µs",
+    "gb_per_cpu_second": "GB/s",
+    "gb_per_second": "GB/s",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """What is compared: a name, its lane, its processes."""
+    """What is compared: a name, its lane, its processes by end."""
 
     name: str
     lane: Lane
-    pids: list[int]
+    pids: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How much to measure."""
+class Row:
+    """One line of the report. `min` is the smallest reading, also where more is better."""
 
+    group: str
+    params: dict[str, Any]
+    subject: str
+    metric: str
+    unit: str
     rounds: int
-    warm_ms: int
-    run_ms: int
-    load: Path
+    median: float
+    min: float
+    ratio_to_floor: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in the report."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """One contender in one round."""
+class Compared:
+    """What the rounds of one comparison gave."""
 
-    cpu_us: list[float]
-    result: Result
-
-    @property
-    def total_us(self) -> float:
-        """CPU per request of all its processes together."""
-        return sum(self.cpu_us)
-
-
-Round = dict[str, Reading]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One contender over all accepted rounds."""
-
-    contender: str
-    cpu_us: float
-    cpu_us_each: list[float]
-    ratio: float
-    ratio_spread: tuple[float, float]
-    rps: float
-    p50_us: float
-    p99_us: float
+    rows: list[Row]
+    refused: int
+    failed: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One scenario at one number of connections."""
+    """What is compared. `take` loads a contender once; `steady` is the figure by which a floor is judged."""
 
-    scenario: str
-    connections: int
+    group: str
+    params: dict[str, Any]
+    take: Callable[[Contender], Figures]
+    steady: str
     rounds: int
-    refused: int
-    lines: list[Line]
 
 
-def compare(scenario: str, aim: Aim, connections: int, contenders: Sequence[Contender], plan: Plan) -> Comparison:
+def compare(what: Comparison, contenders: Sequence[Contender], say: Callable[[str], None]) -> Compared:
     """Runs the rounds and sums them up."""
     kept: list[Round] = []
-    refused = 0
-    for _ in range(plan.rounds):
+    failed: dict[str, str] = {}
+    tried = 0
+    while tried < 2 * what.rounds and len(steady_rounds(kept, what.steady)) < what.rounds:
+        tried += 1
+        say(f"round {tried}")
         before = stolen()
-        found = _round(aim, connections, contenders, plan)
+        found = _round(what, [each for each in contenders if each.name not in failed], failed)
         after = stolen()
-        if after[0] - before[0] > STEAL_TOLERANCE * (after[1] - before[1]):
-            refused += 1
-        else:
+        if FLOOR in found and after[0] - before[0] <= STEAL_TOLERANCE * (after[1] - before[1]):
             kept.append(found)
-    steady = _steady(kept)
-    refused += len(kept) - len(steady)
-    lines = [_line(contender.name, steady) for contender in contenders] if steady else []
-    return Comparison(scenario, connections, len(steady), refused, lines)
+    steady = steady_rounds(kept, what.steady)
+    names = [each.name for each in contenders if each.name not in failed]
+    return Compared(
+        [row for name in names for row in _rows(what, name, steady)] if steady else [], tried - len(steady), failed
+    )
 
 
-def _round(aim: Aim, connections: int, contenders: Sequence[Contender], plan: Plan) -> Round:
+def _round(what: Comparison, contenders: Sequence[Contender], failed: dict[str, str]) -> Round:
     found: Round = {}
     for contender in random.sample(contenders, len(contenders)):
-        load = Load(contender.lane, plan.load, aim, (connections, plan.warm_ms, plan.run_ms))
-        result, cpu_us = measured(load, contender.pids)
-        found[contender.name] = Reading(cpu_us, result)
+        try:
+            found[contender.name] = what.take(contender)
+        except WrongAnswer as wrong:
+            failed[contender.name] = str(wrong)
     return found
 
 
-def _steady(rounds: Sequence[Round]) -> list[Round]:
+def steady_rounds(rounds: Sequence[Round], figure: str) -> list[Round]:
     """The rounds in which the floor cost what it usually costs."""
     if not rounds:
         return []
-    usual = statistics.median(each[FLOOR].total_us for each in rounds)
-    return [each for each in rounds if abs(each[FLOOR].total_us - usual) <= FLOOR_TOLERANCE * usual]
+    usual = statistics.median(each[FLOOR][figure] for each in rounds)
+    return [each for each in rounds if abs(each[FLOOR][figure] - usual) <= FLOOR_TOLERANCE * usual]
 
 
-def _line(name: str, rounds: Sequence[Round]) -> Line:
-    readings = [each[name] for each in rounds]
-    ratios = [each[name].total_us / each[FLOOR].total_us for each in rounds]
-    quarters = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else [ratios[0]] * 3
-    each_process = zip(*(reading.cpu_us for reading in readings), strict=True)
-    return Line(
-        contender=name,
-        cpu_us=statistics.median(reading.total_us for reading in readings),
-        cpu_us_each=[statistics.median(values) for values in each_process],
-        ratio=statistics.median(ratios),
-        ratio_spread=(quarters[0], quarters[2]),
-        rps=statistics.median(reading.result.rps for reading in readings),
-        p50_us=statistics.median(reading.result.p50_us for reading in readings),
-        p99_us=statistics.median(reading.result.p99_us for reading in readings),
-    )
+def _rows(what: Comparison, name: str, rounds: Sequence[Round]) -> list[Row]:
+    rows = []
+    for metric in rounds[0][name]:
+        values = [each[name][metric] for each in rounds]
+        ratios = [each[name][metric] / each[FLOOR][metric] for each in rounds if each[FLOOR][metric]]
+        rows.append(figure_row(what.group, what.params, (name, metric, UNITS[metric]), values, ratios))
+    return rows
+
+
+def figure_row(
+    group: str,
+    params: dict[str, Any],
+    what: tuple[str, str, str],
+    values: Sequence[float],
+    ratios: Sequence[float] = (),
+) -> Row:
+    """One row from the readings of one (subject, metric, unit)."""
+    ratio = round(statistics.median(ratios), 3) if ratios else None
+    return Row(group, params, *what, len(values), _short(statistics.median(values)), _short(min(values)), ratio)
+
+
+def _short(value: float) -> float:
+    """Five figures are more than any of these measurements has."""
+    return float(f"{value:.5g}")

@@ -1,133 +1,128 @@
-"""`make bench`: what meshdp costs, as ratios to a relay that parses nothing and, on request, to other proxies.
+"""`make bench`: what meshdp costs, beside a relay that parses nothing and beside nginx, HAProxy and Envoy.
 
 In:     options below. Needs root, two processors, a C compiler and a release build.
-Out:    a table, or JSON with `-o json`: method, machine, every figure with its spread.
+Out:    `bench/results/latest.json` and `.md` after a whole run; `part.*` after a part or a quick one; tables on stdout.
 Limits: the proxy under test has processor 0 for itself, load and application share processor 1.
-Fails:  with a sentence where something is missing; a run with a wrong answer is no figure and ends the program.
+Fails:  with a sentence where something is missing; exit code 1 when a contender answered wrongly.
 Source: spec/performance.md section 4; DESIGN section 7.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
 import resource
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 # ruff: noqa: E402 - the programme is called by its path, so its package is found here first
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from bench import footprint, machine, peers, relays, report
-from bench.measure import Aim
-from bench.rounds import FLOOR, Comparison, Contender, Plan, compare
-from bench.sidecars import PLAIN_HOST, SERVICE_HOST, SERVICE_IP, Sidecars
-from bench.stage import PLAIN_IP, PLAIN_PORT, PORT, PROXY_UID, SERVER_IP, Lane, lane
+from bench import footprint, machine, micro, peers, relays, report, traffic
+from bench.report import Report
+from bench.rounds import FLOOR
+from bench.scenarios import SCENARIOS
+from bench.sidecars import Sidecars
+from bench.stage import ROOT, lane
+from bench.traffic import DIRECT, OWN, Amount, Setting
 
-AIMS = {
-    "inbound": Aim(f"{SERVER_IP}:{PORT}", SERVICE_HOST, PROXY_UID),  # as the proxy's user: past the client's rules
-    "outbound": Aim(f"{PLAIN_IP}:{PLAIN_PORT}", PLAIN_HOST),
-    "pair": Aim(f"{SERVICE_IP}:{PORT}", SERVICE_HOST),
-}
-ENDS = {"inbound": ["server"], "outbound": ["client"], "pair": ["server", "client"]}
-CONNECTIONS = {"inbound": [16, 64], "outbound": [16, 64], "pair": [1, 16, 64]}
-PARTS = ("inbound", "outbound", "pair", "memory", "start")
+PARTS = (*SCENARIOS, "memory", "start", "micro")
+RESULTS = ROOT / "bench" / "results"
+DESCRIPTORS = 16384
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measures what was asked for and prints it."""
+    """Measures what was asked for, writes the report and prints it."""
     chosen = _options().parse_args(words)
-    chosen.parts = chosen.parts or list(PARTS)
+    if chosen.render:
+        print(report.read(chosen.render).markdown("../bench/README.md"), end="")
+        return 0
     if unknown := set(chosen.parts) - set(PARTS):
         print(f"bench knows no part {', '.join(sorted(unknown))}; it knows {', '.join(PARTS)}", file=sys.stderr)
         return 2
-    if os.geteuid() != 0 or (os.cpu_count() or 1) < 2:
+    if os.geteuid() != 0 or len(os.sched_getaffinity(0)) < 2:
         print("bench needs root (for network namespaces) and two processors", file=sys.stderr)
         return 2
-    resource.setrlimit(resource.RLIMIT_NOFILE, (16384, 16384))
-    with tempfile.TemporaryDirectory(prefix="meshdp-bench-") as made:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+    whole = not (chosen.parts or chosen.quick or chosen.connections or chosen.without)
+    found = Report(machine.describe(), machine.commit(), " ".join(words or sys.argv[1:]) or "no options")
+    with tempfile.TemporaryDirectory(prefix="mdpb-") as made:
         folder = Path(made)
         folder.chmod(0o755)
-        found = _measure(chosen, folder)
-    found["machine"] = machine.describe()
-    found["method"] = report.METHOD
-    print(json.dumps(found, indent=2, default=_plain) if chosen.output == "json" else report.table(found))
-    return 0
+        _measure(chosen, folder, found)
+    found.write(chosen.results / ("latest" if whole else "part"))
+    print(found.markdown(), end="")
+    return 1 if found.failed else 0
 
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all when none is named")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds per line (7)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="measured time per contender and round (2)")
-    parser.add_argument("--starts", type=int, default=20, help="starts to take the median of (20)")
+    parser.add_argument("--quick", action="store_true", help="a look in about three minutes, not to be stated")
+    parser.add_argument("--rounds", type=int, help="rounds of a line that must count (7)")
+    parser.add_argument("--seconds", type=float, help="measured time of a contender in a round (2)")
+    parser.add_argument("--starts", type=int, help="starts to take the median of (20)")
     parser.add_argument("--connections", type=int, nargs="+", help="instead of the usual numbers")
-    parser.add_argument("--peers", action="store_true", help="nginx, HAProxy and Envoy too, where installed")
-    parser.add_argument("-o", dest="output", choices=["table", "json"], default="table")
+    parser.add_argument(
+        "--without", nargs="+", default=[], choices=list(peers.CONFIGURATIONS), help="proxies to leave out"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the report goes")
+    parser.add_argument("--render", type=Path, metavar="FILE", help="print the tables of a report; measures nothing")
     return parser
 
 
-def _measure(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def _amount(chosen: argparse.Namespace) -> Amount:
+    rounds, seconds, starts, connections = (3, 0.4, 5, (64,)) if chosen.quick else (7, 2.0, 20, ())
+    return Amount(
+        rounds=chosen.rounds or rounds,
+        starts=chosen.starts or starts,
+        warm_ms=200,
+        run_ms=int((chosen.seconds or seconds) * 1000),
+        connections=tuple(chosen.connections or connections),
+        large=not chosen.quick and (chosen.rounds or rounds) >= rounds,  # a short look leaves them out
+    )
+
+
+def _measure(chosen: argparse.Namespace, folder: Path, found: Report) -> None:
     programs = relays.compile_programs(folder)
-    plan = Plan(chosen.rounds, 300, int(chosen.seconds * 1000), programs["load"])
-    found: dict[str, Any] = {"comparisons": []}
+    others = [name for name in peers.installed() if name not in chosen.without]
+    say = _progress()
     with ExitStack() as stack:
-        own = stack.enter_context(lane("own", folder, programs["backend"]))
-        floor = stack.enter_context(lane(FLOOR, folder, programs["backend"]))
-        sidecars = Sidecars(own, folder)
+        names = (DIRECT, FLOOR, OWN, *others)
+        lanes = {name: stack.enter_context(lane(name, folder, programs, redirected=name != DIRECT)) for name in names}
+        sidecars = Sidecars(lanes[OWN], folder)
         stack.callback(sidecars.close)
-        others = {name: stack.enter_context(lane(name, folder, programs["backend"])) for name in _peers(chosen)}
-        for scenario in (part for part in chosen.parts if part in AIMS):
-            with ExitStack() as running:
-                contenders = [_relays(floor, programs["relay"], scenario, running), _own(sidecars, scenario, running)]
-                contenders += [_peer(name, each, scenario, running) for name, each in others.items()]
-                counts = chosen.connections or CONNECTIONS[scenario]
-                found["comparisons"] += [_compare(scenario, count, contenders, plan) for count in counts]
-        if "memory" in chosen.parts:
-            found["memory"] = footprint.footprint(sidecars, programs["load"])
-        if "start" in chosen.parts:
-            found["start"] = footprint.starts(sidecars, chosen.starts)
-    return found
+        setting = Setting(lanes, programs, sidecars, _amount(chosen), say)
+        for part in chosen.parts or PARTS:
+            _measure_part(setting, part, found)
 
 
-def _compare(scenario: str, connections: int, contenders: Sequence[Contender], plan: Plan) -> Comparison:
-    print(f"{scenario}, {connections} connections …", file=sys.stderr, flush=True)
-    return compare(scenario, AIMS[scenario], connections, contenders, plan)
+def _measure_part(setting: Setting, part: str, found: Report) -> None:
+    if part in SCENARIOS:
+        for name, compared in traffic.run(setting, part):
+            found.rows += compared.rows
+            found.refused[name] = compared.refused
+            found.failed |= {f"{name}: {subject}": reason for subject, reason in compared.failed.items()}
+    elif part == "memory":
+        found.rows += footprint.memory(setting, max(1, setting.amount.rounds // 2), found.failed)
+    elif part == "start":
+        found.rows += footprint.starts(setting, found.failed)
+    else:
+        setting.say("micro: pytest-benchmark")
+        found.rows += micro.run(setting.amount.rounds, setting.amount.run_ms / 1000, large=setting.amount.large)
 
 
-def _peers(chosen: argparse.Namespace) -> list[str]:
-    return peers.installed() if chosen.peers else []
+def _progress() -> Callable[[str], None]:
+    began = time.monotonic()
 
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - began:5.0f} s] {text}", file=sys.stderr, flush=True)
 
-def _relays(floor: Lane, program: Path, scenario: str, running: ExitStack) -> Contender:
-    processes = relays.start_relays(floor, program, scenario)
-    for process in processes:
-        running.callback(floor.stop, process)
-    return Contender(FLOOR, floor, [process.pid for process in processes])
-
-
-def _own(sidecars: Sidecars, scenario: str, running: ExitStack) -> Contender:
-    processes = [sidecars.ready(end) for end in ENDS[scenario]]
-    for process in processes:
-        running.callback(sidecars.lane.stop, process)
-    return Contender("meshdp", sidecars.lane, [process.pid for process in processes])
-
-
-def _peer(name: str, where: Lane, scenario: str, running: ExitStack) -> Contender:
-    processes = peers.start(name, where, scenario)
-    for process in processes:
-        running.callback(where.stop, process)
-    return Contender(name, where, [process.pid for process in processes])
-
-
-def _plain(value: Any) -> Any:
-    return dataclasses.asdict(value)
+    return say
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """meshdp as a contender: fed sidecars at both ends of a lane, from documents compiled once.
 
 In:     a lane, a folder for the feed's sockets.
-Out:    `Sidecars`: start one, wait until it is ready, end it.
+Out:    `Sidecars`: start one, fed or from a directory, wait until it is ready, end it.
 Limits: what is measured is what `meshdp up` starts: a fed sidecar, one worker, metrics on, access log off (Istio's
         default), policies in force on the inbound side.
 """
@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
-from bench.measure import attempt
-from bench.stage import CLIENT_IP, PLAIN_IP, PLAIN_PORT, PORT, PROXY_CPU, SERVER_IP, Lane
+from bench.stage import BULK_PORT, CLIENT_IP, PLAIN_IP, PLAIN_PORT, PORT, PROXY_CPU, PROXY_UID, SERVER_IP, Lane, attempt
 from meshdp.compiler import compile_all
 from meshdp.control.authority import Authority
 from meshdp.local.feed import Feed
@@ -26,7 +27,7 @@ from meshdp.local.unit import sidecar_command, sidecar_env
 from meshdp.sources.files import FileSource
 
 SERVICE_HOST, PLAIN_HOST = f"server.default:{PORT}", f"plain.default:{PLAIN_PORT}"
-SERVICE_IP, PLAIN_SERVICE_IP = "10.96.0.2", "10.96.0.3"
+SERVICE_IP, PLAIN_SERVICE_IP, BULK_SERVICE_IP = "10.96.0.2", "10.96.0.3", "10.96.0.4"
 READY_LIMIT_S = 20
 
 DOCUMENTS = f"""
@@ -58,15 +59,25 @@ kind: Service
 metadata: {{name: plain, namespace: default}}
 spec: {{clusterIP: {PLAIN_SERVICE_IP}, selector: {{app: plain}}, ports: [{{name: http, port: {PLAIN_PORT}, targetPort: {PLAIN_PORT}}}]}}
 ---
+apiVersion: v1
+kind: Service
+metadata: {{name: bulk, namespace: default}}
+spec: {{clusterIP: {BULK_SERVICE_IP}, selector: {{app: server}}, ports: [{{name: tcp, port: {BULK_PORT}, targetPort: {BULK_PORT}}}]}}
+---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {{name: no-admin, namespace: default}}
-spec: {{selector: {{matchLabels: {{app: server}}}}, action: DENY, rules: [{{to: [{{operation: {{paths: [/admin*]}}}}]}}]}}
+spec: {{selector: {{matchLabels: {{app: server}}}}, action: DENY, rules: [{{to: [{{operation: {{paths: [/admin*], ports: ["{PORT}"]}}}}]}}]}}
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {{name: readers, namespace: default}}
-spec: {{selector: {{matchLabels: {{app: server}}}}, action: ALLOW, rules: [{{to: [{{operation: {{methods: [GET], paths: [/item/*]}}}}]}}]}}
+spec:
+  selector: {{matchLabels: {{app: server}}}}
+  action: ALLOW
+  rules:
+  - to: [{{operation: {{methods: [GET], paths: [/item/*]}}}}]
+  - to: [{{operation: {{ports: ["{BULK_PORT}"]}}}}]
 """  # noqa: E501 - documents, a line each
 
 
@@ -86,18 +97,37 @@ class Sidecars:
         if loaded.findings:
             raise RuntimeError("\n".join(str(finding) for finding in loaded.findings))
         snapshots = compile_all(loaded.resources)
-        authority = Authority.open(folder / "authority", "bench")
+        self.authority = authority = Authority.open(folder / "authority", "bench")
         for end in ("client", "server"):
             self._feeds.append(feed := Feed(f"default/{end}", authority, lambda: None))
             asyncio.run_coroutine_threadsafe(feed.open(self._socket(end)), self._loop).result()
-            identity = f"spiffe://cluster.local/ns/default/sa/{end}"
-            self._loop.call_soon_threadsafe(feed.offer, snapshots["default", end], identity)
+            self._loop.call_soon_threadsafe(feed.offer, snapshots["default", end], self.identity(end))
+
+    @staticmethod
+    def identity(end: str) -> str:
+        """Who the workload of an end is."""
+        return f"spiffe://cluster.local/ns/default/sa/{end}"
 
     def start(self, end: str, cpu: int = PROXY_CPU) -> subprocess.Popen[bytes]:
         """Starts the sidecar of one end, with the very function that `meshdp up` uses."""
-        argv = sidecar_command(f"default/{end}", self._socket(end))
+        return self._launch(end, sidecar_command(f"default/{end}", self._socket(end)), self._socket(end).parent, cpu)
+
+    def start_from_directory(self, end: str, certificates: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Starts the sidecar of one end so that it compiles the same documents for itself."""
+        own = self._folder / f"directory-{end}"
+        for part in ("config", "certs"):
+            (own / part).mkdir(parents=True, exist_ok=True)
+        (own / "config" / "documents.yaml").write_text(DOCUMENTS)
+        for name, text in {**certificates, "root-cert.pem": self.authority.bundle}.items():
+            (own / "certs" / name).write_text(text)
+            shutil.chown(own / "certs" / name, PROXY_UID, PROXY_UID)
+        argv = [sys.executable, "-P", "-m", "meshdp", "sidecar", "--workload", f"default/{end}"]
+        argv += ["--directory", str(own / "config"), "--credentials", str(own / "certs")]
+        return self._launch(end, argv, own, PROXY_CPU)
+
+    def _launch(self, end: str, argv: list[str], readable: Path, cpu: int) -> subprocess.Popen[bytes]:
         program = launch.Program(argv, sidecar_env(), launch.sidecar_user(), log=self.lane.log_file)
-        visible = [*launch.interpreter_folders(), self._socket(end).parent]
+        visible = [*launch.interpreter_folders(), readable]
         usual = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {cpu})
         try:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 INIT = Path(os.environ.get("MESHDP_INIT", ROOT / "src/meshdp/bin/meshdp-init"))
 
 CLIENT_IP, SERVER_IP, PLAIN_IP = "10.99.0.1", "10.99.0.2", "10.99.0.3"
-PORT, PLAIN_PORT = 9080, 9083
+PORT, PLAIN_PORT, BULK_PORT = 9080, 9083, 9090
 OUTBOUND, INBOUND = 15001, 15006
 PROXY_UID, APPLICATION_UID = 1337, 1000
 PROXY_CPU, OTHER_CPU = 0, 1
@@ -34,6 +36,8 @@ PROXY_CPU, OTHER_CPU = 0, 1
 # Everything is redirected but a sidecar's own ports and the application that is outside the mesh.
 RULES = f"-p {OUTBOUND} -z {INBOUND} -u {PROXY_UID} -g {PROXY_UID} -b * -d 15090,15021,15020,{PLAIN_PORT} -i *"
 NEW_NETWORK = 0x40000000
+LISTENING_LIMIT_S = 10
+PORTS = "16384 65535"
 
 
 class Lane:
@@ -92,7 +96,7 @@ class Lane:
         """A process that does nothing at an end, for programs that are started beside one."""
         if end not in self._holders:
             idle = self.start(end, ["/bin/sleep", "infinity"], cpu=OTHER_CPU)
-            self._holders[end] = Holder(idle.pid, kernel.started_at(idle.pid) or 0)
+            self._holders[end] = Holder(idle.pid, kernel.started_at(idle.pid) or 0, keeper=idle.pid)
         return self._holders[end]
 
     def log(self) -> str:
@@ -105,6 +109,10 @@ class Lane:
         process.communicate()
         self._running.remove(process)
 
+    def forget(self, process: subprocess.Popen[Any]) -> None:
+        """A program of this lane has ended by itself."""
+        self._running.remove(process)
+
     def close(self) -> None:
         """Ends every program and deletes the namespaces, and the link with them."""
         for process in list(self._running):
@@ -114,17 +122,46 @@ class Lane:
 
 
 @contextmanager
-def lane(name: str, folder: Path, backend: Path) -> Iterator[Lane]:
-    """A lane with its rules in place and the application running."""
+def lane(name: str, folder: Path, programs: dict[str, Path], *, redirected: bool = True) -> Iterator[Lane]:
+    """A lane with its rules in place and the applications running: one answers requests, one sends bytes."""
     made = Lane(name, folder)
     try:
         _join(made)
-        for namespace in made.namespaces.values():
+        for namespace in made.namespaces.values() if redirected else ():
             _run("ip", "netns", "exec", namespace, str(INIT), *RULES.split())
-        made.start("server", [str(backend), f"0.0.0.0:{PORT}", f"0.0.0.0:{PLAIN_PORT}"], APPLICATION_UID, OTHER_CPU)
+        backend = [str(programs["backend"]), f"0.0.0.0:{PORT}", f"0.0.0.0:{PLAIN_PORT}"]
+        source = [str(programs["bulk"]), "source", f"0.0.0.0:{BULK_PORT}"]
+        for words, port in ((backend, PORT), (source, BULK_PORT)):
+            await_listening(made, "server", port, made.start("server", words, APPLICATION_UID, OTHER_CPU))
         yield made
     finally:
         made.close()
+
+
+def await_listening(where: Lane, end: str, port: int, process: subprocess.Popen[Any], pause_s: float = 0.01) -> None:
+    """Waits until something accepts connections on a port.
+
+    Raises:
+        RuntimeError: the process ended, or did not listen in LISTENING_LIMIT_S; with what it said.
+    """
+    until = time.monotonic() + LISTENING_LIMIT_S
+
+    def wait() -> None:
+        while not attempt(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close()):
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"nothing listens on {port} in lane {where.name}:\n{where.log()}")
+            time.sleep(pause_s)
+
+    where.inside(end, wait)
+
+
+def attempt(function: Callable[[], None]) -> bool:
+    """Whether a function ran without a socket error."""
+    try:
+        function()
+    except OSError:
+        return False
+    return True
 
 
 def _join(made: Lane) -> None:
@@ -132,6 +169,8 @@ def _join(made: Lane) -> None:
     for namespace in (client, server):
         _run("ip", "netns", "add", namespace)
         _run("ip", "-n", namespace, "link", "set", "lo", "up")
+        # A load of fresh connections uses up the usual range within a minute. This is the namespace's own setting.
+        _run("ip", "netns", "exec", namespace, "sh", "-c", f"echo {PORTS} > /proc/sys/net/ipv4/ip_local_port_range")
     link = ("link", "add", "mesh0", "netns", client, "type", "veth", "peer", "name", "mesh0", "netns", server)
     _run("ip", *link)
     addresses = {client: [CLIENT_IP], server: [SERVER_IP, PLAIN_IP]}

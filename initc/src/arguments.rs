@@ -38,6 +38,7 @@ pub(crate) enum UsageError {
     Invalid { given: Given, expected: &'static str },
     NotYet { given: Given, what: &'static str },
     TooMany { origin: String, count: usize, limit: usize },
+    Both { one: Given, other: Given },
 }
 
 impl Choices {
@@ -159,6 +160,13 @@ impl fmt::Display for UsageError {
                 "{origin}: `{}` is not supported before milestone M5 ({what}); leave it out",
                 value.escape_debug()
             ),
+            Self::Both { one, other } => write!(
+                out,
+                "{}: `{}` cannot be used with {}: one of the two tells the proxy's own traffic; leave the other out",
+                one.origin,
+                one.value.escape_debug(),
+                other.origin
+            ),
             Self::TooMany { origin, count, limit } => {
                 write!(out, "{origin}: {count} entries, at most {limit} are allowed; merge ranges or drop entries")
             }
@@ -251,6 +259,7 @@ const OPTIONS: &[Choice] = &[
     value('o', "istio-local-outbound-ports-exclude", "", "outbound ports to leave alone"),
     value('k', "kube-virt-interfaces", "", "interfaces whose inbound traffic is treated as outbound"),
     value('c', "istio-exclude-interfaces", "", "interfaces to leave alone in both directions"),
+    only_long("proxy-mark", Value, "packet mark that tells the proxy's own traffic, in place of -u and -g (0x539)"),
     only_long("force-iptables-binary", Value, "back end to use: `legacy` or `nft`"),
     Choice { short: Some('n'), ..only_long("dry-run", Switch, "print the iptables-restore document, change nothing") },
     only_long("cleanup-only", Switch, "remove what this program installed (give the same -c and -k)"),
@@ -299,6 +308,7 @@ Examples:
   meshdp-init -b 8080 -i 10.0.0.0/8 -x 10.9.0.0/16     one inbound port, one outbound range with a hole
   meshdp-init -b '*' -i '*' --dry-run                  show the rules without applying them
   ip netns exec shop meshdp-init -b '*' -i '*'         in another network namespace
+  meshdp-init -b '*' -i '*' --proxy-mark 0x539         where the proxy has no user of its own (user namespaces)
   meshdp-init --cleanup-only                           remove the rules
 
 Exit status: 0 rules in force (or already there, or removed), 1 refused, 2 wrong usage. XTABLES_LOCKFILE is honoured.

@@ -5,7 +5,7 @@
 //! Fails:   never: settings are valid by construction.
 //! Source:  istio-iptables, REDIRECT mode, IPv4. Only TCP is redirected; what no rule matches passes untouched.
 
-use crate::spec::{Range, Selection, Settings};
+use crate::spec::{Proxy, Range, Selection, Settings};
 
 /// One rule. Invariant: `args` are words separated by single blanks, none of them quoted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,24 +95,30 @@ fn leave_outbound_ports_alone(rules: &mut Rules, settings: &Settings) {
 }
 
 fn leave_the_proxy_alone(rules: &mut Rules, settings: &Settings) {
-    for uid in &settings.proxy_uids {
-        leave_owner_alone(rules, settings, &format!("--uid-owner {uid}"));
-    }
-    for gid in &settings.proxy_gids {
-        leave_owner_alone(rules, settings, &format!("--gid-owner {gid}"));
+    match &settings.proxy {
+        Proxy::Owners { uids, gids } => {
+            for uid in uids {
+                leave_sender_alone(rules, settings, "owner", &format!("--uid-owner {uid}"));
+            }
+            for gid in gids {
+                leave_sender_alone(rules, settings, "owner", &format!("--gid-owner {gid}"));
+            }
+        }
+        // One mark stands for both: a second run of the same rules would match nothing more.
+        Proxy::Mark(mark) => leave_sender_alone(rules, settings, "mark", &format!("--mark {mark:#x}")),
     }
 }
 
 /// Three rules against loops: the proxy reaching its own workload through a service address is inbound traffic; an
 /// application talking to itself over loopback is not captured; the proxy's own traffic is never captured again.
-fn leave_owner_alone(rules: &mut Rules, settings: &Settings, owner: &str) {
+fn leave_sender_alone(rules: &mut Rules, settings: &Settings, by: &str, sender: &str) {
     let (loopback, tunnel) = (settings.loopback, settings.tunnel_port);
-    let to_itself = format!("-o lo ! -d {loopback} -p tcp ! --dport {tunnel} -m owner {owner} -j {IN_REDIRECT}");
+    let to_itself = format!("-o lo ! -d {loopback} -p tcp ! --dport {tunnel} -m {by} {sender} -j {IN_REDIRECT}");
     rules.append(OUTPUT, to_itself);
     if !captures_loopback(&settings.outbound_ranges) {
-        rules.append(OUTPUT, format!("-o lo -m owner ! {owner} -j RETURN"));
+        rules.append(OUTPUT, format!("-o lo -m {by} ! {sender} -j RETURN"));
     }
-    rules.append(OUTPUT, format!("-m owner {owner} -j RETURN"));
+    rules.append(OUTPUT, format!("-m {by} {sender} -j RETURN"));
 }
 
 fn captures_loopback(ranges: &Selection<Range>) -> bool {

@@ -54,6 +54,46 @@ fn excluded_outbound_ports_stand_before_everything_about_the_proxy() {
     assert_run(&["-o", "53,54"], &expected);
 }
 
+/// The whole document of an injected workload whose proxy is told by a mark: owner matches become mark matches, in
+/// their places; everything else is Istio's.
+#[test]
+fn a_mark_stands_where_the_owners_stood() {
+    let golden = [
+        "last ISTIO_INBOUND -p tcp --dport 15008 -j RETURN",
+        "last ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001",
+        "last ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006",
+        "last PREROUTING -p tcp -j ISTIO_INBOUND",
+        "last ISTIO_INBOUND -p tcp --dport 15020 -j RETURN",
+        "last ISTIO_INBOUND -p tcp -j ISTIO_IN_REDIRECT",
+        "last OUTPUT -j ISTIO_OUTPUT",
+        "last ISTIO_OUTPUT -o lo -s 127.0.0.6/32 -j RETURN",
+        "last ISTIO_OUTPUT -o lo ! -d 127.0.0.1/32 -p tcp ! --dport 15008 -m mark --mark 0x539 -j ISTIO_IN_REDIRECT",
+        "last ISTIO_OUTPUT -o lo -m mark ! --mark 0x539 -j RETURN",
+        "last ISTIO_OUTPUT -m mark --mark 0x539 -j RETURN",
+        "last ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN",
+        "last ISTIO_OUTPUT -j ISTIO_REDIRECT",
+    ];
+    assert_eq!(lines(&["-b", "*", "-d", "15020", "-i", "*", "--proxy-mark", "1337"]), golden);
+}
+
+#[test]
+fn only_what_tells_the_proxy_differs_between_owner_and_mark() {
+    let shapes: [&[&str]; 4] = [
+        &["-b", "*", "-i", "*"],
+        &["-b", "80,443", "-i", "10.0.0.0/8", "-x", "10.9.0.0/16"],
+        &["-i", "127.1.2.3/32,10.0.0.0/8", "-q", "25", "-o", "53"],
+        &["-k", "net1", "-c", "eth1", "-i", "*"],
+    ];
+    for shape in shapes {
+        let owners = lines(&[shape, &["-u", "1337", "-g", "1337"]].concat());
+        let marked = lines(&[shape, &["--proxy-mark", "0x539"]].concat());
+        let by_uid = owners.iter().filter(|line| !line.contains("--gid-owner"));
+        let renamed: Vec<String> =
+            by_uid.map(|line| line.replace("owner ", "mark ").replace("--uid-mark 1337", "--mark 0x539")).collect();
+        assert_eq!(renamed, marked, "{shape:?}");
+    }
+}
+
 #[test]
 fn a_captured_loopback_range_drops_the_shortcut_over_loopback() {
     let shortcut = |line: &String| line.contains("-o lo -m owner ! --");

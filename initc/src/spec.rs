@@ -18,8 +18,7 @@ pub(crate) struct Settings {
     pub(crate) outbound_port: u16,
     pub(crate) inbound_port: u16,
     pub(crate) tunnel_port: u16,
-    pub(crate) proxy_uids: Vec<u32>,
-    pub(crate) proxy_gids: Vec<u32>,
+    pub(crate) proxy: Proxy,
     pub(crate) inbound_ports: Selection<u16>,
     pub(crate) inbound_ports_excluded: Vec<u16>,
     pub(crate) outbound_ranges: Selection<Range>,
@@ -32,6 +31,16 @@ pub(crate) struct Settings {
     pub(crate) forced_binary: Option<&'static str>,
     pub(crate) dry_run: bool,
     pub(crate) cleanup_only: bool,
+}
+
+/// What tells the proxy's own traffic from its application's.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Proxy {
+    /// Who made the socket. Invariant: both lists hold something.
+    Owners { uids: Vec<u32>, gids: Vec<u32> },
+    /// The mark that it puts on its sockets, which takes NET_ADMIN and so is out of the application's reach.
+    /// Invariant: not 0, the mark of everybody's packets.
+    Mark(u32),
 }
 
 /// What to capture: everything, or these; none at all is an empty list.
@@ -50,13 +59,11 @@ pub(crate) struct Range {
 
 impl Settings {
     pub(crate) fn decode(choices: &Choices, passwd: &str) -> Result<Self, UsageError> {
-        let proxy_uid = proxy_uid(choices, passwd);
         Ok(Self {
             outbound_port: port(choices.value("envoy-port"))?,
             inbound_port: port(choices.value("inbound-capture-port"))?,
             tunnel_port: port(choices.value("inbound-tunnel-port"))?,
-            proxy_gids: ids(or(choices.value("proxy-gid"), &proxy_uid))?,
-            proxy_uids: ids(proxy_uid)?,
+            proxy: proxy(choices, passwd)?,
             inbound_ports: selection(&choices.value("istio-inbound-ports"), port)?,
             inbound_ports_excluded: list(&choices.value("istio-local-exclude-ports"), port)?,
             outbound_ranges: selection(&choices.value("istio-service-cidr"), captured_range)?,
@@ -70,6 +77,20 @@ impl Settings {
             dry_run: switch(choices.value("dry-run"))?,
             cleanup_only: switch(choices.value("cleanup-only"))?,
         })
+    }
+}
+
+/// Deviation: Istio knows owners alone; in a user namespace the proxy may have no user of its own.
+fn proxy(choices: &Choices, passwd: &str) -> Result<Proxy, UsageError> {
+    let given = choices.value("proxy-mark");
+    if given.value.is_empty() {
+        let uid = proxy_uid(choices, passwd);
+        return Ok(Proxy::Owners { gids: ids(or(choices.value("proxy-gid"), &uid))?, uids: ids(uid)? });
+    }
+    let mut owners = ["proxy-uid", "proxy-gid"].map(|name| choices.value(name)).into_iter();
+    match owners.find(|owner| !owner.value.is_empty()) {
+        Some(other) => Err(UsageError::Both { one: given, other }),
+        None => mark(given).map(Proxy::Mark),
     }
 }
 
@@ -128,6 +149,15 @@ fn ids(given: Given) -> Result<Vec<u32>, UsageError> {
 
 fn id(given: Given) -> Result<u32, UsageError> {
     number(&given.value).ok_or(UsageError::Invalid { given, expected: "a numeric id such as 1337; write names as ids" })
+}
+
+/// A packet without a mark has mark 0: with it, everybody's traffic would be the proxy's.
+fn mark(given: Given) -> Result<u32, UsageError> {
+    let hexadecimal =
+        given.value.strip_prefix("0x").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let mark = hexadecimal.map_or_else(|| number(&given.value), |digits| u32::from_str_radix(digits, 16).ok());
+    let expected = "a mark from 1 to 0xffffffff, such as 0x539 or 1337";
+    mark.filter(|&mark| mark != 0).ok_or(UsageError::Invalid { given, expected })
 }
 
 /// Decimal digits alone: the standard parser would also take a sign.

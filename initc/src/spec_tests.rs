@@ -25,7 +25,7 @@ fn range(address: [u8; 4], prefix: u8) -> Range {
 fn defaults_are_those_of_istio() {
     let defaults = settings(&[]);
     assert_eq!((defaults.outbound_port, defaults.inbound_port, defaults.tunnel_port), (15001, 15006, 15008));
-    assert_eq!((defaults.proxy_uids, defaults.proxy_gids), (vec![1337], vec![1337]));
+    assert_eq!(defaults.proxy, Proxy::Owners { uids: vec![1337], gids: vec![1337] });
     assert_eq!(defaults.inbound_ports, Selection::Only(Vec::new()));
     assert_eq!(defaults.outbound_ranges, Selection::Only(Vec::new()));
     assert_eq!(defaults.loopback, range([127, 0, 0, 1], 32));
@@ -43,7 +43,24 @@ fn the_uid_is_that_of_the_proxys_user_and_the_gid_follows_the_uid() {
     ];
     for (words, environment, uids, gids) in table {
         let settings = decode(words, environment).expect("valid settings");
-        assert_eq!((&*settings.proxy_uids, &*settings.proxy_gids), (uids, gids), "{words:?} {environment:?}");
+        let owners = Proxy::Owners { uids: uids.to_vec(), gids: gids.to_vec() };
+        assert_eq!(settings.proxy, owners, "{words:?} {environment:?}");
+    }
+}
+
+#[test]
+fn a_mark_stands_for_the_owners_and_is_never_that_of_everybodys_packets() {
+    for (written, mark) in [("0x539", 1337), ("1337", 1337), ("0xFFFFFFFF", u32::MAX), ("1", 1)] {
+        assert_eq!(settings(&["--proxy-mark", written]).proxy, Proxy::Mark(mark));
+    }
+    assert_eq!(decode(&[], &[("PROXY_MARK", "0x539")]).expect("valid settings").proxy, Proxy::Mark(1337));
+    for written in ["0", "0x0", "0x", "0x100000000", "4294967296", "-1", "+1", "0x539/0xff", "mark", "1 -j ACCEPT"] {
+        let said = decode(&["--proxy-mark", written], &[]).expect_err(written).to_string();
+        assert!(said.contains("expected a mark from 1 to 0xffffffff"), "{said}");
+    }
+    for owner in [&["-u", "5"], &["-g", "5"]] {
+        let said = decode(&[&["--proxy-mark", "5"][..], owner].concat(), &[]).expect_err("both").to_string();
+        assert!(said.starts_with("--proxy-mark: `5` cannot be used with -"), "{said}");
     }
 }
 

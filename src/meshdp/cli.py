@@ -31,6 +31,9 @@ VERBS = {
     "ps": "list what a mesh on this machine runs",
     "exec": "run a command inside a workload's network",
     "logs": "print what a workload or its sidecar wrote",
+    "proxy-status": "say which configuration each sidecar runs, since when, and what it refused",
+    "proxy-config": "show what one sidecar has in force: listeners, routes, policies, …",
+    "certs": "show the certificates of a mesh, and renew them or their root",
     "down": "stop a mesh and remove all it made",
     "check": "find every mistake in Kubernetes and Istio YAML",
     "demo": "walk through interception, mutual TLS and authorization on real packets",
@@ -92,7 +95,7 @@ def _without_verb(words: list[str]) -> int:
 
 
 def _overview() -> str:
-    verbs = "\n".join(f"  {verb:<9} {what}" for verb, what in VERBS.items())
+    verbs = "\n".join(f"  {verb:<12} {what}" for verb, what in VERBS.items())
     return f"usage: meshdp VERB …\n\nA service mesh that takes Istio's YAML.\n\nverbs:\n{verbs}\n\n{EXAMPLES}"
 
 
@@ -100,7 +103,7 @@ def _load(verb: str) -> Command:
     """Import the module of a verb, by name: the others stay unread."""
     from importlib import import_module
 
-    command: Command = import_module(f"meshdp.commands.{verb}")
+    command: Command = import_module(f"meshdp.commands.{verb.replace('-', '_')}")
     return command
 
 
@@ -110,7 +113,10 @@ def _report(verb: str, refused: Exception) -> int:
     if exit_code is None:
         raise refused
     hint: str | None = getattr(refused, "hint", None)
-    print(f"meshdp {verb}: {refused}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr)
+    from meshdp.errors import printable
+
+    said = f"meshdp {verb}: {refused}" + (f"\n  hint: {hint}" if hint else "")
+    print("\n".join(map(printable, said.split("\n"))), file=sys.stderr)
     return exit_code
 
 

@@ -2,7 +2,8 @@
 
 In:     the text of one file (`parse`), from `meshdp.sources` and commands.
 Out:    `RawDocument`, read by `meshdp.resources.decode`; findings for what is not a document.
-Limits: 16 MiB of text, 100 levels; aliases may add 200,000 values to what the text itself can hold.
+Limits: 16 MiB of text, 50,000 documents, 100 levels, 100 findings a document; aliases may add 50,000 values to what the
+        text itself can hold.
 Fails:  never raises for bad text: each broken document is one finding and leaves its neighbours alone.
 Source: YAML 1.1 as kubectl reads it (booleans on/no), less its traps: dates, sexagesimal numbers, duplicate keys.
 """
@@ -13,7 +14,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import yaml
@@ -21,8 +22,10 @@ import yaml
 from meshdp.errors import Finding, Where
 
 SIZE_LIMIT_BYTES = 16 * 1024 * 1024
-ALIASED_NODES_LIMIT = 200_000
+DOCUMENTS_LIMIT = 50_000
+ALIASED_NODES_LIMIT = 50_000
 DEPTH_LIMIT = 100
+FINDINGS_LIMIT = 100
 
 Path = tuple[str | int, ...]
 
@@ -94,6 +97,8 @@ def _text(text: str | bytes, file: str) -> str | Finding:
     if bad is not None:
         line = text.count("\n", 0, bad.start()) + 1
         return Finding.of("MDP0105", Where(file, line), "", "", f"control character {bad.group()!r} in the text")
+    if any(islice(_SEPARATOR.finditer(text), DOCUMENTS_LIMIT, None)):
+        return Finding.of("MDP0103", start, "", "", f"the file holds more than {DOCUMENTS_LIMIT} documents")
     return text
 
 
@@ -131,6 +136,7 @@ class _Reader:
         """Reads the one value of a text; None and findings when there is none."""
         self._nodes_left = ALIASED_NODES_LIMIT + len(text)  # a value takes a character at least
         try:
+            _check_depth(text)
             node = yaml.compose(text, Loader=_Loader)
             return (None, None) if node is None else (self._build(node, 0), node)
         except yaml.MarkedYAMLError as error:
@@ -175,6 +181,8 @@ class _Reader:
             key = _key(key_node)
             line = key_node.start_mark.line + 1 + self.offset
             if key in seen:
+                if len(self.findings) >= FINDINGS_LIMIT:
+                    raise _Unusable("MDP0102", key_node.start_mark, f"key {key!r} is not new either; more may follow")
                 self._refuse("MDP0102", key_node.start_mark, f"key {key!r} stands on line {seen[key]} already")
             seen[key] = line
             value = self._build(value_node, depth + 1)
@@ -194,6 +202,20 @@ class _Unusable(Exception):
         super().__init__(message)
         self.code = code
         self.mark = mark
+
+
+def _check_depth(text: str) -> None:
+    """Refuses deep nesting before the composer, which calls itself for each level, can run out of stack over it."""
+    if text.count("[") + text.count("{") < DEPTH_LIMIT // 2 and _INDENTED.search(text) is None:
+        return  # such a text cannot be deep: a bracket for each level, or a column for each two
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEPTH_LIMIT + 1:
+                raise _Unusable("MDP0103", event.start_mark, f"nested more than {DEPTH_LIMIT} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _key(node: yaml.Node) -> str:
@@ -280,5 +302,7 @@ for _name, _pattern, _first in _RESOLVERS:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})\\Z"), list(_first))
 
 _SEPARATOR = re.compile(r"^---(?=\s|\Z)", re.MULTILINE)
-_BLANK = re.compile(r"(?:---)?(?:[ \t]*(?:#[^\n]*)?\r?\n|%[^\n]*\n|\.\.\.[ \t]*\n)*[ \t]*(?:#[^\n]*)?")
+# Possessive: a repetition that may be taken back remembers every step, gigabytes for a file of blank lines.
+_BLANK = re.compile(r"(?:---)?(?:[ \t]*+(?:#[^\n]*+)?\r?\n|%[^\n]*+\n|\.\.\.[ \t]*+\n)*+[ \t]*+(?:#[^\n]*+)?")
+_INDENTED = re.compile(rf"^[ ?:\-]{{{DEPTH_LIMIT // 4}}}", re.MULTILINE)
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")

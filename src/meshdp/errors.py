@@ -1,7 +1,8 @@
 """Names for what can be wrong: places, findings with stable codes, and the exceptions of the Python half.
 
 In:     used by every stage of the configuration flow.
-Out:    `Finding` for bad documents (collected), `MeshdpError` for a command that cannot go on (raised).
+Out:    `Finding` for bad documents (collected), `MeshdpError` for a command that cannot go on (raised), `printable` for
+        every text that a document chose and a terminal shows.
 Fails:  an unknown code is a bug and raises KeyError at once.
 """
 
@@ -62,7 +63,15 @@ class Finding:
 
     def __str__(self) -> str:
         subject = " ".join(part for part in (self.object, self.path) if part)
-        return f"{self.where}: {self.severity} {self.code}: {subject + ': ' if subject else ''}{self.message}"
+        said = f"{self.where}: {self.severity} {self.code}: {subject + ': ' if subject else ''}{self.message}"
+        return printable(said)  # names and values come from documents, and this goes to terminals
+
+
+def printable(text: str) -> str:
+    """The text on one line, without what a terminal would act on: that stands as `\\x1b` or `\\u202e`."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 class MeshdpError(Exception):
@@ -115,6 +124,11 @@ CODES: dict[str, Code] = {
     "MDP0105": Code("not text", "error", "Save the file as UTF-8 text."),
     "MDP0106": Code("value YAML cannot carry", "error", "Quote the value, or write a plain number, string or boolean."),
     "MDP0107": Code("not readable", "error", "Make it readable; until then what it said last stays in force."),
+    "MDP0108": Code(
+        "file empty or cut off",
+        "error",
+        "Write it whole. To say less, remove the file, replace it by a rename, or leave a comment in its place.",
+    ),
     # decoding
     "MDP0201": Code("unknown field", "error", "Correct the spelling or remove the field; nothing is silently dropped."),
     "MDP0202": Code("wrong type", "error", "Write the value in the expected type (quote it if it is a string)."),

@@ -25,8 +25,9 @@ class Settings:
 
     workload: str
     feed: str | None
-    directory: str | None
+    config: str | None
     credentials: str | None
+    csr_socket: str | None
     identity: str | None
     concurrency: int
     outbound: str
@@ -41,6 +42,7 @@ class Settings:
     idle_s: float
     keepalive_s: float
     uid: int | None
+    mark: int | None
     post_quantum: bool
     single_instance: bool
 
@@ -62,8 +64,9 @@ class Settings:
 DEFAULTS: dict[str, object] = {
     "workload": "",
     "feed": None,
-    "directory": None,
+    "config": None,
     "credentials": None,
+    "csr_socket": None,
     "identity": None,
     "concurrency": 1,
     "outbound": "0.0.0.0:15001",
@@ -78,6 +81,7 @@ DEFAULTS: dict[str, object] = {
     "idle_s": 300.0,
     "keepalive_s": 120.0,
     "uid": None,
+    "mark": None,
     "post_quantum": True,
     "single_instance": True,
 }
@@ -95,7 +99,9 @@ ENGINE_FIELDS = (
     "inbound_source",
     "access_log",
     "feed",
+    "csr_socket",
     "identity",
+    "mark",
     "post_quantum",
     "single_instance",
 )
@@ -131,6 +137,8 @@ def _convert(name: str, text: str, shown: str) -> object:
     try:
         if isinstance(default, bool):
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if name == "mark":
+            return int(text, 0)  # marks are written in hexadecimal, as in rules
         if isinstance(default, int) or name == "uid":
             return int(text)
         if isinstance(default, float):
@@ -145,14 +153,20 @@ def _check(settings: Settings) -> None:
     namespace, slash, name = settings.workload.partition("/")
     if not (namespace and slash and name) or "/" in name:
         raise SettingsError(f"--workload {settings.workload}: expected NAMESPACE/NAME, such as default/details-v1")
-    if (settings.feed is None) == (settings.directory is None):
-        raise SettingsError("a sidecar has its configuration from one place: --feed SOCKET or --directory DIR")
-    if settings.directory is not None and settings.credentials is None:
-        raise SettingsError("--directory needs --credentials DIR (cert-chain.pem, key.pem, root-cert.pem)")
+    if (settings.feed is None) == (settings.config is None):
+        raise SettingsError("a sidecar has its configuration from one place: --feed SOCKET or --config DIR")
+    sources = [settings.credentials, settings.csr_socket]
+    if settings.config is not None and sources.count(None) != 1:
+        files = "--credentials DIR (cert-chain.pem, key.pem, root-cert.pem)"
+        raise SettingsError(f"--config needs certificates from one place: {files} or --csr-socket SOCKET")
+    if settings.feed is not None and sources.count(None) != len(sources):
+        raise SettingsError("a feed brings the certificate: leave --credentials and --csr-socket out")
     if not 1 <= settings.concurrency <= 256:
         raise SettingsError(f"--concurrency {settings.concurrency}: expected 1 to 256 worker threads")
     if settings.uid is not None and settings.uid < 0:
         raise SettingsError(f"--uid {settings.uid}: expected 0 or more")
+    if settings.mark is not None and not 0 < settings.mark < 1 << 32:
+        raise SettingsError(f"--mark {settings.mark:#x}: expected 1 to 0xffffffff")
     if settings.drain_s < 0:
         raise SettingsError(f"--drain-s {settings.drain_s}: expected 0 or more seconds")
     if settings.idle_s <= 0:

@@ -137,6 +137,18 @@ def patient() -> Iterator[Mesh]:
             assert json.loads(side.admin("/stats"))["panics"] == 0
 
 
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    """A pair of its own for a module that stops, starves and kills sidecars."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to make network namespaces")
+    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder)) as made:
+        opened = Mesh(made, Origin(made.server, [HTTP_PORT]), TCP_PORT)
+        yield opened
+        opened.stop()
+        assert "panicked" not in made.client.log.read_text() + made.server.log.read_text()
+
+
 @pytest.fixture(params=wire.DIRECTIONS)
 def arena(attacked: Arena, request: pytest.FixtureRequest) -> Iterator[Arena]:
     attacked.direction = request.param

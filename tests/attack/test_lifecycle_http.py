@@ -130,16 +130,19 @@ def test_lc_06_client_that_leaves(arena: Arena, when: str, way: str) -> None:
             heard = b""
             while await_bytes not in heard:
                 heard += connection.recv(4096)
-            assert arena.origin.wait(
-                lambda: b"left" in b"".join(bytes(one.received) for one in arena.origin.connections[had:])
-            )
+            assert arena.origin.wait(lambda had=had: arrived(arena, had))
             if way == "reset":
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         left = time.monotonic()
         served = arena.origin.connections[had]
-        assert arena.origin.wait(lambda: peer_gone(served.socket), 3), "the upstream is never told"
+        assert arena.origin.wait(lambda served=served: peer_gone(served.socket), 3), "the upstream is never told"
         took.append(time.monotonic() - left)
     assert min(took) < 0.1, took
+
+
+def arrived(arena: Arena, had: int) -> bool:
+    """Whether the application has the marked request on a connection made since."""
+    return any(b"left" in bytes(one.received) for one in arena.origin.connections[had:])
 
 
 def peer_gone(connection: socket.socket) -> bool:
@@ -248,10 +251,14 @@ def test_lc_09_both_sides_stop_reading(arena: Arena) -> None:
         connection.sendall(request("/upgrade", "Connection: upgrade", "Upgrade: loud"))
         connection.settimeout(10)
         assert connection.recv(12) == b"HTTP/1.1 101"
-        with pytest.raises(OSError, match="reset|Broken pipe"):
-            while True:
-                connection.sendall(b"x" * 1_000_000)
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            write_for_ever(connection)
     assert arena.origin.wait(lambda: all(one.ended for one in arena.origin.connections[had:]), 5)
+
+
+def write_for_ever(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"x" * 1_000_000)
 
 
 def test_lc_06_many_clients_that_leave(arena: Arena) -> None:

@@ -52,7 +52,7 @@ def sidecar(mesh: Mesh, side: Side, *arguments: str) -> subprocess.CompletedProc
     """One more sidecar in the namespace, to its end."""
     command = ["ip", "netns", "exec", side.namespace, "setpriv", "--reuid=1337", "--regid=1337", "--clear-groups"]
     command += [sys.executable, "-m", "meshdp", "sidecar", "--workload", f"default/{side.name}"]
-    command += ["--directory", str(mesh.pair.configuration)]
+    command += ["--config", str(mesh.pair.configuration)]
     command += ["--credentials", str(side.folder / f"credentials-{side.name}"), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "MESHDP_SINGLE_INSTANCE": "true"}
     if "--any" in arguments:
@@ -136,9 +136,9 @@ def test_rotation_under_load(fresh: Mesh) -> None:
         with Load(fresh) as load:
             for _ in range(5):
                 for side in (fresh.pair.client, fresh.pair.server):
-                    before = side.admin("/certs")
+                    before = side.serial()
                     fresh.pair.certify(side.name)
-                    assert fresh.origin.wait(lambda side=side, before=before: side.admin("/certs") != before, 5)
+                    assert fresh.origin.wait(lambda side=side, before=before: side.serial() != before, 5)
                     time.sleep(0.05)
         opaque.sendall(b"again")
         assert opaque.recv(5, socket.MSG_WAITALL) == b"again"
@@ -148,11 +148,11 @@ def test_rotation_under_load(fresh: Mesh) -> None:
 
 def test_broken_credentials_leave_the_old_ones(fresh: Mesh) -> None:
     folder = fresh.pair.folder / "credentials-client"
-    before = fresh.pair.client.admin("/certs")
+    before = fresh.pair.client.serial()
     (folder / "cert-chain.pem").write_text("not a certificate")
     told = fresh.origin.wait(lambda: "were refused, the old ones stay in use" in fresh.pair.client.log.read_text(), 3)
     assert told, fresh.pair.client.log.read_text()[-1000:]
-    assert fresh.pair.client.admin("/certs") == before
+    assert fresh.pair.client.serial() == before
     assert fresh.status() == 200
 
 

@@ -235,7 +235,7 @@ def test_the_servers_own_certificate_is_an_svid(up: Meshdp, root: Root, tmp_path
     assert list(names) == [x509.UniformResourceIdentifier(SERVER_ID)]
     assert not certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-    assert life == datetime.timedelta(hours=24, minutes=1)
+    assert life == datetime.timedelta(hours=1, minutes=1)
     key = certificate.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
     assert key.curve.name == "secp256r1"

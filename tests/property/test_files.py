@@ -41,8 +41,9 @@ def test_what_is_in_force_is_the_last_good_version(writings: list[dict[str, tupl
         path = Path(folder, "a.yaml")
         source = FileSource([Path(folder)])
         in_force: dict[str, int] = {}
-        for writing in writings:
-            path.write_text(text_of(writing))
+        for number, writing in enumerate(writings):
+            # Said anew each time: a mere beginning of what stood there would be taken for cut off.
+            path.write_text(f"# {number}\n{text_of(writing)}")
             loaded = source.load()
             in_force = expected(writing, in_force)
             found = {item.name: int(item.meta.labels["version"][1:]) for item in loaded.resources}

@@ -13,27 +13,32 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from tests.support import ordinary
 
 Done = subprocess.CompletedProcess[str]
 
 
 class Meshdp:
-    """The command line, with its state in a folder of its own."""
+    """The command line, with its state in a folder of its own, run with these rights (`tests.support.ordinary`)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mode: str = "root") -> None:
         self.folder = folder
+        self.mode = mode
+        self.prefix = ordinary.acting(mode, folder)
         # Short: a socket's path holds 107 bytes.
         self.state = folder / "s"
         self.env = {**os.environ, "MESHDP_STATE_DIR": str(self.state), "NO_COLOR": "1"}
 
     def __call__(self, *words: str, timeout_s: float = 60) -> Done:
-        command = [sys.executable, "-m", "meshdp", *words]
+        command = [*self.prefix, sys.executable, "-m", "meshdp", *words]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s, env=self.env)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Starts a command and leaves it running."""
-        command = [sys.executable, "-m", "meshdp", *words]
+        command = [*self.prefix, sys.executable, "-m", "meshdp", *words]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.env)
 
     def rows(self) -> dict[str, dict[str, Any]]:
@@ -46,9 +51,45 @@ class Meshdp:
         found: dict[str, Any] = json.loads((self.state / mesh / "state.json").read_text())
         return found
 
+    def talk(self, workload: str, script: str) -> Talk:
+        """A script that answers line by line, as long as the block lasts."""
+        command = [sys.executable, "-m", "meshdp", "exec", workload, "--", "python3", "-c", script]
+        return Talk(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env))
+
     def python(self, workload: str, script: str) -> Done:
         """Runs a script of Python inside a workload."""
         return self("exec", workload, "--", "python3", "-c", script)
+
+    def make(self, path: Path, text: str) -> Path:
+        """Writes a file that belongs to whoever runs the commands."""
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        for made in (path, path.parent):
+            os.chown(made, self.folder.stat().st_uid, self.folder.stat().st_gid)
+        return path
+
+
+class Talk:
+    """A running script, spoken to over its standard input and output."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def says(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def hears(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
 
 
 def picture_of_the_host() -> dict[str, str]:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import struct
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.support import wire
 from tests.support.origin import Origin
-from tests.support.pair import Pair, Side
+from tests.support.pair import HTTP_PORT, TCP_PORT, Pair, Side, pair
 
 
 class Mesh:
@@ -61,6 +66,17 @@ class Mesh:
 
         assert self.origin.wait(there, 3), self.log_since(side, position)
         return found[0]
+
+
+@contextlib.contextmanager
+def opened_mesh() -> Iterator[Mesh]:
+    """A pair of its own with its applications, for a module that breaks things."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to make network namespaces")
+    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder)) as made:
+        opened = Mesh(made, Origin(made.server, [HTTP_PORT]), TCP_PORT)
+        yield opened
+        opened.stop()
 
 
 def get(target: str = "/", *fields: str, method: str = "GET", host: str = "server", body: bytes = b"") -> bytes:

@@ -66,7 +66,11 @@ spec: {{accessLogFile: /dev/stdout, accessLogEncoding: JSON}}
 
 
 class Side:
-    """One end of the pair: a namespace with its redirection rules and its sidecar."""
+    """One end of the pair: a namespace with its redirection rules and its sidecar.
+
+    wrapper: a program and its arguments around the sidecar's, such as prlimit. output: where the sidecar prints instead
+    of its log.
+    """
 
     def __init__(self, folder: Path, name: str, address: str, number: int) -> None:
         self.name = name
@@ -77,6 +81,9 @@ class Side:
         self.log = folder / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.program = ["meshdp"]
+        self.wrapper: list[str] = []
+        self.environment: dict[str, str] = {}
+        self.output: int | None = None
 
     def inside(self, function: Callable[[], T]) -> T:
         """Call a function in a thread that has entered the namespace: sockets made there stay there."""
@@ -112,19 +119,32 @@ class Side:
                 answer += chunk
         return answer.split(b"\r\n\r\n", 1)[1].decode()
 
+    def serial(self) -> str:
+        """The certificate in use."""
+        return str(json.loads(self.admin("/certs"))["certificate"]["serial"])
+
     def digest(self) -> str:
         """The version in force."""
         return str(json.loads(self.admin("/config"))["digest"])
 
     def start(self, configuration: Path, arguments: list[str] | None = None) -> None:
         """Start the sidecar as uid 1337 without rights, and wait until it is ready."""
-        command = ["ip", "netns", "exec", self.namespace, "setpriv", "--reuid=1337", "--regid=1337", "--clear-groups"]
-        command += ["--bounding-set=-all", "--no-new-privs", sys.executable, "-m", *self.program, "sidecar"]
-        command += ["--directory", str(configuration), "--workload", f"default/{self.name}"]
+        command = ["ip", "netns", "exec", self.namespace, *self.wrapper]
+        command += [
+            "setpriv",
+            "--reuid=1337",
+            "--regid=1337",
+            "--clear-groups",
+            "--bounding-set=-all",
+            "--no-new-privs",
+        ]
+        command += [sys.executable, "-m", *self.program, "sidecar"]
+        command += ["--config", str(configuration), "--workload", f"default/{self.name}"]
         command += ["--credentials", str(self.folder / f"credentials-{self.name}"), *(arguments or [])]
         with self.log.open("ab") as log:
-            environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"} | self.environment
+            output = log if self.output is None else self.output
+            self.process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         self.wait_ready()
 
     def wait_ready(self, timeout_s: float = 10) -> None:
@@ -206,6 +226,7 @@ class Pair:
         )
         for path in folder.iterdir():
             shutil.chown(path, 1337, 1337)
+            path.chmod(0o600)
         return folder
 
 

@@ -14,16 +14,22 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from meshdp.control.authority import Authority, AuthorityDamaged, RequestRefused
 
 IDENTITY = "spiffe://cluster.local/ns/default/sa/details"
+EVIL = "spiffe://cluster.local/ns/default/sa/admin"
 PRIVATE_KEY = ec.generate_private_key(ec.SECP256R1())
 
+SMALL_RSA = rsa.generate_private_key(65537, 1024)
 
-def request(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = PRIVATE_KEY, claims: str = "") -> bytes:
+
+def request(
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = PRIVATE_KEY, *claims: str, authority: bool = False
+) -> bytes:
     builder = x509.CertificateSigningRequestBuilder().subject_name(
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "whoever I say I am")])
     )
     if claims:
-        names = [x509.UniformResourceIdentifier(claims), x509.DNSName("localhost")]
+        names = [x509.UniformResourceIdentifier(claim) for claim in claims]
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    if authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
@@ -34,7 +40,7 @@ def authority(tmp_path: Path) -> Authority:
 
 
 def test_the_leaf_is_an_svid_of_the_proven_identity_alone(authority: Authority) -> None:
-    leaf = x509.load_pem_x509_certificate(authority.sign(request(claims="spiffe://evil/ns/x/sa/y"), IDENTITY).encode())
+    leaf = x509.load_pem_x509_certificate(authority.sign(request(PRIVATE_KEY, IDENTITY), IDENTITY).encode())
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert list(names.value) == [x509.UniformResourceIdentifier(IDENTITY)]
     assert names.critical
@@ -47,11 +53,11 @@ def test_the_leaf_is_an_svid_of_the_proven_identity_alone(authority: Authority) 
     assert leaf.public_key() == PRIVATE_KEY.public_key()
 
 
-def test_the_leaf_lives_a_day_from_a_minute_ago(authority: Authority) -> None:
+def test_the_leaf_lives_an_hour_from_a_minute_ago(authority: Authority) -> None:
     now = datetime.datetime.now(datetime.UTC)
     leaf = x509.load_pem_x509_certificate(authority.sign(request(), IDENTITY).encode())
     assert abs((leaf.not_valid_before_utc - (now - datetime.timedelta(minutes=1))).total_seconds()) < 5
-    assert abs((leaf.not_valid_after_utc - (now + datetime.timedelta(hours=24))).total_seconds()) < 5
+    assert abs((leaf.not_valid_after_utc - (now + datetime.timedelta(hours=1))).total_seconds()) < 5
 
 
 def test_the_leaf_verifies_against_the_bundle_and_no_other(authority: Authority, tmp_path: Path) -> None:
@@ -83,13 +89,16 @@ def tampered() -> bytes:
     [
         (b"no request", "expected a PEM certificate request"),
         (request(ec.generate_private_key(ec.SECP384R1())), "expected a request for a P-256 key"),
-        (request(rsa.generate_private_key(65537, 2048)), "expected a request for a P-256 key"),
+        (request(SMALL_RSA), "expected a request for a P-256 key"),
         (tampered(), "signed by the key that it holds"),
-        (b"x" * 20_000, "at most 16384 bytes"),
+        (b"x" * 1_000_000, "at most 16384 bytes"),
+        (request(PRIVATE_KEY, EVIL), f"expected a request for {IDENTITY} or for nobody, found {EVIL}"),
+        (request(PRIVATE_KEY, IDENTITY, EVIL), "or for nobody, found"),
+        (request(authority=True), "for a leaf, not for an authority"),
     ],
-    ids=["garbage", "p384", "rsa", "tampered", "large"],
+    ids=["garbage", "p384", "rsa1024", "tampered", "megabyte", "another", "two", "authority"],
 )
-def test_what_is_not_proven_is_not_signed(authority: Authority, text: bytes, expected: str) -> None:
+def test_ca_07_what_is_not_proven_is_not_signed(authority: Authority, text: bytes, expected: str) -> None:
     with pytest.raises(RequestRefused, match=expected):
         authority.sign(text, IDENTITY)
 

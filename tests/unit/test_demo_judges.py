@@ -143,3 +143,40 @@ def test_only_listening_sockets_are_listeners() -> None:
         "   1: 00000000:2378 0100007F:9999 01 00000000:00000000 00:00000000 00000000    0 0 2 1 0 100 0 0 10 0\n"
     )
     assert judges.listeners(table) == [judges.Listener(15001, 1337)]
+
+
+# --- a service that goes away ----------------------------------------------------------------------------------------
+
+DETAILS, VISITOR, PEER = "10.244.1.2:9080", "10.244.1.9:40000", "10.244.1.1:40000"
+
+
+def test_an_answer_in_plaintext_is_seen_whoever_gets_it() -> None:
+    records = Stream(DETAILS, PEER, record(22, b"hello") + record(23, b"sealed"))
+    begun_before = Stream(DETAILS, PEER, record(23, b"sealed"))
+    refused = Stream(DETAILS, VISITOR, b"")
+    request = Stream(VISITOR, DETAILS, REQUEST)
+    answer = Stream(DETAILS, VISITOR, b"HTTP/1.1 403 Forbidden\r\n\r\n")
+    assert judges.unencrypted([records, begun_before, refused, request], DETAILS) == []
+    assert judges.unencrypted([records, request, answer], DETAILS) == [repr(answer.data[:40])]
+    assert judges.unencrypted([Stream(DETAILS, VISITOR, b"\x16")], DETAILS) == [repr(b"\x16")]
+
+
+def test_who_connected_is_in_the_log() -> None:
+    log = "connection from 127.0.0.6\n127.0.0.6 - - GET\nconnection from 127.0.0.6\nconnection from 10.244.1.9\n"
+    assert judges.connected_from(log) == {"127.0.0.6": 2, "10.244.1.9": 1}
+    assert judges.connected_from("nothing") == {}
+
+
+@pytest.mark.parametrize(
+    ("answers", "wanted"),
+    [
+        ([(1.0, 200), (2.1, 0), (2.2, 503), (2.5, 200), (2.6, 200)], judges.Outage(2, 2.5)),
+        ([(1.0, 200), (2.05, 200), (2.1, 0), (2.5, 200)], judges.Outage(1, 2.5)),  # answered on its way out
+        ([(2.5, 200), (2.1, 200)], judges.Outage(0, 2.1)),
+        ([(1.0, 200), (2.1, 0)], None),
+        ([(1.0, 200)], None),
+        ([], None),
+    ],
+)
+def test_how_long_a_service_was_away(answers: list[tuple[float, int]], wanted: judges.Outage | None) -> None:
+    assert judges.outage(answers, killed_at=2.0) == wanted

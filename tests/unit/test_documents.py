@@ -86,7 +86,7 @@ def test_null_fields_are_absent_and_keys_are_strings() -> None:
         (b"a: 1\nb: \xff\n", ("MDP0105", 2)),
         (f"{HEAD}a: {'9' * 400}\n", ("MDP0106", 3)),
         (f"{HEAD}a: {'[' * 200}{']' * 200}\n", ("MDP0103", 3)),
-        (f"{HEAD}a: {'[' * 10000}", ("MDP0101", 4)),
+        (f"{HEAD}a: {'[' * 10000}", ("MDP0103", 3)),
     ],
 )
 def test_what_cannot_be_an_object_is_one_finding_with_its_line(text: str | bytes, expected: tuple[str, int]) -> None:

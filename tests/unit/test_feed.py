@@ -12,8 +12,9 @@ import pytest
 
 from meshdp.compiler.snapshot import Snapshot
 from meshdp.control.authority import Authority
+from meshdp.control.frames import Frame, ProtocolError, read_frame
 from meshdp.local import feed as feeds
-from meshdp.local.feed import Feed, Frame, ProtocolError, read_frame
+from meshdp.local.feed import Feed
 
 IDENTITY = "spiffe://cluster.local/ns/default/sa/a"
 
@@ -64,15 +65,14 @@ Play = Callable[[Feed, Path], Awaitable[None]]
 
 
 @pytest.fixture
-def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Play], None]:
-    """Runs a test against an open feed; the socket stays ours, whoever runs the tests."""
-    monkeypatch.setattr(os, "chown", lambda *_: None)
+def play(tmp_path: Path) -> Callable[[Play], None]:
+    """Runs a test against an open feed, whose reader is in the group of whoever runs the tests."""
 
     def playing(test: Play) -> None:
         async def main() -> None:
             feed = Feed("default/a", Authority.open(tmp_path / "authority", "root"), lambda: None)
             path = tmp_path / "feed" / "feed.sock"
-            await feed.open(path)
+            await feed.open(path, os.getgid())
             try:
                 await test(feed, path)
             finally:
@@ -104,7 +104,9 @@ def test_what_is_no_frame_is_refused(raw: bytes) -> None:
 
 def test_the_folder_is_closed_to_others(play: Callable[[Play], None]) -> None:
     async def test(feed: Feed, path: Path) -> None:
-        assert path.parent.stat().st_mode & 0o777 == 0o700
+        folder, socket = path.parent.stat(), path.stat()
+        assert (folder.st_mode & 0o777, folder.st_uid, folder.st_gid) == (0o710, os.getuid(), os.getgid())
+        assert (socket.st_mode & 0o777, socket.st_gid) == (0o660, os.getgid())
 
     play(test)
 
@@ -184,7 +186,7 @@ def test_a_refusal_is_followed_by_the_whole_and_then_by_silence(play: Callable[[
 
 
 def test_certificates_are_for_the_sockets_identity(play: Callable[[Play], None]) -> None:
-    from tests.unit.test_authority import request
+    from tests.unit.test_authority import EVIL, PRIVATE_KEY, request
 
     async def test(feed: Feed, path: Path) -> None:
         sidecar = await Sidecar.connect(path)
@@ -194,7 +196,11 @@ def test_certificates_are_for_the_sockets_identity(play: Callable[[Play], None])
         assert early.kind == "E"
         feed.offer(snapshot(mesh="1"), IDENTITY)
         await sidecar.transaction()
-        sidecar.send("C", request(claims="spiffe://cluster.local/ns/default/sa/admin"))
+        sidecar.send("C", request(PRIVATE_KEY, EVIL))
+        other = await sidecar.receive()
+        assert other is not None
+        assert (other.kind, EVIL in other.fields()["message"], EVIL in feed.desk.error) == ("E", True, True)
+        sidecar.send("C", request())
         answer = await sidecar.receive()
         assert answer is not None
         assert answer.kind == "K"

@@ -28,8 +28,7 @@ def woken(source: FileSource, within_s: float = SOON_S) -> bool:
     """Wait as a user of the source does, until something is worth loading or the time is over."""
     deadline = time.monotonic() + within_s
     while (left := deadline - time.monotonic()) > 0:
-        wait_s = source.wait_s()
-        select.select([source], [], [], left if wait_s is None else min(left, wait_s))
+        select.select([source], [], [], min(left, source.wait_s()))
         if source.changed():
             return True
     return False
@@ -52,7 +51,7 @@ def source(folder: Path) -> Iterator[FileSource]:
 
 def test_quiet_while_nothing_happens(source: FileSource, folder: Path) -> None:
     (folder / "a.yaml").read_text()
-    assert source.wait_s() is None
+    assert source.wait_s() > 1
     assert not woken(source, 0.05)
 
 
@@ -109,7 +108,27 @@ def test_truncated_file_is_not_an_empty_one(source: FileSource, folder: Path) ->
     assert names(source.load()) == ["one"]
     os.close(fd)
     assert woken(source)
+    loaded = source.load()
+    assert names(loaded) == ["one"], "an empty file is what a full disk leaves"
+    assert [finding.code for finding in loaded.errors] == ["MDP0108"]
+    (folder / "a.yaml").write_text("# nothing any more\n")
+    assert woken(source)
     assert names(source.load()) == []
+
+
+def test_a_file_cut_off_in_place_is_not_believed_and_a_renamed_one_is(source: FileSource, folder: Path) -> None:
+    whole = document("one") + "---\n" + document("two")
+    (folder / "a.yaml").write_text(whole)
+    assert names(source.load()) == ["one", "two"]
+    (folder / "a.yaml").write_text(document("one"))
+    loaded = source.load()
+    assert names(loaded) == ["one", "two"]
+    assert [finding.code for finding in loaded.errors] == ["MDP0108"]
+    (folder / "a.yaml").write_text(whole)
+    assert source.load().errors == (), "written whole again, there is nothing to say"
+    (folder / "staged").write_text(document("one"))
+    (folder / "staged").rename(folder / "a.yaml")
+    assert names(source.load()) == ["one"]
 
 
 def test_a_writer_that_never_closes_is_read_in_the_end(
@@ -121,9 +140,7 @@ def test_a_writer_that_never_closes_is_read_in_the_end(
         file.flush()
         assert woken(source, 0.1)
         assert names(source.load()) == ["one"]
-        wait_s = source.wait_s()
-        assert wait_s is not None
-        assert wait_s <= 0.2
+        assert source.wait_s() <= 0.2
         assert woken(source)
         assert names(source.load()) == ["two"]
 

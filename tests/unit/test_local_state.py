@@ -42,16 +42,39 @@ def test_asking_leaves_no_trace() -> None:
     assert not Folder("bookinfo").path.parent.exists()
 
 
-def test_what_a_crash_left_is_cleared_by_the_next_start() -> None:
+def test_pr_03_of_a_crash_only_the_authority_and_the_logs_stay() -> None:
+    folder = Folder("bookinfo")
+    assert not folder.acquire()
+    folder.authority.mkdir()
+    for name in (
+        "authority/root-key.pem",
+        "logs/a.b.log",
+        "files/a.b",
+        "feed/1",
+        "up.log",
+        "state.json",
+        "state.json.new",
+    ):
+        (folder.path / name).write_text(name)
+    folder.leave()  # the crash
+    again = Folder("bookinfo")
+    assert again.acquire()
+    files = {str(path.relative_to(again.path)) for path in again.path.rglob("*") if path.is_file()}
+    assert files == {"authority/root-key.pem", "logs/a.b.log.1", "up.log.1"}
+    (again.path / "logs" / "a.b.log").write_text("second")
+    again.leave()
+    assert again.acquire()
+    assert (again.path / "logs" / "a.b.log.1").read_text() == "second", "one previous log, not more"
+    again.release()
+    assert not again.path.exists()
+
+
+def test_a_state_of_another_version_is_none() -> None:
     folder = Folder("bookinfo")
     folder.acquire()
-    (folder.path / "logs" / "old").write_text("old")
-    folder.release = lambda: None  # type: ignore[method-assign]  # the crash
-    states.os.close(folder._lock)
-    again = Folder("bookinfo")
-    again.acquire()
-    assert list((again.path / "logs").iterdir()) == []
-    again.release()
+    (folder.path / "state.json").write_text("{}")
+    assert folder.read() is None
+    folder.release()
 
 
 def test_folders_are_closed_but_can_be_passed_through() -> None:

@@ -9,7 +9,8 @@ import meshdp
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 PROJECT = tomllib.loads(PYPROJECT)
-PINS = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+PINNED = "".join((ROOT / name).read_text() for name in ("requirements.txt", "bench/requirements.txt"))
+PINS = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", PINNED, re.MULTILINE))
 
 
 def floors() -> dict[str, str]:

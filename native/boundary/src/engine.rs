@@ -39,9 +39,12 @@ impl Engine {
     }
 
     #[pyo3(signature = (chain, bundle, key=None))]
-    fn install(&self, chain: &[u8], bundle: &[u8], key: Option<&[u8]>) -> PyResult<()> {
-        let installed = self.inner.force().install(chain, bundle, key);
-        installed.map(drop).map_err(|error| CredentialError::new_err(error.to_string()))
+    fn install(&self, python: Python<'_>, chain: &[u8], bundle: &[u8], key: Option<&[u8]>) -> PyResult<()> {
+        let force = self.inner.force();
+        python.detach(|| force.install(chain, bundle, key)).map(drop).map_err(|error| {
+            force.not_certified(&error.to_string());
+            CredentialError::new_err(error.to_string())
+        })
     }
 
     fn drain(&self, python: Python<'_>, deadline_s: f64) -> PyResult<()> {

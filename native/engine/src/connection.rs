@@ -111,8 +111,10 @@ impl Failure {
 /// Whether a connection that was taken under an older configuration would be taken the same way now.
 ///
 /// # Errors
-/// `PolicyChanged` when its chain is gone or another, or its peer's trust domain is no longer accepted.
-pub(crate) fn still_accepted(secured: &Secured, pinned: &Pinned) -> Result<(), Failure> {
+/// `PolicyChanged` when its chain is gone or another, or its peer's trust domain is no longer accepted; `TrustChanged` when
+/// the root of its peer is not.
+pub(crate) fn still_accepted(secured: &Secured, pinned: &Pinned, worker: &Worker) -> Result<(), Failure> {
+    worker.still_trusts(&secured.stream)?;
     let facts = &secured.facts;
     let now = downstream::port_of(pinned, facts.direction, facts.destination)
         .and_then(|port| port.filter_chain_for(&secured.sniffed))

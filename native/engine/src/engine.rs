@@ -6,6 +6,8 @@
 //! Source: DESIGN sections 4.3 and 5 ("Runtime").
 
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU32;
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::control::admin::{self, Face};
-use crate::control::client;
+use crate::control::client::{self, Scope};
 use crate::control::force::Force;
 use crate::settings::Settings;
 use crate::sys;
@@ -29,7 +31,12 @@ pub struct Engine {
     running: Mutex<Option<Running>>,
 }
 
+/// The capture listeners of one worker.
+type Captures = Vec<(Direction, TcpListener)>;
+
 struct Running {
+    /// The process that the threads are in: after a fork without exec there is a child with this value and without them.
+    process: u32,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
     stop_control: oneshot::Sender<()>,
@@ -42,6 +49,7 @@ impl Engine {
     /// # Errors
     /// The access log cannot be opened.
     pub fn new(settings: Settings) -> Result<Self, EngineError> {
+        sys::forbid_inspection().map_err(EngineError::Inspection)?;
         Ok(Self { force: Arc::new(Force::new(settings)?), running: Mutex::new(None) })
     }
 
@@ -57,12 +65,13 @@ impl Engine {
         let settings = Arc::clone(&self.force.settings);
         let exclusive = if settings.single_instance { Some(hold_namespace()?) } else { None };
         let faces = bind_faces(&settings)?;
+        let mut listeners = bind_captures(&settings)?.into_iter();
         let mut setups = Vec::new();
         let mut commands = Vec::new();
         for id in 0..settings.concurrency {
             let (send, receive) = mpsc::unbounded_channel();
             commands.push(send);
-            setups.push(self.setup(id, receive)?);
+            setups.push(self.setup(id, listeners.next().unwrap_or_default(), receive));
         }
         self.force.attach(commands);
         let mut workers = Vec::new();
@@ -72,7 +81,8 @@ impl Engine {
         let (stop_control, stopped) = oneshot::channel();
         let force = Arc::clone(&self.force);
         let control = spawn("meshdp-control", move || run_control(&force, faces, stopped))?;
-        *running = Some(Running { workers, control, stop_control, _exclusive: exclusive });
+        let process = std::process::id();
+        *running = Some(Running { process, workers, control, stop_control, _exclusive: exclusive });
         Ok(())
     }
 
@@ -81,18 +91,28 @@ impl Engine {
         &self.force
     }
 
-    /// Stops accepting, lets what runs finish, and returns when all is quiet or the deadline has passed.
+    /// Says that it is not ready, takes no new work from peers, lets what runs finish and the application connect, and
+    /// returns when nothing is left or the deadline has passed.
     pub fn drain(&self, deadline: Duration) {
+        if self.is_a_forks_copy() {
+            return;
+        }
         let until = Instant::now() + deadline;
         self.force.begin_drain();
-        while Instant::now() < until && self.force.live_connections() > 0 {
-            std::thread::sleep(DRAIN_POLL);
-        }
+        self.await_silence(until);
+        // The application may have connected since the last look: the kernel's queue is emptied before the port closes.
+        self.force.tell_all(|| Command::Close);
+        std::thread::sleep(DRAIN_POLL);
+        self.await_silence(until);
     }
 
     /// Ends every thread and closes every socket. What still runs is cut.
     pub fn stop(&self) {
+        let copied = self.is_a_forks_copy();
         let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        if copied {
+            return std::mem::forget(running); // there is nothing to end here, and nothing to wait for
+        }
         self.force.tell_all(|| Command::Stop);
         for worker in running.workers {
             let _ = worker.join();
@@ -102,13 +122,20 @@ impl Engine {
         self.force.finish_log();
     }
 
-    fn setup(&self, id: usize, commands: mpsc::UnboundedReceiver<Command>) -> Result<Setup, EngineError> {
+    fn is_a_forks_copy(&self) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().is_some_and(|running| running.process != std::process::id())
+    }
+
+    fn await_silence(&self, until: Instant) {
+        while Instant::now() < until && self.force.live_connections() > 0 {
+            std::thread::sleep(DRAIN_POLL);
+        }
+    }
+
+    fn setup(&self, id: usize, listeners: Captures, commands: mpsc::UnboundedReceiver<Command>) -> Setup {
         let settings = &self.force.settings;
-        let listeners = vec![
-            (Direction::Outbound, bind("outbound capture", settings.outbound, settings)?),
-            (Direction::Inbound, bind("inbound capture", settings.inbound, settings)?),
-        ];
-        Ok(Setup {
+        Setup {
             id,
             settings: Arc::clone(settings),
             snapshot: self.force.snapshot(),
@@ -117,8 +144,8 @@ impl Engine {
             commands,
             telemetry: self.force.telemetry.worker(),
             access_log: self.force.access_log_of_worker(),
-            connection_limit: sys::open_file_limit() / 2 / settings.concurrency,
-        })
+            connection_limit: connection_limit(sys::open_file_limit(), settings.concurrency),
+        }
     }
 }
 
@@ -148,6 +175,8 @@ pub enum EngineError {
     },
     /// The access log could not be opened.
     AccessLog(String),
+    /// This process could not be closed to others of its user.
+    Inspection(std::io::Error),
     /// A thread could not be started.
     Thread(std::io::Error),
 }
@@ -165,6 +194,9 @@ impl std::fmt::Display for EngineError {
                 "cannot listen on {address} for {what}: {error}; free the port or choose another in the settings"
             ),
             Self::AccessLog(problem) => write!(formatter, "access log: {problem}"),
+            Self::Inspection(error) => {
+                write!(formatter, "cannot close this process to others of its user: {error}; leave the mark out of the settings")
+            }
             Self::Thread(error) => write!(formatter, "cannot start a thread: {error}; look at the process limits"),
         }
     }
@@ -178,8 +210,29 @@ fn hold_namespace() -> Result<UnixListener, EngineError> {
     UnixListener::bind_addr(&name).map_err(|_| EngineError::SecondInstance)
 }
 
-fn bind(what: &'static str, address: SocketAddr, settings: &Settings) -> Result<TcpListener, EngineError> {
-    worker::bind(address, &settings.limits).map_err(|error| EngineError::Bind { what, address, error })
+/// The capture listeners of each worker: of its own, or duplicates of the same two where there is a mark.
+fn bind_captures(settings: &Settings) -> Result<Vec<Captures>, EngineError> {
+    let wanted = [
+        (Direction::Outbound, "outbound capture", settings.outbound),
+        (Direction::Inbound, "inbound capture", settings.inbound),
+    ];
+    let mut workers: Vec<Captures> = (0..settings.concurrency).map(|_| Vec::new()).collect();
+    for (direction, what, address) in wanted {
+        let refused = |error| EngineError::Bind { what, address, error };
+        let mut shared: Option<TcpListener> = None;
+        for listeners in &mut workers {
+            let listener = match &shared {
+                Some(listener) => listener.try_clone(),
+                None => worker::bind(address, settings),
+            };
+            let listener = listener.map_err(refused)?;
+            if settings.mark.is_some() && shared.is_none() {
+                shared = Some(listener.try_clone().map_err(refused)?);
+            }
+            listeners.push((direction, listener));
+        }
+    }
+    Ok(workers)
 }
 
 fn bind_faces(settings: &Settings) -> Result<Vec<(Face, TcpListener)>, EngineError> {
@@ -189,12 +242,24 @@ fn bind_faces(settings: &Settings) -> Result<Vec<(Face, TcpListener)>, EngineErr
         (Face::Readiness, "readiness", settings.readiness),
         (Face::Metrics, "metrics", settings.metrics),
     ];
-    wanted.into_iter().map(|(face, what, address)| bind_alone(what, address).map(|listener| (face, listener))).collect()
+    let bind = |(face, what, address)| {
+        let listener = bind_face(address, settings.mark).map_err(|error| EngineError::Bind { what, address, error })?;
+        Ok((face, listener))
+    };
+    wanted.into_iter().map(bind).collect()
 }
 
-fn bind_alone(what: &'static str, address: SocketAddr) -> Result<TcpListener, EngineError> {
-    let listener = TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
-    listener.map_err(|error| EngineError::Bind { what, address, error })
+fn bind_face(address: SocketAddr, mark: Option<NonZeroU32>) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    mark.map_or(Ok(()), |mark| sys::set_mark(listener.as_fd(), mark))?;
+    Ok(listener)
+}
+
+/// Connections a worker may have open: each needs a descriptor on both sides, and what is not a connection needs some too,
+/// so that probes are answered and the feed is heard while all others are taken.
+fn connection_limit(open_files: usize, workers: usize) -> usize {
+    (open_files.saturating_sub(RESERVED_FILES) / 2 / workers).max(1)
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, EngineError> {
@@ -211,11 +276,41 @@ fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: one
         }
         if let Some(feed) = &force.settings.feed {
             let target = Arc::clone(force) as Arc<dyn client::FeedTarget>;
-            tokio::spawn(client::follow(feed.clone(), target));
+            tokio::spawn(client::follow(feed.clone(), Scope::Feed, target));
         }
+        if let Some(signer) = &force.settings.csr_socket {
+            let target = Arc::clone(force) as Arc<dyn client::FeedTarget>;
+            tokio::spawn(client::follow(signer.clone(), Scope::Certificates, target));
+        }
+        tokio::spawn(watch_certificate(Arc::clone(force)));
         let _ = stopped.await;
     });
 }
 
+async fn watch_certificate(force: Arc<Force>) {
+    let mut interval = tokio::time::interval(CERTIFICATE_WATCH);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        force.watch_certificate();
+    }
+}
+
 const EXCLUSIVE_NAME: &[u8] = b"meshdp/sidecar";
+/// How often the certificate's age is looked at.
+const CERTIFICATE_WATCH: Duration = Duration::from_millis(100);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// Descriptors kept from connections: listeners, event queues, the interpreter's, and a few probes at once.
+const RESERVED_FILES: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pr_04_some_descriptors_are_never_given_to_connections() {
+        assert_eq!(connection_limit(64, 1), 12);
+        assert_eq!(connection_limit(1_024, 2), 246);
+        assert_eq!(connection_limit(10, 4), 1, "even then it serves, one at a time");
+    }
+}

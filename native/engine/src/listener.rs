@@ -2,7 +2,7 @@
 //!
 //! In: a bound listener.  Out: one task per accepted connection, running `connection::serve`.
 //! Limits: the registry's; above it a new connection is closed at once and counted (refuse new work, never skip checks).
-//! Fails: out of descriptors: the loop pauses 100 ms and goes on.
+//! Fails: out of descriptors: the loop pauses 100 ms and goes on, and what was accepted before goes on meanwhile.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
@@ -26,13 +26,30 @@ pub(crate) struct Accepted {
     pub(crate) original_destination: SocketAddr,
 }
 
-/// Accepts until told to stop, and then empties the accept queue before the socket closes, so that no client that
+/// Which capture ports still take connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doors {
+    /// Both.
+    Open,
+    /// A drain has begun: no new work from peers. The application may still connect, for its own ending may need it.
+    OutboundOnly,
+    /// Neither.
+    Closed,
+}
+
+impl Doors {
+    fn shut(self, direction: Direction) -> bool {
+        self == Self::Closed || (self == Self::OutboundOnly && direction == Direction::Inbound)
+    }
+}
+
+/// Accepts until its door is shut, and then empties the accept queue before the socket closes, so that no client that
 /// the kernel has already greeted is reset.
 pub(crate) async fn accept(
     direction: Direction,
     listener: StdListener,
     worker: Rc<Worker>,
-    mut stop: watch::Receiver<bool>,
+    mut doors: watch::Receiver<Doors>,
 ) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     loop {
@@ -42,7 +59,7 @@ pub(crate) async fn accept(
                 Ok((tcp, source)) => admit(direction, tcp, source, &worker),
                 Err(_) => tokio::time::sleep(PAUSE).await,
             },
-            _ = stop.changed() => return,
+            _ = doors.wait_for(|doors| doors.shut(direction)) => return,
         }
     }
 }

@@ -77,8 +77,11 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection whose exchange ended cleanly.
-    pub(crate) fn give(&mut self, key: &PoolKey, stream: Stream, now_ms: u64) {
+    /// Keeps a connection whose exchange ended cleanly, unless its peer's certificate has ended meanwhile.
+    pub(crate) fn give(&mut self, key: &PoolKey, stream: Stream, (now_ms, wall_s): (u64, u64)) {
+        if has_ended(&stream, wall_s) {
+            return;
+        }
         if self.count >= self.total {
             self.close_oldest();
         }
@@ -100,11 +103,14 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle too long, what the upstream has closed, and what sent bytes that nobody asked for.
-    pub(crate) fn sweep(&mut self, now_ms: u64) {
+    /// Closes what has been idle too long, whose peer's certificate has ended, what the upstream has closed, and what sent
+    /// bytes that nobody asked for.
+    pub(crate) fn sweep(&mut self, now_ms: u64, wall_s: u64) {
         let oldest = now_ms.saturating_sub(self.idle_ms);
         self.buckets.retain(|_, bucket| {
-            bucket.idle.retain(|idle| idle.since_ms >= oldest && idle.stream.is_idle_clean());
+            bucket.idle.retain(|idle| {
+                idle.since_ms >= oldest && idle.stream.is_idle_clean() && !has_ended(&idle.stream, wall_s)
+            });
             !bucket.idle.is_empty()
         });
         self.recount();
@@ -119,6 +125,11 @@ impl Pool {
     fn recount(&mut self) {
         self.count = self.buckets.values().map(|bucket| bucket.idle.len()).sum();
     }
+}
+
+/// A new request deserves a peer that proves itself now; what is open and in use lives on (`docs/certificates.md`).
+fn has_ended(stream: &Stream, wall_s: u64) -> bool {
+    stream.proof().is_some_and(|(_, until_unix)| until_unix < wall_s)
 }
 
 #[cfg(test)]
@@ -146,7 +157,7 @@ mod tests {
             for (endpoint, since_ms) in [(2, 20), (1, 10), (2, 30), (3, 40), (3, 50)] {
                 let (near, end) = idle(&listener).await;
                 far.push(end);
-                pool.give(&key(endpoint), near, since_ms);
+                pool.give(&key(endpoint), near, (since_ms, 0));
                 assert!(pool.count <= 3);
             }
             assert!(pool.take(&key(1)).is_none(), "unused since 10");

@@ -4,6 +4,7 @@
 //! Fails: `EngineError::Settings` naming the field.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +39,9 @@ pub struct Settings {
     pub access_log: String,
     /// Unix socket of the feed, if configuration comes from one.
     pub feed: Option<PathBuf>,
+    /// Unix socket that signs certificate requests, if certificates come from one and configuration does not.
+    #[serde(default)]
+    pub csr_socket: Option<PathBuf>,
     /// Expected own identity, if known before the first configuration.
     pub identity: Option<String>,
     /// Version of the product, for the feed and the admin pages.
@@ -46,6 +50,9 @@ pub struct Settings {
     pub post_quantum: bool,
     /// Refuse to start when another sidecar holds this network namespace.
     pub single_instance: bool,
+    /// Mark of every socket of ours, where no user of our own tells our traffic from the application's.
+    #[serde(default)]
+    pub mark: Option<NonZeroU32>,
     /// Bounds of waiting and of size.
     #[serde(default)]
     pub limits: Limits,

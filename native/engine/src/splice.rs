@@ -70,7 +70,7 @@ pub(crate) struct Pipe {
 
 impl Pipe {
     fn open(open: &Rc<Cell<usize>>) -> Option<Self> {
-        let (read, write, room) = sys::pipe(PIPE_BYTES as i32).ok()?;
+        let (read, write, room) = sys::pipe(PIPE_BYTES).ok()?;
         if room < LEAST_BYTES {
             return None; // the user's pages for pipes are used up (pipe(7)); reading is faster than two pages at a time
         }

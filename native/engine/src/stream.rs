@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::tls::TlsStream;
+use crate::tls::verify::RootId;
 use crate::worker::buffers::{Buffers, FIRST};
 
 /// One connection, either side of the proxy.
@@ -113,6 +114,14 @@ impl Stream {
         match self {
             Self::Plain(tcp) => tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending(),
             Self::Tls(tls) => tls.is_idle_clean(),
+        }
+    }
+
+    /// What the peer's certificate led to and until when it is valid; plain bytes prove nothing.
+    pub(crate) fn proof(&self) -> Option<(&RootId, u64)> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => Some((tls.peer_root(), tls.peer_until_unix())),
         }
     }
 

@@ -2,12 +2,14 @@
 //!
 //! In: open sockets of the worker that calls.  Out: plain values and `io::Result`.
 //! Limits: none of these block; all sockets here are non-blocking.
-//! Source: netfilter `SO_ORIGINAL_DST`, ip(7) `IP_BIND_ADDRESS_NO_PORT`, pipe(7), splice(2), getrlimit(2).
+//! Source: netfilter `SO_ORIGINAL_DST`, ip(7) `IP_BIND_ADDRESS_NO_PORT`, socket(7) `SO_MARK`, pipe(7), splice(2), prctl(2),
+//! getrlimit(2).
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// The address a redirected connection was meant for, as conntrack remembers it.
@@ -77,8 +79,37 @@ pub(crate) fn bind_address_without_port(socket: BorrowedFd<'_>) -> io::Result<()
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Puts a mark on what a socket sends, and on the sockets that it accepts; takes `CAP_NET_ADMIN`.
+pub(crate) fn set_mark(socket: BorrowedFd<'_>, mark: NonZeroU32) -> io::Result<()> {
+    let mark = mark.get();
+    // SAFETY: the pointer and the size describe one readable u32 that outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MARK,
+            (&raw const mark).cast::<libc::c_void>(),
+            mem::size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Keeps keys and traffic from core files and from other processes of our user: no ptrace, no `/proc/PID/mem`.
+pub(crate) fn forbid_inspection() -> io::Result<()> {
+    let undumpable: libc::c_ulong = 0;
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: prctl takes one number and touches no memory of ours; the pointer describes one readable rlimit.
+    let result = unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+        libc::prctl(libc::PR_SET_DUMPABLE, undumpable, 0, 0, 0)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// A pipe for `splice` (its end to read, its end to write) and its size, which is `want` bytes if the kernel grants so much.
-pub(crate) fn pipe(want: libc::c_int) -> io::Result<(OwnedFd, OwnedFd, usize)> {
+pub(crate) fn pipe(want: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {
+    let want = libc::c_int::try_from(want).unwrap_or(libc::c_int::MAX);
     let mut ends: [libc::c_int; 2] = [-1; 2];
     // SAFETY: the pointer describes room for the two descriptors.
     if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) } != 0 {
@@ -119,6 +150,14 @@ pub(crate) fn release_free_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Whether a write of a page would not wait: a file always, a pipe while its reader keeps up.
+pub(crate) fn takes_bytes_now(file: BorrowedFd<'_>) -> bool {
+    let mut asked = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: the pointer describes one writable pollfd that outlives the call, which does not wait.
+    let ready = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    ready == 1 && asked.revents & libc::POLLOUT != 0
 }
 
 /// The soft limit of open files, from which the connection cap follows.

@@ -106,7 +106,7 @@ pub(crate) async fn relay_until_end(
         let cut = match step.await {
             Step::Swapped => {
                 epoch = worker.epoch();
-                match reauthorize(secured, worker) {
+                match reauthorize(secured, worker).and_then(|()| worker.still_trusts(upstream)) {
                     Ok(()) => continue,
                     Err(failure) => failure,
                 }
@@ -124,7 +124,7 @@ pub(crate) async fn relay_until_end(
 
 fn reauthorize(secured: &Secured, worker: &Worker) -> Result<(), Failure> {
     let pinned = worker.pin();
-    still_accepted(secured, &pinned)?;
+    still_accepted(secured, &pinned, worker)?;
     if secured.facts.direction == Direction::Inbound {
         let judged = pinned.snapshot.authorize_connection(&secured.facts);
         judged.map_err(|denial| Failure::new(Reason::PolicyChanged, denial.explanation()))?;

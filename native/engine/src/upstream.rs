@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::observe::outcome::Reason;
 use crate::pool::PoolKey;
-use crate::settings::Limits;
+use crate::settings::Settings;
 use crate::stream::Stream;
 use crate::sys;
 use crate::tls::{self, ClientAlpn, ExpectedPeer, TlsFailure};
@@ -107,7 +107,7 @@ impl Target {
     /// # Errors
     /// The reason, before any byte of the request was sent.
     pub(crate) async fn connect(&self, worker: &Worker) -> Result<Stream, Reason> {
-        let tcp = match timeout(self.connect_timeout, dial(self.address, self.source, &worker.settings.limits)).await {
+        let tcp = match timeout(self.connect_timeout, dial(self.address, self.source, &worker.settings)).await {
             Err(_) => return Err(Reason::UpstreamConnectTimeout),
             Ok(Err(_)) => return Err(Reason::UpstreamConnectFailed),
             Ok(Ok(tcp)) => tcp,
@@ -136,10 +136,13 @@ impl Target {
     }
 }
 
-async fn dial(address: SocketAddr, source: Option<IpAddr>, limits: &Limits) -> io::Result<TcpStream> {
+async fn dial(address: SocketAddr, source: Option<IpAddr>, settings: &Settings) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(mark) = settings.mark {
+        sys::set_mark(socket.as_fd(), mark)?; // without it the redirection would send this connection back to us
+    }
     socket.set_nodelay(true)?;
-    if let Some(probing) = limits.keepalive() {
+    if let Some(probing) = settings.limits.keepalive() {
         SockRef::from(&socket).set_tcp_keepalive(&probing)?;
     }
     if let Some(source) = source {

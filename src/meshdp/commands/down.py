@@ -12,7 +12,7 @@ from meshdp.errors import MeshdpError, UsageError
 from meshdp.local import mesh_file
 from meshdp.local.isolation import kernel
 from meshdp.local.isolation.namespaces import Holder
-from meshdp.local.state import Folder, MeshState, ProcessState, folders
+from meshdp.local.state import Folder, MeshState, folders
 
 EXAMPLES = """\
 examples:
@@ -44,7 +44,7 @@ def end(folder: Folder) -> None:
     """Asks the supervising process to end, insists if it must, then removes what a crash left."""
     state = folder.read()
     if folder.held and state is not None:
-        _end_process(state.supervisor, folder)
+        _end_process(state, folder)
     if not folder.take_over():
         raise MeshdpError(f"mesh {folder.mesh} does not end", "end the process that `meshdp up` runs in")
     if state is not None:
@@ -52,8 +52,9 @@ def end(folder: Folder) -> None:
     folder.release()
 
 
-def _end_process(supervisor: ProcessState, folder: Folder) -> None:
-    for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
+def _end_process(state: MeshState, folder: Folder) -> None:
+    supervisor = state.supervisor
+    for number, patience_s in ((signal.SIGTERM, GRACE_S + 2 * state.drain_s), (signal.SIGKILL, GRACE_S)):
         if kernel.started_at(supervisor.pid) == supervisor.started:
             os.kill(supervisor.pid, number)
         deadline = time.monotonic() + patience_s

@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 
+from meshdp.errors import printable
 from meshdp.local.report import Palette, instance_row, show
 from meshdp.local.state import running
 
 EXAMPLES = """\
 examples:
   meshdp ps
-  meshdp ps -o json"""
+  meshdp ps -o json
+
+`meshdp proxy-status` says more about the sidecars.
+exit codes: 0 everything is ready, 1 something is not, 3 no mesh is up"""
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -29,7 +33,8 @@ def run(args: Namespace) -> int:
     for each in state.instances:
         for message in (each.message, each.refusal):
             if message:
-                print(palette.bad(f"{each.namespace}/{each.name}: {message}"), file=sys.stderr)
+                for line in f"{each.namespace}/{each.name}: {message}".split("\n"):
+                    print(palette.bad(printable(line)), file=sys.stderr)
     for finding in state.findings:
-        print(finding, file=sys.stderr)
+        print(printable(finding), file=sys.stderr)
     return 0 if state.ready else 1

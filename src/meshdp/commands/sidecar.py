@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   meshdp sidecar --workload default/details-v1 --feed /run/mesh/details-v1/feed.sock
-  meshdp sidecar --workload default/details-v1 --directory config/ --credentials certs/
+  meshdp sidecar --workload default/details-v1 --config config/ --credentials certs/
+  meshdp sidecar --workload default/details-v1 --config config/ --csr-socket /run/mesh/csr.sock
 
 Every option can also be set as a variable: MESHDP_WORKLOAD, MESHDP_CONCURRENCY, …
 SIGTERM and SIGINT drain, then stop; a second one stops at once."""
@@ -39,8 +40,10 @@ def configure(parser: ArgumentParser) -> None:
     source.add_argument(
         "--feed", metavar="SOCKET", help="Unix socket that sends compiled configuration and certificates"
     )
-    source.add_argument("--directory", metavar="DIR", help="YAML to compile here, watched for changes")
-    parser.add_argument("--credentials", metavar="DIR", help="with --directory: cert-chain.pem, key.pem, root-cert.pem")
+    source.add_argument("--config", "--directory", metavar="DIR", help="YAML to compile here, watched for changes")
+    proof = parser.add_argument_group("certificates, with --config (one of)")
+    proof.add_argument("--credentials", metavar="DIR", help="cert-chain.pem, key.pem, root-cert.pem, watched")
+    proof.add_argument("--csr-socket", metavar="SOCKET", help="Unix socket that signs requests; the key stays inside")
     parser.add_argument(
         "--identity", metavar="SPIFFE-ID", help="expected own identity; default: what the certificate says"
     )
@@ -56,6 +59,9 @@ def configure(parser: ArgumentParser) -> None:
         "--keepalive-s", metavar="SECONDS", help="notice a vanished peer within so long; 0 never asks (120)"
     )
     parser.add_argument("--uid", metavar="N", help="give up root for this user and group")
+    parser.add_argument(
+        "--mark", metavar="N", help="mark own packets (as meshdp-init --proxy-mark); needs CAP_NET_ADMIN"
+    )
     parser.add_argument(
         "--no-post-quantum", dest="post_quantum", action="store_false", default=None, help="offer X25519 alone"
     )

@@ -8,14 +8,18 @@ import signal
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from meshdp.errors import MeshdpError
+from meshdp.errors import UsageError
 from meshdp.local import background, mesh_file
 from meshdp.local.background import Report
+from meshdp.local.certificates import LIFE_S
+from meshdp.local.isolation import rights
 from meshdp.local.isolation.launch import User, invoking_user
+from meshdp.local.isolation.rights import Rights
 from meshdp.local.mesh import Mesh
 from meshdp.local.mesh_file import MeshFile
 from meshdp.local.report import Palette, Voice, instance_row, show
 from meshdp.local.state import Folder, InstanceState
+from meshdp.local.unit import DRAIN_S
 
 EXAMPLES = """\
 examples:
@@ -30,13 +34,19 @@ def configure(parser: ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("-f", "--file", default="mesh.yaml", metavar="FILE", help="the LocalMesh file (mesh.yaml)")
     parser.add_argument("--detach", action="store_true", help="return once all is ready; `meshdp down` ends it")
+    drain = "how long commands, then connections, may take to end (5)"
+    parser.add_argument("--drain-s", type=float, default=DRAIN_S, metavar="SECONDS", help=drain)
+    parser.add_argument(
+        "--certificate-life", type=int, default=LIFE_S, metavar="SECONDS", help="how long certificates live (3600)"
+    )
     parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long all may take (30)")
 
 
 def run(args: Namespace) -> int:
     """Checks what is needed, then runs the mesh here or in the background."""
-    if os.geteuid() != 0:
-        raise MeshdpError("a mesh needs root to make network namespaces", "run it with sudo")
+    if not SHORTEST_LIFE_S <= args.certificate_life <= LONGEST_LIFE_S:
+        expected = f"expected {SHORTEST_LIFE_S} to {LONGEST_LIFE_S} seconds"
+        raise UsageError(f"--certificate-life {args.certificate_life}: {expected}", "the default is one hour")
     file = mesh_file.load(Path(args.file))
     user = invoking_user(os.environ)
     if args.detach:
@@ -49,17 +59,40 @@ def _live(file: MeshFile, user: User, args: Namespace, report: Report) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     voice = Voice(args)
     folder = Folder(file.name)
-    folder.acquire()
-    mesh = None
+    adopted = folder.acquire()
+    mesh, done = None, False
     try:
-        mesh = Mesh(file, folder, user, lambda line: voice.say(f"  {voice.palette.faint(line)}"))
+        taken = rights.take()
+        mesh = Mesh(file, folder, user, taken, lambda line: voice.say(f"  {voice.palette.faint(line)}"))
+        mesh.drain_s, mesh.certificate_life_s = args.drain_s, args.certificate_life
         voice.say(voice.palette.strong(f"mesh {file.name}"))
+        voice.say(f"  {voice.palette.faint(_explain(taken))}")
+        if adopted:
+            voice.say(f"  it did not end by itself the last time: {_adopted(folder)}")
         mesh.build()
-        return asyncio.run(_serve(mesh, args, voice, report))
+        code = asyncio.run(_serve(mesh, args, voice, report))
+        done = True
+        return code
     finally:
         if mesh is not None:
             mesh.remove()
-        folder.release()
+        if adopted and not done:
+            folder.leave()  # a start that fails must not cost what a crash has spared
+        else:
+            folder.release()
+
+
+def _adopted(folder: Folder) -> str:
+    authority = "its certificate authority is adopted" if folder.authority.is_dir() else "it had made no certificates"
+    return f"{authority}, its logs are kept as *.log.1"
+
+
+def _explain(taken: Rights) -> str:
+    """How the sidecars' traffic is told from the applications', and why."""
+    if taken.mode == rights.MARKED:
+        return f"without root; sidecars are told apart by a packet mark: {taken.why}"
+    how = "without root; " if taken.mode == rights.OWNER else ""
+    return f"{how}sidecars are told apart by their user {rights.SIDECAR_ID}"
 
 
 async def _serve(mesh: Mesh, args: Namespace, voice: Voice, report: Report) -> int:
@@ -124,3 +157,6 @@ def _conclude(mesh: Mesh, args: Namespace, voice: Voice) -> int:
             voice.say(f"  {voice.palette.bad('✗')} {unit.instance.key}: {unit.missing}")
     voice.say(voice.palette.bad(f"mesh {mesh.file.name} is not ready; what runs keeps running"))
     return 1
+
+
+SHORTEST_LIFE_S, LONGEST_LIFE_S = 2, 30 * 86_400

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from meshdp.demo import judges
 from meshdp.demo.stage import Recorded, Reply, Stage, wait_for
+from meshdp.local.isolation.rights import MARK, MARKED, OWNER, ROOT, SIDECAR_ID
 
 DETAILS = "http://details:9080/details/0"
 PAGE, VISITOR = "productpage-v1", "visitor"
@@ -26,15 +27,16 @@ class Claim(NamedTuple):
 
 def interception(stage: Stage) -> Iterator[Claim]:
     """The application connects to details; rules hand the connection to the sidecar, which knows where it was going."""
-    saved = stage.rules(PAGE)
-    missing = judges.missing_rules(saved, WANTED_RULES)
-    yield Claim(
-        "the rules redirect to the sidecar, and leave its own traffic alone", not missing, _rules(saved, missing)
-    )
+    mode, sidecar = stage.mesh.rights, stage.sidecar_uid(PAGE)
+    saved, wanted_rules = stage.rules(PAGE), (*WANTED_RULES, OWN_TRAFFIC_RULES[mode])
+    missing = judges.missing_rules(saved, wanted_rules)
+    seen = f"missing: {missing}" if missing else "\n".join(wanted_rules)
+    yield Claim("the rules redirect to the sidecar, and leave its own traffic alone", not missing, seen)
     found = {each.port: each.uid for each in judges.listeners(stage.sockets(PAGE))}
     listening = {port: found.get(port) for port in (15001, 15006)}
-    own = all(uid == SIDECAR_UID for uid in listening.values())
-    yield Claim("the sidecar, user 1337, listens where the rules lead", own, f"port: user {listening}")
+    # As root that is 1337; without root what stands for it outside the mesh, or the user who runs it.
+    own = sidecar is not None and (sidecar == SIDECAR_ID or mode != ROOT) and set(listening.values()) == {sidecar}
+    yield Claim(f"the sidecar, user {sidecar}, listens where the rules lead", own, f"port: user {listening}")
     address = stage.service_address(PAGE, "details")
     with stage.holding(PAGE, DETAILS) as reply:
         wanted = f"{address}:9080"
@@ -123,12 +125,6 @@ def _shown(rows: list[dict[str, Any]]) -> str:
     return "  ".join(f"{name}={row[name]}" for name in names if row.get(name))
 
 
-def _rules(saved: str, missing: list[str]) -> str:
-    if missing:
-        return f"missing: {missing}"
-    return "\n".join(line for line in saved.splitlines() if line in WANTED_RULES)
-
-
 def _shaken(shaken: list[judges.Handshake]) -> str:
     return ", ".join(f"{each.client} -> {each.server} TLS {each.version:#06x}" for each in shaken) or "no handshake"
 
@@ -138,13 +134,16 @@ def _recorded(taken: Recorded, seen: str) -> str:
     return f"{taken.path.name}: {len(taken.streams)} streams, {size} bytes: {seen}"
 
 
-SIDECAR_UID = 1337
+OWN_TRAFFIC_RULES = {
+    ROOT: f"-A ISTIO_OUTPUT -m owner --uid-owner {SIDECAR_ID} -j RETURN",
+    OWNER: f"-A ISTIO_OUTPUT -m owner --uid-owner {SIDECAR_ID} -j RETURN",
+    MARKED: f"-A ISTIO_OUTPUT -m mark --mark {MARK:#x} -j RETURN",
+}
 WANTED_RULES = (
     "-A PREROUTING -p tcp -j ISTIO_INBOUND",
     "-A OUTPUT -j ISTIO_OUTPUT",
     "-A ISTIO_INBOUND -p tcp -j ISTIO_IN_REDIRECT",
     "-A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006",
-    "-A ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN",
     "-A ISTIO_OUTPUT -j ISTIO_REDIRECT",
     "-A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001",
 )

@@ -2,24 +2,25 @@
 
 In:      the link's namespace and the name of an instance's port there; or a pcap file.
 Out:     a pcap file that tcpdump and Wireshark read; streams of bytes, one for each direction of each connection.
-Limits:  32 MiB waits in the kernel until it is taken; IPv4 and TCP only.
+Limits:  IPv4 and TCP only.
 Source:  packet(7); pcap-savefile(5); RFC 791 section 3.1, RFC 9293 section 3.1.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from meshdp.local.isolation import kernel
+from meshdp.local.isolation import doors
 
-BUFFER_BYTES = 32 * 1024 * 1024
 SNAP_BYTES = 65535
 
 
@@ -52,16 +53,11 @@ class Stream:
 @contextlib.contextmanager
 def recording(link_pid: int, port: str, path: Path) -> Iterator[None]:
     """Records everything that passes `port` while its body runs, and writes it to `path`."""
-    with kernel.network_of(link_pid):
-        tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETHERTYPE_ALL))
+    with doors.socket_in(link_pid, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETHERTYPE_ALL)) as tap:
         tap.bind((port, _ETHERTYPE_ALL))
-    tap.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER_BYTES)
-    tap.setblocking(False)
-    try:
-        yield
-        write_pcap(path, list(_drain(tap)))
-    finally:
-        tap.close()
+        with _Taker(tap) as taker:
+            yield
+        write_pcap(path, taker.packets)
 
 
 def write_pcap(path: Path, packets: list[Packet]) -> None:
@@ -139,20 +135,45 @@ def _segment(frame: bytes) -> Segment | None:
     )
 
 
-def _drain(tap: socket.socket) -> Iterator[Packet]:
-    """What has come so far; the times are those of the taking, close enough for reading."""
-    while True:
-        try:
-            frame = tap.recv(SNAP_BYTES)
-        except BlockingIOError:
-            return
-        yield Packet(time.time(), frame)
+class _Taker:
+    """Takes frames off a tap in a thread while a block runs: for ordinary users the kernel's buffer is small."""
+
+    def __init__(self, tap: socket.socket) -> None:
+        self.packets: list[Packet] = []
+        self._tap = tap
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._tap.settimeout(_POLL_S)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        """What is there when the end comes is still taken, for `_LAST_S` where traffic never pauses; times are those of
+        the taking, close enough for reading."""
+        until = math.inf
+        while time.monotonic() < until:
+            if self._ended.is_set():
+                until = min(until, time.monotonic() + _LAST_S)
+            try:
+                frame = self._tap.recv(SNAP_BYTES)
+            except TimeoutError:
+                if self._ended.is_set():
+                    return
+                continue
+            self.packets.append(Packet(time.time(), frame))
 
 
 _ETHERTYPE_ALL = 0x0003
 _ETHERTYPE_IPV4 = b"\x08\x00"
 _ETHERNET_BYTES = 14
-_SO_RCVBUFFORCE = 33
+_POLL_S = 0.05
+_LAST_S = 1.0
 _SYN = 0x02
 _SEQUENCES = 1 << 32
 _PCAP_MAGIC = 0xA1B2C3D4

@@ -1,13 +1,15 @@
 """Decides from recorded bytes and printed rules what really happened. Pure: no sockets, no files, no mesh.
 
 In:      streams of a capture, `iptables-save`, the kernel's table of sockets.
-Out:     request lines, handshakes, missing rules, listeners.
+Out:     request lines, unencrypted answers, handshakes, missing rules, listeners, who connected, how long a service was
+         away.
 Source:  RFC 9112 section 3, RFC 8446 sections 4.1 and 4.2.1.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -45,6 +47,36 @@ def handshakes(found: Iterable[Stream]) -> list[Handshake]:
         for each in known
         if (message := _first_message(each.data))[:1] == _SERVER_HELLO and (each.destination, each.source) in clients
     ]
+
+
+def unencrypted(found: Iterable[Stream], server: str) -> list[str]:
+    """How every stream begins that a server sent and that is not made of TLS records."""
+    sent = [each.data for each in found if each.source == server and each.data]
+    return [repr(data[:_SHOWN_BYTES]) for data in sent if data[0] not in _RECORD_KINDS or data[1:2] != _RECORD_MAJOR]
+
+
+def connected_from(log: str) -> dict[str, int]:
+    """Who connected to a service of Bookinfo, and how often, as its own log says."""
+    return dict(Counter(_CONNECTION.findall(log)))
+
+
+class Outage(NamedTuple):
+    """What a client saw of a service that went away: requests lost, and when the first was answered again."""
+
+    lost: int
+    again_at: float
+
+
+def outage(answers: Iterable[tuple[float, int]], killed_at: float) -> Outage | None:
+    """From times and statuses of requests; None when none was answered any more.
+
+    A request may be answered after the kill though it was served before: what counts is the first success after a
+    failure, or after the kill when nothing failed.
+    """
+    after = sorted(each for each in answers if each[0] > killed_at)
+    lost = [when for when, status in after if status != _OK]
+    again = [when for when, status in after if status == _OK and (not lost or when > lost[0])]
+    return Outage(len(lost), again[0]) if again else None
 
 
 def missing_rules(saved: str, wanted: Iterable[str]) -> list[str]:
@@ -91,6 +123,11 @@ def _chosen_version(hello: bytes) -> int:
 
 
 _REQUEST_LINE = re.compile(rb"((?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE) \S+ HTTP/1\.[01])\r\n")
+_RECORD_KINDS = range(20, 24)  # RFC 8446 section 5.1
+_RECORD_MAJOR = b"\x03"
+_SHOWN_BYTES = 40
+_CONNECTION = re.compile(r"^connection from (\S+)$", re.MULTILINE)
+_OK = 200
 _LISTEN = "0A"
 _HANDSHAKE = 22
 _RECORD_HEAD = 5

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +25,8 @@ import msgspec
 
 from meshdp.demo import capture
 from meshdp.errors import MeshdpError
-from meshdp.local.isolation import inside, namespaces
+from meshdp.local.control import ask
+from meshdp.local.isolation import inside, kernel, namespaces
 from meshdp.local.isolation.namespaces import Holder
 from meshdp.local.state import Folder, InstanceState, MeshState, instance_named
 
@@ -85,12 +88,23 @@ class Stage:
         """Puts a step's policies in force everywhere, by writing the watched file; the seconds it took."""
         before = self.mesh.documents
         began = time.monotonic()
-        fresh = self.files / "policies" / f".{POLICY_FILE}"
-        fresh.write_bytes((self.files / "steps" / f"{step}.yaml").read_bytes())
-        fresh.rename(self.files / "policies" / POLICY_FILE)
+        current, wanted = self.files / "policies" / POLICY_FILE, (self.files / "steps" / f"{step}.yaml").read_bytes()
+        if current.exists() and current.read_bytes() == wanted:
+            before = ""  # nothing new to read: what there is only has to be in force
+        fresh = current.with_name(f".{POLICY_FILE}")
+        fresh.write_bytes(wanted)
+        fresh.rename(current)
         if not wait_for(lambda: self._settled_after(before), CHANGE_TIMEOUT_S):
             raise MeshdpError(f"{step} was not in force after {CHANGE_TIMEOUT_S:.0f} s", "see `meshdp ps`")
         return time.monotonic() - began
+
+    def renew(self) -> int:
+        """Has every sidecar renew its certificate now, and waits until all have another one; how many they are."""
+        before = self._serials()
+        ask(self._folder.control, "certs-rotate")
+        if not wait_for(lambda: self._renewed_since(before), CHANGE_TIMEOUT_S):
+            raise MeshdpError(f"no new certificates after {CHANGE_TIMEOUT_S:.0f} s", "see `meshdp certs show`")
+        return len(before)
 
     def send(self, workload: str, *wanted: Wanted) -> list[Reply]:
         """Sends requests from inside a workload, as its application would."""
@@ -124,6 +138,11 @@ class Stage:
         with capture.recording(self.mesh.link.pid, self.instance(workload).port_name, path):
             yield lambda: Recorded(path, capture.streams(capture.read_pcap(path)))
 
+    def command_in(self, workload: str, script: str, words: str) -> list[str]:
+        """The command line that runs one of Bookinfo's own scripts inside a workload, as its application would."""
+        command = [sys.executable, "-P", "-m", "meshdp", "exec", "--mesh", self._folder.mesh, workload]
+        return [*command, "--", "python3", str(self.files / script), words]
+
     def admin(self, workload: str, path: str) -> Any:
         """The JSON that a sidecar's admin port answers; None when it does not."""
         answer = asyncio.run(inside.ask(self.instance(workload).holder.pid, inside.ADMIN_PORT, path))
@@ -149,10 +168,39 @@ class Stage:
         """The kernel's table of TCP sockets in a workload's namespace."""
         return Path(f"/proc/{self.instance(workload).holder.pid}/net/tcp").read_text()
 
+    def sidecar_uid(self, workload: str) -> int | None:
+        """The user that a workload's sidecar runs as, in the machine's numbers; None while there is none."""
+        try:
+            status = Path(f"/proc/{self.instance(workload).sidecar_pid}/status").read_text()
+        except OSError:
+            return None
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:"))
+
     def sidecar_log(self, workload: str) -> str:
         """Everything that a workload's sidecar has written."""
         instance = self.instance(workload)
         return self._folder.logs_of(instance.namespace, instance.name)[1].read_text(errors="replace")
+
+    def application_log(self, workload: str) -> str:
+        """Everything that a workload's application has written."""
+        instance = self.instance(workload)
+        return self._folder.logs_of(instance.namespace, instance.name)[0].read_text(errors="replace")
+
+    def kill_sidecar(self, workload: str) -> float:
+        """Ends a workload's sidecar with SIGKILL, as whoever runs the mesh may; when, in seconds since boot."""
+        os.kill(self.instance(workload).sidecar_pid, signal.SIGKILL)
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def started_again(self, workload: str, before: InstanceState) -> float | None:
+        """When the sidecar that took the place of an earlier one was started, in seconds since boot."""
+        pid = self.instance(workload).sidecar_pid
+        started = kernel.started_at(pid) if pid not in (0, before.sidecar_pid) else None
+        return None if started is None else started / os.sysconf("SC_CLK_TCK")
+
+    def sidecars(self, workload: str, before: InstanceState) -> str:
+        """The sidecar of then and the one of now, as evidence."""
+        now = self.instance(workload)
+        return f"process {before.sidecar_pid}, now {now.sidecar_pid}, {now.restarts - before.restarts} restart(s)"
 
     def service_address(self, workload: str, name: str) -> str:
         """Where a service's name leads inside a workload, as its hosts file says."""
@@ -162,9 +210,14 @@ class Stage:
 
     def _probe(self, workload: str, wanted: tuple[Wanted, ...], *, hold: bool) -> list[str]:
         requests = [{"method": each.method, "url": each.url, "headers": each.headers} for each in wanted]
-        words = json.dumps({"requests": requests, "hold": hold})
-        command = [sys.executable, "-P", "-m", "meshdp", "exec", "--mesh", self._folder.mesh, workload]
-        return [*command, "--", "python3", str(self.files / "probe.py"), words]
+        return self.command_in(workload, "probe.py", json.dumps({"requests": requests, "hold": hold}))
+
+    def _serials(self) -> dict[str, str]:
+        """The certificate that each sidecar has."""
+        return {row["workload"]: row["serial"] for row in ask(self._folder.control, "certs")["workloads"]}
+
+    def _renewed_since(self, before: dict[str, str]) -> bool:
+        return all(serial and serial != before[name] for name, serial in self._serials().items())
 
     def _settled_after(self, documents: str) -> bool:
         """The mesh has read something new, and every sidecar has acknowledged what follows from it."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshdp.demo import acts, acts_policy
+from meshdp.demo import acts, acts_life, acts_policy
 from meshdp.demo.acts import Claim
 from meshdp.demo.stage import Stage
 from meshdp.errors import MeshdpError
@@ -60,6 +60,9 @@ ACTS = (
     Act("deny-all", "e. Deny all", acts_policy.deny_all),
     Act("details-viewer", "f. Least privilege for details", acts_policy.details_viewer),
     Act("product-page", "g. The page", acts_policy.product_page),
+    Act("change", "h. Change under load", acts_life.change),
+    Act("killed", "i. A sidecar is killed", acts_life.killed),
+    Act("cost", "j. What it costs", acts_life.cost),
 )
 
 

@@ -8,7 +8,7 @@ Fails:   never for bad documents: what cannot be read is a finding, and its last
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -23,7 +23,7 @@ from meshdp.local.mesh_file import Instance, InstanceKey, MeshFile
 from meshdp.local.translation import Target
 from meshdp.resources import Meta, ResourceSet
 from meshdp.resources.service import Service
-from meshdp.resources.workload import Pod, PodSpec, PodStatus
+from meshdp.resources.workload import Container, ContainerPort, Pod, PodCondition, PodSpec, PodStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,12 @@ class Configuration:
         for instance in mesh.instances:
             self.addresses[instance.key] = given[str(instance.key)]
 
-    def compile(self, resources: ResourceSet) -> Compiled:
-        """Adds what the mesh file and the address pools know, and compiles for every sidecar."""
-        complete = resources.with_changes([*self._instance_pods(), *self._placed_services(resources)])
+    def compile(self, resources: ResourceSet, ended: Collection[InstanceKey] = ()) -> Compiled:
+        """Adds what the mesh file and the address pools know, and compiles for every sidecar.
+
+        ended: instances whose command is gone; they are nobody's endpoint any more.
+        """
+        complete = resources.with_changes([*self._instance_pods(ended), *self._placed_services(resources)])
         directory = Directory(complete)
         known = {(workload.namespace, workload.name): workload for workload in directory.workloads}
         snapshots = compile_all(complete)
@@ -74,9 +77,13 @@ class Configuration:
             documents=_digest(resources),
         )
 
-    def _instance_pods(self) -> list[Pod]:
+    def _instance_pods(self, ended: Collection[InstanceKey]) -> list[Pod]:
         where = Where(str(self._mesh.path), 1)
-        return [_pod(instance, self.addresses[instance.key], where) for instance in self._mesh.instances]
+        return [_pod(each, self._status(each, ended), where) for each in self._mesh.instances]
+
+    def _status(self, instance: Instance, ended: Collection[InstanceKey]) -> PodStatus:
+        ready = PodCondition("Ready", "False" if instance.key in ended else "True")
+        return PodStatus(pod_ip=self.addresses[instance.key], conditions=[ready])
 
     def _placed_services(self, resources: ResourceSet) -> list[Service]:
         """Services that need a virtual address and have none written get a stable one."""
@@ -97,14 +104,15 @@ def _digest(resources: ResourceSet) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _pod(instance: Instance, address: str, where: Where) -> Pod:
+def _pod(instance: Instance, status: PodStatus, where: Where) -> Pod:
     """The Pod that Kubernetes and its injector would have made of this instance."""
     labels = {WORKLOAD_NAME: instance.workload, **instance.labels}
     if instance.sidecar:
         labels |= {TLS_MODE: "istio", SIDECAR: "true"}
     meta = Meta(name=instance.key.name, namespace=instance.key.namespace, labels=labels)
-    spec = PodSpec(service_account_name=instance.service_account)
-    return Pod(meta, where, spec, PodStatus(pod_ip=address))
+    ports = [ContainerPort(number, name) for name, number in instance.ports.items()]
+    spec = PodSpec(service_account_name=instance.service_account, containers=[Container(instance.workload, ports)])
+    return Pod(meta, where, spec, status)
 
 
 def _needs_address(service: Service) -> bool:

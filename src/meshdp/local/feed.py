@@ -1,9 +1,10 @@
 """Serves configuration and certificates to the sidecars of this machine, one Unix socket each.
 
 In:      snapshots from `configuration`, certificate requests from sidecars.
-Out:     transactions, certificates; what each sidecar says is in force.
-Limits:  frames of at most 64 MiB; one transaction in flight, answered within 10 s; one connection per sidecar, the
-         newest; the last 8 snapshots are kept as bases for short transactions.
+Out:     transactions, certificates (`desk`); what each sidecar says is in force.
+Limits:  frames of at most 64 MiB; UNREAD_LIMIT_BYTES of small answers that a sidecar does not read; one transaction in
+         flight, answered within 10 s; one connection per sidecar, the newest; the last 8 snapshots are bases for
+         short transactions.
 Fails:   a peer that breaks the protocol is disconnected and reported; it reconnects and is told again.
 Source:  docs/feed.md.
 """
@@ -12,66 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from meshdp.compiler.snapshot import Snapshot
-from meshdp.control.authority import Authority, RequestRefused
-from meshdp.local.isolation.launch import SIDECAR_ID
+from meshdp.control.authority import Authority
+from meshdp.control.desk import Desk
+from meshdp.control.frames import Frame, ProtocolError, read_frame
+from meshdp.local.isolation.rights import SIDECAR_ID
 
-FRAME_LIMIT_BYTES = 64 * 1024 * 1024
 ANSWER_TIMEOUT_S = 10.0
 BASES_KEPT = 8
-
-
-class ProtocolError(ValueError):
-    """What a peer sent is not the feed's protocol; a sentence about what was expected."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One message: its kind (one letter) and its body."""
-
-    kind: str
-    body: bytes
-
-    def encode(self) -> bytes:
-        """The frame as bytes: length of kind and body, kind, body."""
-        return struct.pack(">I", len(self.body) + 1) + self.kind.encode() + self.body
-
-    def fields(self) -> dict[str, str]:
-        """The body's JSON object with its text fields."""
-        try:
-            value = json.loads(self.body)
-        except ValueError as error:
-            raise ProtocolError(f"expected a JSON body in {self.kind}") from error
-        if not isinstance(value, dict):
-            raise ProtocolError(f"expected a JSON object in {self.kind}")
-        return {name: text for name, text in value.items() if isinstance(text, str)}
-
-
-async def read_frame(reader: asyncio.StreamReader) -> Frame | None:
-    """The next frame; None when the peer has closed between frames."""
-    try:
-        head = await reader.readexactly(5)
-    except asyncio.IncompleteReadError as cut:
-        if cut.partial:
-            raise ProtocolError("expected a whole frame before the end") from cut
-        return None
-    length = struct.unpack(">I", head[:4])[0]
-    if not 1 <= length <= FRAME_LIMIT_BYTES:
-        raise ProtocolError(f"expected a frame of 1 to {FRAME_LIMIT_BYTES} bytes, found {length}")
-    try:
-        body = await reader.readexactly(length - 1)
-    except asyncio.IncompleteReadError as cut:
-        raise ProtocolError("expected a whole frame before the end") from cut
-    return Frame(chr(head[4]), body)
+UNREAD_LIMIT_BYTES = 1024 * 1024
 
 
 class Feed:
@@ -81,9 +37,8 @@ class Feed:
         self.workload = workload
         self.in_force = ""
         self.refusal = ""
-        self._authority = authority
+        self.desk = Desk(workload, authority)
         self._changed = changed
-        self._identity = ""
         self._wanted: Snapshot | None = None
         self._bases: deque[Snapshot] = deque(maxlen=BASES_KEPT)
         self._refused_whole = ""
@@ -101,18 +56,20 @@ class Feed:
         """The sidecar is here and has what it should have."""
         return self._session is not None and self._wanted is not None and self.in_force == self._wanted.digest
 
-    async def open(self, path: Path) -> None:
-        """Listens in a folder of its own that only the sidecar's user and root may enter."""
+    async def open(self, path: Path, reader: int | None = SIDECAR_ID) -> None:
+        """Listens in a folder of its own that only our user and the group `reader`, the sidecar's, may enter."""
         path.parent.mkdir(mode=0o700, parents=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(path))
-        for owned in (path, path.parent):
-            os.chown(owned, SIDECAR_ID, SIDECAR_ID)
+        for owned, mode in ((path, 0o660), (path.parent, 0o710)):
+            if reader is not None:
+                os.chown(owned, -1, reader)  # the folder stays ours, so that it can be removed after a crash
+                owned.chmod(mode)
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_READ_AHEAD_BYTES)
 
     def offer(self, snapshot: Snapshot, identity: str) -> None:
         """Makes a snapshot the wanted one and sends it as soon as nothing is in flight."""
-        self._identity = identity
+        self.desk.identity = identity
         if self._wanted is not None and self._wanted.digest == snapshot.digest:
             return
         self._wanted = snapshot
@@ -140,6 +97,7 @@ class Feed:
             session.drop()
             if self._session is session:
                 self._session = None
+                self.desk.leave()
                 self._changed()
 
     async def _converse(self, reader: asyncio.StreamReader, session: _Session) -> None:
@@ -150,13 +108,20 @@ class Feed:
         while (frame := await read_frame(reader)) is not None:
             match frame.kind:
                 case "C":
-                    self._sign(frame.body, session)
+                    answer = self.desk.sign(frame.body)
+                    session.send(answer)
+                    if answer.kind == "E":
+                        self._changed()
+                    await asyncio.sleep(0)  # a request costs time: the others have their turn
+                case "I":
+                    self.desk.hear(frame)
+                    self._changed()
                 case "A":
                     self._acknowledged(frame.fields(), session)
                 case "N":
                     self._refused(frame.fields(), session)
                 case _:
-                    raise ProtocolError(f"expected C, A or N, found {frame.kind!r}")
+                    raise ProtocolError(f"expected C, I, A or N, found {frame.kind!r}")
 
     def _greet(self, hello: Frame, session: _Session) -> None:
         if hello.kind != "H":
@@ -167,21 +132,11 @@ class Feed:
         if self._session is not None:
             self._session.drop()
         self._session = session
+        self.desk.join(session.send)
         self._refused_whole, self._whole_next = "", False
         self.in_force = said.get("digest", "")
         self._changed()
         self._push()
-
-    def _sign(self, request: bytes, session: _Session) -> None:
-        if not self._identity:
-            session.send("E", {"message": "the workload's identity is not known yet"})
-            return
-        try:
-            chain = self._authority.sign(request, self._identity)
-        except RequestRefused as refused:
-            session.send("E", {"message": str(refused)})
-            return
-        session.send("K", {"chain": chain, "bundle": self._authority.bundle})
 
     def _acknowledged(self, said: dict[str, str], session: _Session) -> None:
         session.answered(said.get("digest", ""))
@@ -237,9 +192,12 @@ class _Session:
         if self._deadline is not None:
             self._deadline.cancel()
 
-    def send(self, kind: str, body: dict[str, str]) -> None:
-        """Sends a small message."""
-        self._writer.write(Frame(kind, json.dumps(body).encode()).encode())
+    def send(self, frame: Frame) -> None:
+        """Sends a small message; a peer that asks and does not read is let go."""
+        if self._writer.transport.get_write_buffer_size() > UNREAD_LIMIT_BYTES and not self.flying:
+            self.drop()
+        else:
+            self._writer.write(frame.encode())
 
     def drop(self) -> None:
         """Closes the connection; nothing in flight is waited for any more."""

@@ -12,20 +12,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from meshdp.control.authority import Authority
 from meshdp.errors import MeshdpError
-from meshdp.local import hosts, translation
+from meshdp.local import hosts, logs, translation
+from meshdp.local.certificates import LIFE_S, Certificates
 from meshdp.local.configuration import Compiled, Configuration
-from meshdp.local.feed import Feed
+from meshdp.local.control import ControlSocket
 from meshdp.local.isolation import kernel, namespaces
-from meshdp.local.isolation.launch import SIDECAR_ID, User
+from meshdp.local.isolation.launch import User
 from meshdp.local.isolation.namespaces import Holder
-from meshdp.local.mesh_file import Instance, MeshFile
+from meshdp.local.isolation.rights import MARKED, SIDECAR_ID, Rights
+from meshdp.local.mesh_file import Instance, InstanceKey, MeshFile
 from meshdp.local.state import Folder, MeshState, ProcessState
-from meshdp.local.unit import Place, Unit
+from meshdp.local.unit import DRAIN_S, Place, Unit
 from meshdp.resources import Loaded
 from meshdp.sources.files import FileSource
 
@@ -37,11 +39,14 @@ Say = Callable[[str], None]
 class Mesh:
     """One mesh, from its file to its end. `build` before the event loop starts, then `run`, then `remove`."""
 
-    def __init__(self, file: MeshFile, folder: Folder, user: User, say: Say) -> None:
+    def __init__(self, file: MeshFile, folder: Folder, user: User, rights: Rights, say: Say) -> None:
         self.file = file
         self.units: list[Unit] = []
+        self.drain_s = DRAIN_S
+        self.certificate_life_s = LIFE_S
         self._folder = folder
         self._user = user
+        self._rights = rights
         self._say = say
         self._source = FileSource(file.resources)
         self._configuration = Configuration(file)
@@ -50,6 +55,8 @@ class Mesh:
         self._findings: list[str] = []
         self._writing = False
         self._waiting: list[asyncio.Future[None]] = []
+        self._next_look: asyncio.TimerHandle | None = None
+        self._ended: frozenset[InstanceKey] = frozenset()
 
     @property
     def log(self) -> Path:
@@ -81,22 +88,31 @@ class Mesh:
 
     async def run(self) -> None:
         """Feeds, starts and watches until cancelled."""
-        authority = Authority.open(self._folder.authority, f"{self.file.name} root")
+        certificates = Certificates(self._folder.authority, self.file.name, self.certificate_life_s, self._say)
         for unit in self.units:
             if unit.instance.sidecar:
-                unit.feed = Feed(str(unit.instance.key), authority, self.note_change)
-                await unit.feed.open(unit.place.feed_socket)
+                unit.feed = certificates.feed(str(unit.instance.key), self.note_change)
+                reader = None if self._rights.mode == MARKED else SIDECAR_ID
+                await unit.feed.open(unit.place.feed_socket, reader)
+        control = ControlSocket(certificates.verbs)
+        await control.open(self._folder.control)
         self._distribute()
         self._write_state()
-        asyncio.get_running_loop().add_reader(self._source.fileno(), self._look)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._source.fileno(), self._look)
+        self._look_later()
+        loop.add_signal_handler(signal.SIGCHLD, self._collect_orphans)
         try:
             async with asyncio.TaskGroup() as group:
                 for unit in self.units:
+                    unit.drain_s = self.drain_s
                     group.create_task(unit.run())
-                group.create_task(asyncio.Event().wait())  # a mesh of ended commands is still a mesh
+                group.create_task(self._bound_logs())  # which also makes a mesh of ended commands a mesh
         finally:
-            asyncio.get_running_loop().remove_reader(self._source.fileno())
+            loop.remove_reader(self._source.fileno())
+            control.close()
             await self._stop()
+            loop.remove_signal_handler(signal.SIGCHLD)
 
     def remove(self) -> None:
         """Ends what is left and takes the namespaces away. Safe after a failure anywhere above."""
@@ -120,12 +136,18 @@ class Mesh:
             if not waiting.done():
                 waiting.set_result(None)
         self._waiting.clear()
+        ended = frozenset(unit.instance.key for unit in self.units if unit.phase in ("exited", "failed"))
+        if ended != self._ended:
+            self._ended = ended
+            asyncio.get_running_loop().call_soon(self._reload)
         if not self._writing:
             self._writing = True
             asyncio.get_running_loop().call_soon(self._write_state)
 
     async def _stop(self) -> None:
-        await asyncio.gather(*(unit.stop() for unit in self.units))
+        # All commands before any sidecar: the last words of one may go to another.
+        await asyncio.gather(*(unit.stop_command() for unit in self.units))
+        await asyncio.gather(*(unit.stop_sidecar() for unit in self.units))
         for unit in self.units:
             if unit.feed is not None:
                 await unit.feed.close()
@@ -135,7 +157,7 @@ class Mesh:
         address = self._configuration.addresses[key]
         folder = self._folder.files_of(*key)
         folder.mkdir(mode=0o700)
-        files = namespaces.Files(folder / "hosts", folder / "resolv.conf", self._folder.path)
+        files = namespaces.Files(folder / "hosts", folder / "resolv.conf", self._folder.path.parent)
         for path, text in ((files.hosts, self._hosts(instance)), (files.resolver, hosts.resolver_file(key.namespace))):
             path.write_text(text)
             path.chmod(0o644)
@@ -143,13 +165,13 @@ class Mesh:
         self._holders.append(holder)
         # Redirection comes before the way to the link: there is no moment without it.
         if instance.sidecar:
-            namespaces.run_inside(holder, [str(initializer), *INIT_ARGUMENTS])
+            namespaces.run_inside(holder, [str(initializer), *self._rights.init_arguments, *INIT_ARGUMENTS])
         else:
             self._translate(holder)
         namespaces.join(link, holder, index, address)
         log, sidecar_log = self._folder.logs_of(*key)
         port_name = namespaces.port_name(index)
-        place = Place(address, port_name, holder, self._folder.feed_of(index), log, sidecar_log)
+        place = Place(address, port_name, holder, self._rights, self._folder.feed_of(index), log, sidecar_log)
         self.units.append(Unit(instance, place, self._user, self.note_change))
 
     def _look(self) -> None:
@@ -157,14 +179,20 @@ class Mesh:
         loop = asyncio.get_running_loop()
         if self._source.changed():
             loop.call_later(DEBOUNCE_S, self._reload)
-        elif (wait_s := self._source.wait_s()) is not None:
-            loop.call_later(wait_s, self._look)
+        else:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        """One timer, however often it is asked for."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._next_look = asyncio.get_running_loop().call_later(self._source.wait_s(), self._look)
 
     def _reload(self) -> None:
-        """One change of the documents: compiled for everyone once, then handed out."""
+        """One change of the documents or of what runs: compiled for everyone once, then handed out."""
         loaded = self._source.load()
         self._take_findings(loaded)
-        self._compiled = self._configuration.compile(loaded.resources)
+        self._compiled = self._configuration.compile(loaded.resources, self._ended)
         self._distribute()
         for unit in self.units:
             unit_hosts = self._folder.files_of(*unit.instance.key) / "hosts"
@@ -172,8 +200,25 @@ class Mesh:
             if not unit.instance.sidecar:
                 self._translate(unit.place.holder)
         self.note_change()
-        if (wait_s := self._source.wait_s()) is not None:
-            asyncio.get_running_loop().call_later(wait_s, self._look)
+        self._look_later()
+
+    async def _bound_logs(self) -> None:
+        """Looks at the logs now and then, for as long as the mesh runs."""
+        paths = [self._folder.log, *(log for unit in self.units for log in (unit.place.log, unit.place.sidecar_log))]
+        said: set[str] = set()
+        while True:
+            for problem in logs.bound(paths):
+                if problem not in said:
+                    said.add(problem)
+                    self._say(problem)
+            await asyncio.sleep(logs.LOOK_EVERY_S)
+
+    def _collect_orphans(self) -> None:
+        """As process 1 of a container this process is given children that nobody waits for."""
+        ours = {holder.pid for holder in self._holders}.union(*(unit.children for unit in self.units))
+        for pid in kernel.children() - ours:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
 
     def _distribute(self) -> None:
         if self._compiled is None:
@@ -211,11 +256,13 @@ class Mesh:
             supervisor=ProcessState(own, kernel.started_at(own) or 0),
             link=ProcessState(link.pid, link.started),
             user=self._user.name,
+            rights=self._rights.mode,
             ready=self.ready,
             settled=self.settled,
             documents=self._compiled.documents if self._compiled is not None else "",
             findings=self._findings,
             instances=[unit.state() for unit in self.units],
+            drain_s=self.drain_s,
         )
         self._folder.write(state)
 
@@ -244,6 +291,6 @@ def _rewrite(path: Path, text: str) -> None:
 
 # Everything is captured but the sidecar's own ports that must answer anyone.
 INIT_ARGUMENTS = (
-    *("-p", "15001", "-z", "15006", "-u", str(SIDECAR_ID), "-g", str(SIDECAR_ID)),
+    *("-p", "15001", "-z", "15006"),
     *("-b", "*", "-d", "15090,15021,15020", "-i", "*"),
 )

@@ -36,7 +36,8 @@ class InstanceKey(NamedTuple):
 class Instance:
     """One instance of a workload: a process of the user's and, in the mesh, its sidecar.
 
-    workload: the name in the file; `key.name` adds the replica's number when there are several.
+    workload: the name in the file; `key.name` adds the replica's number when there are several. ports: numbers under
+    names that a service's `targetPort` may use.
     """
 
     key: InstanceKey
@@ -46,6 +47,7 @@ class Instance:
     command: tuple[str, ...]
     working_dir: Path
     env: dict[str, str]
+    ports: dict[str, int]
     sidecar: bool
 
 
@@ -69,6 +71,7 @@ class WorkloadShape(Shape, frozen=True):
     labels: dict[str, str] = {}
     working_dir: str = "."
     env: dict[str, str] = {}
+    ports: dict[str, int] = {}
     replicas: int = 1
     sidecar: bool = True
 
@@ -137,6 +140,7 @@ def _instances(workload: WorkloadShape, base: Path) -> Iterator[Instance]:
         command=tuple(workload.command),
         working_dir=(base / workload.working_dir).resolve(),
         env=workload.env,
+        ports=workload.ports,
         sidecar=workload.sidecar,
     )
     if workload.replicas == 1:
@@ -170,6 +174,9 @@ def _workload_problems(workload: WorkloadShape, mesh: MeshFile, path: tuple[str 
         yield Problem("MDP0205", (*path, "serviceAccount"), f"{workload.service_account[:60]!r} is not a DNS name")
     if not workload.command or not workload.command[0]:
         yield Problem("MDP0203", (*path, "command"), "expected a program and its arguments")
+    for name, number in workload.ports.items():
+        if not 0 < number < 65536:
+            yield Problem("MDP0204", (*path, "ports", name), f"expected a port from 1 to 65535, found {number}")
     if workload.replicas < 0:
         yield Problem("MDP0204", (*path, "replicas"), "expected 0 or more")
     folder = (mesh.path.parent / workload.working_dir).resolve()

@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import TextIO
 
 import yaml
 
+from meshdp.errors import printable
 from meshdp.local.state import InstanceState
 
 Row = dict[str, object]
+FORMS = ("table", "json", "yaml")
 
 
 class Palette:
@@ -61,12 +64,18 @@ class Voice:
 
 def show(rows: Sequence[Row], form: str) -> None:
     """Prints rows in the form asked for; all rows have the same keys."""
-    if form == "json":
-        print(json.dumps(list(rows), indent=2))
-    elif form == "yaml":
-        print(yaml.safe_dump(list(rows), sort_keys=False), end="")
-    else:
+    if form == "table":
         print(table(rows))
+    else:
+        dump(list(rows), form)
+
+
+def dump(answer: object, form: str) -> None:
+    """Prints an answer for a program."""
+    if form == "json":
+        print(json.dumps(answer, indent=2))
+    else:
+        print(yaml.safe_dump(answer, sort_keys=False, allow_unicode=True), end="")
 
 
 def instance_row(state: InstanceState) -> Row:
@@ -100,4 +109,24 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    if isinstance(value, dict):
+        return printable(", ".join(f"{name}={text}" for name, text in value.items())) or "-"
+    if isinstance(value, list | tuple):
+        return printable(", ".join(map(str, value))) or "-"
+    return printable(str(value))
+
+
+def moment(unix: int | float | None, divisor: int = 1) -> str | None:
+    """A time as programs read it (RFC 3339, UTC); None stays None."""
+    return None if unix is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix / divisor))
+
+
+def duration(seconds: float) -> str:
+    """A span in its two largest units: 4s, 3m12s, 5h03m, 2d07h; what is over is marked so."""
+    whole = int(abs(seconds))
+    if seconds <= -1:
+        return f"{duration(whole)} ago"
+    for unit, next_unit, size, next_size in (("d", "h", 86400, 3600), ("h", "m", 3600, 60), ("m", "s", 60, 1)):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // next_size:02}{next_unit}"
+    return f"{whole}s"

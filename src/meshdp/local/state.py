@@ -2,7 +2,7 @@
 
 In:      `MeshState` from the process that runs the mesh, the only writer, which holds the folder's lock.
 Out:     the same, read by other commands; a lock that is free says that the writer is gone.
-Limits:  the folder is under /run/meshdp for root, else under $XDG_STATE_HOME; MESHDP_STATE_DIR overrides both.
+Limits:  the folder is under /run/meshdp for root, else where `homes` finds a place; MESHDP_STATE_DIR overrides both.
 Fails:   Refused when the mesh is up already, Unreachable when no such mesh is, UsageError when several are.
 """
 
@@ -12,12 +12,15 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from meshdp.errors import Refused, Unreachable, UsageError
+from meshdp.local import homes
+
+SOCKET_PATH_LIMIT_BYTES = 107
 
 
 class ProcessState(msgspec.Struct, frozen=True):
@@ -61,7 +64,7 @@ class InstanceState(msgspec.Struct, frozen=True):
 class MeshState(msgspec.Struct, frozen=True):
     """A whole mesh. documents: tells their states apart. settled: every sidecar has what follows from them.
 
-    findings: what is wrong with the documents.
+    findings: what is wrong with the documents. drain_s: how long its end may take, for commands and again for sidecars.
     """
 
     mesh: str
@@ -69,11 +72,13 @@ class MeshState(msgspec.Struct, frozen=True):
     supervisor: ProcessState
     link: ProcessState
     user: str
+    rights: str = "root"
     ready: bool = False
     settled: bool = False
     documents: str = ""
     findings: list[str] = []
     instances: list[InstanceState] = []
+    drain_s: float = 0
 
 
 class Folder:
@@ -81,7 +86,7 @@ class Folder:
 
     def __init__(self, mesh: str, root: Path | None = None) -> None:
         self.mesh = mesh
-        self.path = (root or state_root(os.environ)) / mesh
+        self.path = (root or homes.state_root(os.environ)) / mesh
         self._lock = -1
 
     @property
@@ -93,6 +98,11 @@ class Folder:
     def authority(self) -> Path:
         """The root's key and certificate."""
         return self.path / "authority"
+
+    @property
+    def control(self) -> Path:
+        """The socket on which the supervising process takes commands."""
+        return self.path / "control.sock"
 
     def logs_of(self, namespace: str, name: str) -> tuple[Path, Path]:
         """The log of an instance's command, and of its sidecar."""
@@ -107,29 +117,43 @@ class Folder:
         """The files that are bound over an instance's own."""
         return self.path / "files" / f"{namespace}.{name}"
 
-    def acquire(self) -> None:
-        """Takes the mesh for this process and makes an empty folder for it.
+    def acquire(self) -> bool:
+        """Takes the mesh for this process and makes its folder; True when a mesh was there that did not end by itself.
+
+        Of that one the certificate authority stays, so that its certificates and saved bundles stay valid, and the logs
+        stay under another name.
 
         Raises:
             Refused: another process has it.
+            UsageError: the folder lies too deep for sockets.
         """
-        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if len(os.fsencode(self.feed_of(_HIGHEST_INDEX))) > SOCKET_PATH_LIMIT_BYTES:
+            hint = "name a shorter one: MESHDP_STATE_DIR=/tmp/mesh meshdp up"
+            raise UsageError(f"a socket's path holds {SOCKET_PATH_LIMIT_BYTES} bytes, too few below {self.path}", hint)
+        homes.make(self.path.parent)
         if not self._try_lock():
             raise Refused(f"mesh {self.mesh} is up already", f"stop it: meshdp down --mesh {self.mesh}")
-        self._clear()
+        crashed = self.path.is_dir()
+        if crashed:
+            self._keep_what_lasts()
         # Open for passing through, so that a sidecar finds its socket; what lies inside is closed.
-        self.path.mkdir(mode=0o711)
+        self.path.mkdir(mode=0o711, exist_ok=True)
         for name in ("logs", "files"):
-            (self.path / name).mkdir(mode=0o700)
+            (self.path / name).mkdir(mode=0o700, exist_ok=True)
         (self.path / "feed").mkdir(mode=0o711)
+        return crashed
+
+    def leave(self) -> None:
+        """Gives the mesh up and leaves its folder to whoever takes it next."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def release(self) -> None:
         """Removes the folder, then the lock."""
         self._clear()
         self._lock_path.unlink(missing_ok=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self.leave()
         with contextlib.suppress(OSError):
             self.path.parent.rmdir()  # only when no other mesh is there
 
@@ -150,7 +174,7 @@ class Folder:
 
     def take_over(self) -> bool:
         """Takes the lock of a mesh whose process is gone, to clean up after it."""
-        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        homes.make(self.path.parent)
         return self._try_lock()
 
     def write(self, state: MeshState) -> None:
@@ -163,8 +187,8 @@ class Folder:
         """The last state written; None when there is none."""
         try:
             return msgspec.json.decode((self.path / _STATE).read_bytes(), type=MeshState)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
+            return None  # none yet, or another version's
 
     @property
     def _lock_path(self) -> Path:
@@ -185,23 +209,25 @@ class Folder:
                     return True
             os.close(descriptor)
 
+    def _keep_what_lasts(self) -> None:
+        """Takes away what a crash left, but for the authority and the logs."""
+        for path in self.path.iterdir():
+            if path == self.log:
+                path.replace(path.with_name(path.name + PREVIOUS))
+            elif path.is_dir() and path.name not in (self.authority.name, "logs"):
+                shutil.rmtree(path, ignore_errors=True)
+            elif not path.is_dir() and path.suffix != PREVIOUS:
+                path.unlink()
+        for log in list((self.path / "logs").glob("*.log")):
+            log.replace(log.with_name(log.name + PREVIOUS))
+
     def _clear(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def state_root(environ: Mapping[str, str]) -> Path:
-    """Where the folders of all meshes of this user are."""
-    if environ.get("MESHDP_STATE_DIR"):
-        return Path(environ["MESHDP_STATE_DIR"]).absolute()
-    if os.geteuid() == 0:
-        return Path("/run/meshdp")
-    base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "meshdp"
-
-
 def folders() -> Iterator[Folder]:
     """Every mesh that is up, or was and left something behind."""
-    root = state_root(os.environ)
+    root = homes.state_root(os.environ)
     if not root.is_dir():
         return
     names = {path.name.removesuffix(".lock") for path in root.iterdir()}
@@ -241,4 +267,8 @@ def instance_named(mesh: MeshState, name: str) -> InstanceState:
     raise UsageError(f"{problem} named {name}", f"choose one of: {known}")
 
 
+PREVIOUS = ".1"
+"""What the name of a log ends with that a crashed mesh wrote."""
+
 _STATE = "state.json"
+_HIGHEST_INDEX = 9999

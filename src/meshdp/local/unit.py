@@ -2,8 +2,10 @@
 
 In:      namespaces with the rules already in place, a feed, what to run.
 Out:     `Unit`, whose fields `mesh` turns into state; `changed` is called after each change.
-Limits:  restarts wait 100 ms, doubling to 5 s, and start over after 10 s of life. The rules stay while a sidecar is
-         away: its ports refuse, and nothing passes unfiltered.
+Limits:  restarts wait 50 ms and double: to 200 ms for a sidecar that had become ready, to 5 s for one that never does.
+         A second of readiness makes them start over. So whatever kills a healthy sidecar, it is back within a second,
+         and one that dies at once costs little. The rules stay while a sidecar is away: its ports refuse, and
+         nothing passes unfiltered.
 Fails:   never: what goes wrong is the unit's phase and message.
 """
 
@@ -19,18 +21,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshdp.errors import MeshdpError
+from meshdp.errors import MeshdpError, printable
+from meshdp.local import logs
 from meshdp.local.feed import Feed
 from meshdp.local.isolation import inside, launch
 from meshdp.local.isolation.namespaces import Holder
+from meshdp.local.isolation.rights import Rights
 from meshdp.local.mesh_file import Instance
 from meshdp.local.state import InstanceState, ProcessState
 
-BACKOFF_FIRST_S = 0.1
+BACKOFF_FIRST_S = 0.05
+BACKOFF_LAST_READY_S = 0.2
 BACKOFF_LAST_S = 5.0
-STABLE_AFTER_S = 10.0
+STABLE_AFTER_S = 1.0
 LOG_LINES_SHOWN = 8
-STOP_TIMEOUT_S = 2.0
+DRAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Place:
     address: str
     port_name: str
     holder: Holder
+    rights: Rights
     feed_socket: Path
     log: Path
     sidecar_log: Path
@@ -57,12 +63,15 @@ class Unit:
         self.restarts = 0
         self.exit_code: int | None = None
         self.ports: tuple[int, ...] = ()
+        self.drain_s = DRAIN_S
         self._user = user
         self._changed = changed
         self._command: subprocess.Popen[bytes] | None = None
         self._sidecar: subprocess.Popen[bytes] | None = None
         self._sidecar_ready = asyncio.Event()
+        self._ready_since: float | None = None
         self._stopping = False
+        self._gone = False
 
     async def run(self) -> None:
         """Lives until cancelled or stopped."""
@@ -70,6 +79,7 @@ class Unit:
             if self.instance.sidecar:
                 group.create_task(self._keep_sidecar())
             group.create_task(self._run_command())
+            group.create_task(self._watch_holder())
 
     def state(self) -> InstanceState:
         """What others may know."""
@@ -103,35 +113,46 @@ class Unit:
             return "its sidecar is not ready"
         return f"its command does not listen on {', '.join(map(str, self.ports))}"
 
-    async def stop(self) -> None:
-        """Asks both processes to end, the command first; the holder's end takes whatever stays."""
+    @property
+    def children(self) -> set[int]:
+        """The processes that somebody here waits for."""
+        return {process.pid for process in (self._command, self._sidecar) if process is not None}
+
+    async def stop_command(self) -> None:
+        """Asks the command to end; its sidecar serves it meanwhile. The holder's end takes what does not."""
         self._stopping = True
-        for process in (self._command, self._sidecar):
-            if process is not None and process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        waiting = [ended(process) for process in (self._command,) if process is not None]
-        if waiting:
-            await asyncio.wait([asyncio.ensure_future(each) for each in waiting], timeout=STOP_TIMEOUT_S)
+        await _end(self._command, self.drain_s)
+
+    async def stop_sidecar(self) -> None:
+        """Drains the sidecar, once nothing is left for it to serve but what peers have begun."""
+        await _end(self._sidecar, self.drain_s + _SIDECAR_EXTRA_S)
 
     async def _keep_sidecar(self) -> None:
         wait_s = BACKOFF_FIRST_S
-        while not self._stopping:
-            began = time.monotonic()
-            self.message = await self._run_sidecar()
-            if self._stopping:
+        while not self._gone:
+            self._ready_since = None
+            message = await self._run_sidecar()
+            if self._stopping or self._gone:
                 return
-            if time.monotonic() - began > STABLE_AFTER_S:
+            if self.phase != "exited":
+                self.message = message
+            ready_s = 0.0 if self._ready_since is None else time.monotonic() - self._ready_since
+            if ready_s > STABLE_AFTER_S:
                 wait_s = BACKOFF_FIRST_S
             self.restarts += 1
             self.phase = "restarting" if self.phase in ("ready", "restarting") else self.phase
             self._changed()
+            wait_s = min(wait_s, BACKOFF_LAST_S if self._ready_since is None else BACKOFF_LAST_READY_S)
             await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, BACKOFF_LAST_S)
+            wait_s *= 2
 
     async def _run_sidecar(self) -> str:
         """One life of a sidecar; how it ended, in words."""
-        argv = sidecar_command(str(self.instance.key), self.place.feed_socket)
-        program = launch.Program(argv, sidecar_env(), launch.sidecar_user(), log=self.place.sidecar_log)
+        rights = self.place.rights
+        argv = sidecar_command(str(self.instance.key), self.place.feed_socket, rights.mark)
+        argv += ["--drain-s", str(self.drain_s)]
+        user, keeps = launch.sidecar_user(rights, self._user), launch.sidecar_capabilities(rights)
+        program = launch.Program(argv, sidecar_env(), user, log=self.place.sidecar_log, keeps=keeps)
         visible = [*launch.interpreter_folders(), self.place.feed_socket.parent]
         try:
             self._sidecar = launch.start_sidecar(self.place.holder, program, visible)
@@ -144,6 +165,8 @@ class Unit:
         finally:
             watch.cancel()
             self._sidecar_ready.clear()
+            if self.feed is not None:
+                self.feed.desk.forget()
         return f"its sidecar ended ({describe_exit(code)}){_tail(self.place.sidecar_log)}"
 
     async def _await_sidecar(self) -> None:
@@ -151,6 +174,7 @@ class Unit:
         while not (self.feed is not None and self.feed.settled and await inside.ready(self.place.holder.pid)):
             await asyncio.sleep(_POLL_S)
         self._sidecar_ready.set()
+        self._ready_since = time.monotonic()
         if self.phase == "restarting":
             self.phase, self.message = "ready", ""
         self._changed()
@@ -171,7 +195,7 @@ class Unit:
         watch = asyncio.create_task(self._await_command())
         code = await ended(self._command)
         watch.cancel()
-        if not self._stopping:
+        if not self._stopping and not self._gone:
             self.phase, self.exit_code = "exited", code
             self.message = f"its command ended ({describe_exit(code)}){_tail(self.place.log)}"
             self._changed()
@@ -183,19 +207,44 @@ class Unit:
         self.phase, self.message = "ready", ""
         self._changed()
 
+    async def _watch_holder(self) -> None:
+        """An instance whose namespaces are gone cannot be brought back: its interception went with them."""
+        await gone(self.place.holder.pid)
+        if not self._stopping:
+            self._gone = True
+            self.phase = "failed"
+            self.message = "its namespaces are gone, for the process that held them was killed: start the mesh again"
+            self._changed()
+
+
+async def _end(process: subprocess.Popen[bytes] | None, patience_s: float) -> None:
+    """Asks a process to end and gives it so long."""
+    if process is None or process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(ended(process), patience_s)
+    except TimeoutError:
+        process.kill()
+
 
 async def ended(process: subprocess.Popen[bytes]) -> int:
     """Waits for a child without a thread; its exit code, negative for a signal."""
+    await gone(process.pid)
+    return process.wait()
+
+
+async def gone(pid: int) -> None:
+    """Waits until a child has ended."""
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
-    descriptor = os.pidfd_open(process.pid)
+    descriptor = os.pidfd_open(pid)
     loop.add_reader(descriptor, done.set)
     try:
         await done.wait()
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
-    return process.wait()
 
 
 def describe_exit(code: int) -> str:
@@ -208,18 +257,15 @@ def describe_exit(code: int) -> str:
         return f"killed by signal {-code}"
 
 
-def sidecar_command(workload: str, feed: Path) -> list[str]:
+def sidecar_command(workload: str, feed: Path, mark: int | None = None) -> list[str]:
     """The sidecar's command line: this very interpreter, and nothing from the current folder."""
-    return [sys.executable, "-P", "-m", "meshdp", "sidecar", "--workload", workload, "--feed", str(feed)]
+    marked = [] if mark is None else ["--mark", hex(mark)]
+    return [sys.executable, "-P", "-m", "meshdp", "sidecar", "--workload", workload, "--feed", str(feed), *marked]
 
 
 def _tail(log: Path) -> str:
     """The last lines of a log, as part of a message."""
-    try:
-        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-    except OSError:
-        return ""
-    return "".join(f"\n    {line}" for line in lines)
+    return "".join(f"\n    {printable(line)}" for line in logs.last_lines(log, LOG_LINES_SHOWN))
 
 
 def _pid(process: subprocess.Popen[bytes] | None) -> int:
@@ -233,3 +279,4 @@ def sidecar_env() -> dict[str, str]:
 
 
 _POLL_S = 0.01
+_SIDECAR_EXTRA_S = 1.0  # what its own end takes after the deadline of its drain

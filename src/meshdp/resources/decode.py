@@ -14,7 +14,7 @@ from typing import Any
 from meshdp.documents import RawDocument, embedded
 from meshdp.errors import Finding
 from meshdp.resources import mesh, security, service, shape, validate, workload
-from meshdp.resources.meta import Meta, Resource, as_text, problems_of
+from meshdp.resources.meta import NAME_LIMIT, Meta, Resource, as_text, problems_of
 from meshdp.resources.shape import Problem
 
 # Only there: whoever may write ConfigMaps elsewhere must not configure the mesh.
@@ -80,7 +80,8 @@ def _in_default_namespace(meta: Meta) -> Meta:
 
 
 def _title(kind: str, meta: Meta, namespaced: bool) -> str:
-    return f"{kind} {meta.namespace}/{meta.name}" if namespaced else f"{kind} {meta.name}".rstrip()
+    namespace, name = meta.namespace[:NAME_LIMIT], meta.name[:NAME_LIMIT]
+    return f"{kind} {namespace}/{name}" if namespaced else f"{kind} {name}".rstrip()
 
 
 def _fail_closed(resource: Resource) -> Resource | None:
@@ -100,7 +101,7 @@ def _pod(raw: RawDocument, meta: Meta) -> Decoded:
     status, more = shape.read(raw, ("status",), workload.PodStatus)
     if spec is None or status is None:
         return None, problems + more
-    return workload.Pod(meta, raw.where, spec, status), list(workload.pod_problems(status))
+    return workload.Pod(meta, raw.where, spec, status), list(workload.pod_problems(spec, status))
 
 
 def _workload_entry(raw: RawDocument, meta: Meta) -> Decoded:

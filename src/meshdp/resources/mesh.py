@@ -96,6 +96,12 @@ def problems_of(spec: MeshSpec | None, written: object, path: Path) -> Iterator[
                 yield Problem("MDP0201", (*path, name), f"unknown field {name!r}: {hint}")
     if spec is None:
         return
+    for name, domains in (("trustDomain", [spec.trust_domain]), ("trustDomainAliases", spec.trust_domain_aliases)):
+        for domain in domains:
+            if not _TRUST_DOMAIN.fullmatch(domain):
+                yield Problem("MDP0204", (*path, name), f"{domain[:80]!r} is not a trust domain such as cluster.local")
+    if duration_ms(spec.connect_timeout) == 0:
+        yield Problem("MDP0204", (*path, "connectTimeout"), f"{spec.connect_timeout!r} leaves no time to connect")
     for name, text in (
         ("protocolDetectionTimeout", spec.protocol_detection_timeout),
         ("connectTimeout", spec.connect_timeout),
@@ -115,6 +121,7 @@ def duration_ms(text: str) -> int | None:
 
 
 DURATION_LIMIT_MS = 24 * 3600 * 1000
+_TRUST_DOMAIN = re.compile(r"[A-Za-z0-9._@-]{1,255}")  # SPIFFE-ID section 2.1, and what Istio turns into it
 _UNITS_MS = {"h": 3600_000.0, "m": 60_000.0, "s": 1000.0, "ms": 1.0}
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(h|ms|m|s)")
 _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:h|ms|m|s))+")

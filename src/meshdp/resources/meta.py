@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from meshdp.documents import Path
 from meshdp.errors import Where
 from meshdp.resources.shape import LooseShape, Problem
 
@@ -89,6 +90,12 @@ def problems_of(meta: Meta) -> Iterator[Problem]:
         yield Problem("MDP0205", ("metadata", "name"), f"{meta.name[:80]!r} is not a DNS subdomain name")
     if meta.namespace and not _LABEL.fullmatch(meta.namespace):
         yield Problem("MDP0205", ("metadata", "namespace"), f"{meta.namespace[:80]!r} is not a DNS label")
+
+
+def account_problems(written: str, path: Path) -> Iterator[Problem]:
+    """A service account is a part of an identity: with a slash in its name it would be another one."""
+    if written and (len(written) > NAME_LIMIT or not _SUBDOMAIN.fullmatch(written)):
+        yield Problem("MDP0205", path, f"{written[:80]!r} is not a DNS subdomain name")
 
 
 def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:

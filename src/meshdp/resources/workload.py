@@ -14,9 +14,11 @@ from typing import ClassVar
 
 import msgspec
 
-from meshdp.resources.meta import Resource
+from meshdp.resources.meta import Resource, account_problems
 from meshdp.resources.shape import LooseShape, Problem, Shape
 from meshdp.resources.values import is_address
+
+WEIGHT_LIMIT = 2**32 - 1
 
 
 class ContainerPort(LooseShape, frozen=True):
@@ -117,8 +119,10 @@ class WorkloadEntrySpec(Shape, frozen=True):
     service_account: str = ""
 
 
-def pod_problems(status: PodStatus) -> Iterator[Problem]:
-    """Addresses that are none."""
+def pod_problems(spec: PodSpec, status: PodStatus) -> Iterator[Problem]:
+    """Accounts and addresses that are none."""
+    yield from account_problems(spec.service_account_name, ("spec", "serviceAccountName"))
+    yield from account_problems(spec.service_account, ("spec", "serviceAccount"))
     for address in status.addresses:
         if not is_address(address):
             yield Problem("MDP0204", ("status", "podIP"), f"{address!r} is not an IP address")
@@ -136,8 +140,9 @@ def entry_problems(spec: WorkloadEntrySpec) -> Iterator[Problem]:
     for name, port in spec.ports.items():
         if not 1 <= port <= 65535:
             yield Problem("MDP0204", ("spec", "ports", name), f"{port} is not a port (1 to 65535)")
-    if spec.weight < 0:
-        yield Problem("MDP0204", ("spec", "weight"), "a weight is not negative")
+    if not 0 <= spec.weight <= WEIGHT_LIMIT:
+        yield Problem("MDP0204", ("spec", "weight"), f"{spec.weight} is not a weight (0 to {WEIGHT_LIMIT})")
+    yield from account_problems(spec.service_account, ("spec", "serviceAccount"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 In:     paths; a directory means every *.yaml and *.yml below it.
 Out:    `FileSource.load` gives `Loaded`; `fileno` and `changed` say when to load again.
 Limits: 8 MiB a file, 10,000 files, 16 levels of directories, 2 s of waiting for a file that is being written.
-Fails:  a path or file that cannot be read is a finding, and what it said last stays in force.
+Fails:  a path or file that cannot be read, is empty, or was cut off in place is a finding, and what it said last stays.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from meshdp.documents import parse
@@ -25,8 +25,11 @@ FILES_LIMIT = 10_000
 DEPTH_LIMIT = 16
 SUFFIXES = (".yaml", ".yml")
 
+Mark = tuple[int, ...]
+
 WRITING_LIMIT_S = 2.0  # a writer that takes longer is read as it stands
 ATTEMPTS_LIMIT = 5  # readings of what keeps changing, before one is taken and another promised
+LOOK_EVERY_S = 4.0  # for what no note tells of: network file systems, writes through memory maps
 GONE_LIMIT_S = 0.1  # an editor that renames a file away puts the new one there well within this
 
 
@@ -38,6 +41,10 @@ class FileSource:
         self._watch = Watch()
         self._bytes: dict[Path, bytes] = {}
         self._readings: dict[Path, Reading] = {}
+        self._inodes: dict[Path, Mark] = {}
+        self._doubted: set[Path] = set()  # those whose reading is not that of `_bytes`
+        self._marks: dict[Path, Mark] = {}
+        self._looked_at = time.monotonic()
         self._writing_since: dict[Path, float] = {}  # by real path, as the kernel tells it
         self._unsettled = False
 
@@ -49,13 +56,14 @@ class FileSource:
         """Stop watching."""
         self._watch.close()
 
-    def wait_s(self) -> float | None:
-        """How long at most to wait for `fileno` before calling `changed`; None: as long as it takes."""
+    def wait_s(self) -> float:
+        """How long at most to wait for `fileno` before calling `changed`."""
         if self._unsettled:
             return 0.0
-        if not self._writing_since:
-            return None
-        return max(0.0, min(self._writing_since.values()) + WRITING_LIMIT_S - time.monotonic())
+        until = self._looked_at + LOOK_EVERY_S
+        if self._writing_since:
+            until = min(until, min(self._writing_since.values()) + WRITING_LIMIT_S)
+        return max(0.0, until - time.monotonic())
 
     def changed(self) -> bool:
         """Take in what happened; True when it is worth loading again."""
@@ -68,7 +76,7 @@ class FileSource:
         for path in overdue:
             touched.writing.discard(path)
             del self._writing_since[path]
-        return happened or touched.any or bool(overdue)
+        return happened or touched.any or bool(overdue) or self._differs_unnoted(now)
 
     def load(self) -> Loaded:
         """Read what there is and give everything that is in force now."""
@@ -76,6 +84,7 @@ class FileSource:
             self.changed()
             listing = _Listing(self._roots)
             is_new = self._watch.set(listing.directories)
+            self._marks = {path: _mark(path) for path in listing.watched}
             fresh = {path: read(path) for path in listing.files if not self._is_being_written(path)}
             self._unsettled = self.changed() or is_new  # what changed while it was read is read again
             if not self._unsettled:
@@ -99,18 +108,40 @@ class FileSource:
         touched.any = happened or touched.any
         return touched
 
+    def _differs_unnoted(self, now: float) -> bool:
+        """Now and then, whether anything changed that the kernel did not tell of."""
+        if now - self._looked_at < LOOK_EVERY_S:
+            return False
+        self._looked_at = now
+        return any(_mark(path) != mark for path, mark in self._marks.items())
+
     def _is_being_written(self, path: Path) -> bool:
         return bool(self._writing_since) and path.resolve() in self._writing_since
 
     def _take(self, path: Path, text: bytes | Finding) -> None:
         """Decode a file unless its bytes are the ones already known."""
         if isinstance(text, bytes):
-            if self._bytes.get(path) == text:
+            inode = _mark(path)[:2]
+            text = self._unless_cut(path, text, inode)
+        if isinstance(text, bytes):
+            if self._bytes.get(path) == text and path not in self._doubted:
                 return
-            self._bytes[path] = text
+            self._bytes[path], self._inodes[path] = text, inode
+            self._doubted.discard(path)
         else:
-            self._bytes.pop(path, None)
+            self._doubted.add(path)
         self._readings[path] = keep_last_good(_reading(path, text), self._readings.get(path))
+
+    def _unless_cut(self, path: Path, text: bytes, inode: Mark) -> bytes | Finding:
+        """The text, unless it is a mere beginning of what the same file said: its writer has died, or the disk is full.
+
+        A file that was put in place by a rename is another file, and whole.
+        """
+        known = self._bytes.get(path, b"")
+        if len(text) >= len(known) or not known.startswith(text) or self._inodes.get(path) != inode:
+            return text
+        message = f"the file ends after {len(text)} of the {len(known)} bytes that it had, and is otherwise the same"
+        return Finding.of("MDP0108", Where(str(path), text.count(b"\n") + 1), "", "", message)
 
     def _drop_vanished(self, listing: _Listing) -> None:
         """Forget files that are gone, except below a path that could not be listed: what it said last stays."""
@@ -118,6 +149,8 @@ class FileSource:
             if not any(path.is_relative_to(lost) for lost in listing.lost):
                 del self._readings[path]
                 self._bytes.pop(path, None)
+                self._inodes.pop(path, None)
+                self._doubted.discard(path)
 
 
 class _Listing:
@@ -130,6 +163,12 @@ class _Listing:
         self.findings: list[Finding] = []
         for root in roots:
             self._add_root(root)
+
+    @property
+    def watched(self) -> Iterator[Path]:
+        """The files, and the directories that were listed whole."""
+        yield from self.files
+        yield from (path for path, names in self.directories.items() if names is None)
 
     def _add_root(self, root: Path) -> None:
         """Add a path that somebody named: it must be there."""
@@ -207,6 +246,8 @@ def read(path: Path) -> bytes | Finding:
 
 def _reading(path: Path, text: bytes | Finding) -> Reading:
     """Parse and decode one file; `whole` tells whether every document of it yielded what it should."""
+    if isinstance(text, bytes) and not text.strip():
+        text = Finding.of("MDP0108", Where(str(path), 1), "", "", "the file is empty")
     if isinstance(text, Finding):
         return Reading(findings=(text,), whole=False)
     documents, broken = parse(text, str(path))
@@ -226,6 +267,15 @@ def _reading(path: Path, text: bytes | Finding) -> Reading:
 def _joined(listing: _Listing, readings: Sequence[Reading]) -> Loaded:
     resources, findings = merge(readings)
     return Loaded(resources, (*listing.findings, *findings), sum(reading.passed_over for reading in readings))
+
+
+def _mark(path: Path) -> Mark:
+    """What changes with a file or directory: its inode, size, modification, rights; empty when it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode
 
 
 def _unreadable(path: Path, why: str) -> Finding:

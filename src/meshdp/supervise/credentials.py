@@ -2,7 +2,7 @@
 
 In:     a directory with cert-chain.pem, key.pem and root-cert.pem (Istio's names for mounted certificates).
 Out:    `Engine.install` calls.
-Limits: 1 MiB a file.
+Limits: 1 MiB a file. A key that everybody may read is used, for mounted secrets often are like that, and reported.
 Fails:  never ends the process: what cannot be read or is refused is reported, and the old credentials stay in use.
 """
 
@@ -54,11 +54,19 @@ class CredentialDirectory:
             if (chain, bundle, key) != self._installed:
                 self._engine.install(chain, bundle, key)
                 self._installed = (chain, bundle, key)
+            problems += self._exposed()
         except OSError as refused:
             problems.append(f"credentials: {refused.filename}: {refused.strerror}; the old ones stay in use")
         except (NativeError, ValueError) as refused:
             problems.append(f"credentials in {self._directory} were refused, the old ones stay in use: {refused}")
         self._reports.replace("credentials", problems)
+
+    def _exposed(self) -> list[str]:
+        """Says so when others than the owner and the group may read the key."""
+        path = self._directory / KEY
+        if path.stat().st_mode & 0o007 == 0:
+            return []
+        return [f"credentials: {path} may be read by everybody on this machine: chmod o= {path}"]
 
     def _follow(self) -> None:
         """Watch the files and every link on the way to them."""

@@ -1,12 +1,13 @@
 """Turns a watched directory into transactions: one for each change, each from the version in force to the next.
 
 In:     a `FileSource`, the name of the workload, the engine.
-Out:    `Engine.swap` and `Engine.install` calls; findings on stderr, each once while it lasts.
+Out:    `Engine.swap` and `Engine.install` calls; findings on stderr, each once while it lasts, cut at `LINE_LIMIT`.
 Fails:  never ends the process: what is refused is reported, what is in force stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -20,26 +21,29 @@ from meshdp.sources.files import FileSource
 from meshdp.supervise.credentials import CredentialDirectory
 from meshdp.supervise.engine import Engine, NativeError
 
+LINE_LIMIT = 4000  # a pipe that takes anything takes this whole (pipe(7), PIPE_BUF)
+
 
 def compile_until(signals: Iterable[signal.Signals], engine: Engine, settings: Settings) -> None:
     """Keep the engine supplied from the directory until one of the signals comes."""
-    assert settings.directory is not None  # the supervisor asks only then
-    assert settings.credentials is not None  # `settings.read` demands both together
+    assert settings.config is not None  # the supervisor asks only then
     reports = Reports()
-    configuration = Configuration(engine, FileSource([Path(settings.directory)]), settings.workload, reports)
-    credentials = CredentialDirectory(engine, Path(settings.credentials), reports)
-    credentials.refresh()
+    configuration = Configuration(engine, FileSource([Path(settings.config)]), settings.workload, reports)
+    credentials = None  # with a CSR socket the engine fetches its own
+    if settings.credentials is not None:
+        credentials = CredentialDirectory(engine, Path(settings.credentials), reports)
+        credentials.refresh()
     configuration.refresh()
     stopped = _wake_on(signals)
     poller = select.poll()
     for watched in (stopped, configuration.source, credentials):
-        poller.register(watched, select.POLLIN)
+        if watched is not None:
+            poller.register(watched, select.POLLIN)
     while True:
-        wait_s = configuration.source.wait_s()
-        ready = {fd for fd, _ in poller.poll(None if wait_s is None else wait_s * 1000)}
+        ready = {fd for fd, _ in poller.poll(configuration.source.wait_s() * 1000)}
         if stopped in ready:
             return
-        if credentials.changed():
+        if credentials is not None and credentials.changed():
             credentials.refresh()
         if configuration.source.changed():
             configuration.refresh()
@@ -90,8 +94,17 @@ class Reports:
         known = self._lasting.get(topic, frozenset())
         for line in lines:
             if line not in known:
-                print(line, file=sys.stderr, flush=True)
+                _say(line)
         self._lasting[topic] = frozenset(lines)
+
+
+def _say(line: str) -> None:
+    """One line on standard error, which may be a full disk or a pipe that nobody reads: neither holds a sidecar up."""
+    ready = select.poll()
+    ready.register(sys.stderr, select.POLLOUT)
+    if any(event & select.POLLOUT for _, event in ready.poll(0)):
+        with contextlib.suppress(OSError):
+            print(line[:LINE_LIMIT], file=sys.stderr, flush=True)
 
 
 def _wake_on(signals: Iterable[signal.Signals]) -> int:

@@ -25,6 +25,9 @@ def run(settings: Settings) -> int:
     """Run one sidecar to its end."""
     # Blocked before any thread exists: worker threads inherit the mask, so a signal always comes to this thread.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    # Nothing to read again: what a sidecar runs under is watched. And a terminal that closes is no reason to end.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _open_as_many_files_as_allowed()
     try:
         if settings.uid is not None:
             _become(settings.uid)
@@ -33,7 +36,7 @@ def run(settings: Settings) -> int:
     except (NativeError, OSError) as refused:
         print(f"meshdp sidecar: {refused}", file=sys.stderr)
         return 1
-    if settings.directory is None:
+    if settings.config is None:
         signal.sigwait(STOP_SIGNALS)
     else:
         from meshdp.supervise.reload import compile_until
@@ -41,6 +44,14 @@ def run(settings: Settings) -> int:
         compile_until(STOP_SIGNALS, engine, settings)
     _stop(engine, settings.drain_s)
     return 0
+
+
+def _open_as_many_files_as_allowed() -> None:
+    """The soft limit is low for programs that use select(2); the hard one is what the administrator meant."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _become(uid: int) -> None:

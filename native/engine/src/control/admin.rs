@@ -26,8 +26,8 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub trait AdminState: Send + Sync + 'static {
     /// Whether traffic may come; otherwise the reason, for people.
     fn ready(&self) -> Result<(), String>;
-    /// The configuration in force (JSON).
-    fn config(&self) -> String;
+    /// The configuration in force (JSON): of its sections those whose names begin with one of these, separated by commas.
+    fn config(&self, prefixes: Option<&str>) -> String;
     /// The live connections of all workers (JSON).
     fn connections(&self) -> Answer<String>;
     /// The certificates in use, without keys (JSON).

@@ -41,7 +41,7 @@ async fn act(action: Action, request: &Request<'_>, state: &dyn AdminState) -> R
             Ok(()) => Response::json(200, "{\"ready\":true}".to_owned()),
             Err(reason) => Response::json(503, serde_json::json!({"ready": false, "reason": reason}).to_string()),
         },
-        Action::Config => Response::json(200, state.config()),
+        Action::Config => Response::json(200, state.config(request.query.strip_prefix("sections="))),
         Action::Connections => Response::json(200, state.connections().await),
         Action::Certs => Response::json(200, state.certs()),
         Action::Stats => Response::json(200, state.stats()),

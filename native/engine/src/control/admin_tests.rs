@@ -17,8 +17,8 @@ impl AdminState for Fake {
     fn ready(&self) -> Result<(), String> {
         if self.not_ready { Err("no \"certificate\"".to_owned()) } else { Ok(()) }
     }
-    fn config(&self) -> String {
-        "{\"config\":1}".to_owned()
+    fn config(&self, prefixes: Option<&str>) -> String {
+        serde_json::json!({ "config": prefixes }).to_string()
     }
     fn connections(&self) -> Answer<String> {
         Box::pin(async {
@@ -85,7 +85,10 @@ fn the_admin_face_answers_all_its_paths() {
     with_server(Face::Admin, &state, |address| async move {
         for (line, body) in [
             ("GET /ready", "{\"ready\":true}"),
-            ("GET /config?x=y", "{\"config\":1}"),
+            ("GET /config", "{\"config\":null}"),
+            ("GET /config?x=y", "{\"config\":null}"),
+            ("GET /config?sections=authz,inbound/", "{\"config\":\"authz,inbound/\"}"),
+            ("GET /config?sections=", "{\"config\":\"\"}"),
             ("GET /connections", "{\"connections\":[]}"),
             ("GET /certs", "{\"certs\":1}"),
             ("GET /stats", "{\"stats\":1}"),

@@ -1,21 +1,25 @@
 //! The feed client: keeps a sidecar's configuration and certificate what the feed says (`docs/feed.md`).
 //!
 //! In:      the path of the workload's socket and the [`FeedTarget`] that applies what comes.
-//! Out:     ACK or NACK for each transaction, a certificate request at the start and at half of a certificate's life.
-//! Limits:  back-off from [`FIRST_BACKOFF`] to [`LAST_BACKOFF`]; frames as in [`crate::control::feed`].
+//! Out:     ACK or NACK for each transaction and each certificate, a certificate request at the start, when told to, and
+//!          before half of a certificate's life is gone ([`crate::control::turnover`]).
+//! Limits:  back-off from [`FIRST_BACKOFF`] to [`LAST_BACKOFF`], less up to half of it by chance; frames as in
+//!          [`crate::control::feed`].
 //! Fails:   never for good: what is in force stays, the client reconnects.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::control::admin::Answer;
 use crate::control::feed::{Decoder, Frame, encode};
+use crate::control::turnover::{Renewal, spread, wall_ms};
+use crate::tls::facts::Facts;
 
 /// What the feed client asks of the engine.
 pub trait FeedTarget: Send + Sync + 'static {
@@ -27,8 +31,10 @@ pub trait FeedTarget: Send + Sync + 'static {
     fn apply(&self, transaction: Vec<u8>) -> Answer<Result<String, String>>;
     /// A certificate request in PEM, for a key that stays inside.
     fn csr(&self) -> Result<Vec<u8>, String>;
-    /// Takes a chain and a trust bundle (PEM); the time (seconds since 1970) at which to ask for the next certificate.
-    fn install(&self, chain: &[u8], bundle: &[u8]) -> Result<u64, String>;
+    /// Takes a chain and a trust bundle (PEM); an empty chain leaves the certificate. Says when to ask for the next.
+    fn install(&self, chain: &[u8], bundle: &[u8]) -> Result<Renewal, String>;
+    /// The certificate and the roots in use.
+    fn certificate(&self) -> Option<Facts>;
     /// Hears what happens, for the log.
     fn note(&self, event: FeedEvent<'_>) {
         let _ = event;
@@ -55,26 +61,38 @@ pub enum FeedEvent<'a> {
     Applied(&'a str),
     /// A transaction was refused.
     Refused(&'a str),
-    /// A certificate is installed; the next is asked for at this time.
-    Certified(u64),
+    /// A certificate or a bundle is in use.
+    Certified,
     /// No certificate came; the client will ask again.
     NotCertified(&'a str),
     /// The feed reports an error that answers nothing we asked.
     Trouble(&'a str),
 }
 
+/// What the other end of a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Configuration and certificates: all frames.
+    Feed,
+    /// Certificates alone: `H`, `C`, `K` and `E`.
+    Certificates,
+}
+
 /// Follows the feed for ever; drop the future to stop.
-pub async fn follow(path: PathBuf, target: Arc<dyn FeedTarget>) {
+pub async fn follow(path: PathBuf, scope: Scope, target: Arc<dyn FeedTarget>) {
     let mut backoff = Backoff::default();
+    let mut ask = Asking::default();
     loop {
         let lost = match UnixStream::connect(&path).await {
             Ok(stream) => {
                 target.note(FeedEvent::Connected);
-                let mut session = Session::new(stream, &*target);
+                let mut session =
+                    Session { stream, scope, frames: Decoder::default(), target: &*target, ask, heard: false };
                 let lost = session.run().await;
                 if session.heard {
                     backoff = Backoff::default();
                 }
+                ask = session.ask;
                 lost
             }
             Err(error) => format!("cannot connect to the feed at {}: {error}", path.display()),
@@ -87,23 +105,15 @@ pub async fn follow(path: PathBuf, target: Arc<dyn FeedTarget>) {
 /// One connection to the feed.
 struct Session<'a> {
     stream: UnixStream,
+    scope: Scope,
     frames: Decoder,
     target: &'a dyn FeedTarget,
-    /// When to ask for a certificate.
-    ask: Ask,
-    /// Whether a certificate was asked for and not yet answered.
-    awaits: bool,
-    retry: Backoff,
+    ask: Asking,
     /// Whether the feed has said anything: it is alive, not merely listening.
     heard: bool,
 }
 
-impl<'a> Session<'a> {
-    fn new(stream: UnixStream, target: &'a dyn FeedTarget) -> Self {
-        let (frames, retry) = (Decoder::default(), Backoff::default());
-        Self { stream, frames, target, ask: Ask::At(Instant::now()), awaits: false, retry, heard: false }
-    }
-
+impl Session<'_> {
     /// Serves the connection until it is lost; says why.
     async fn run(&mut self) -> String {
         match self.converse().await {
@@ -114,8 +124,10 @@ impl<'a> Session<'a> {
 
     async fn converse(&mut self) -> Result<std::convert::Infallible, String> {
         self.say_hello().await?;
+        self.say_certificate("").await?;
+        self.ask.forget_the_lost();
         loop {
-            if self.ask.is_due() {
+            if self.ask.at.is_due() {
                 self.ask_certificate().await?;
             }
             if let Some(frame) = self.frames.frame().map_err(|error| format!("the feed sent {error}"))? {
@@ -123,7 +135,7 @@ impl<'a> Session<'a> {
                 self.take(frame).await?;
                 continue;
             }
-            let pause = self.ask.pause();
+            let pause = self.ask.at.pause();
             tokio::select! {
                 read = self.stream.read_buf(self.frames.room()) => match read {
                     Ok(0) => return Err("the feed closed the connection".to_owned()),
@@ -145,8 +157,7 @@ impl<'a> Session<'a> {
     async fn ask_certificate(&mut self) -> Result<(), String> {
         match self.target.csr() {
             Ok(request) => {
-                self.awaits = true;
-                self.ask = Ask::At(Instant::now() + ANSWER_PATIENCE);
+                self.ask.sent();
                 self.send_bytes(b'C', &request).await
             }
             Err(message) => {
@@ -156,13 +167,23 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Tells the feed what is in use now, and why what it sent is not.
+    async fn say_certificate(&mut self, reason: &str) -> Result<(), String> {
+        match self.target.certificate() {
+            _ if self.scope == Scope::Certificates => Ok(()),
+            None if reason.is_empty() => Ok(()),
+            facts => self.send(b'I', &InForceBody { certificate: facts.unwrap_or_default(), reason }).await,
+        }
+    }
+
     async fn take(&mut self, frame: Frame) -> Result<(), String> {
         match frame.kind {
-            b'T' => self.apply(frame.body).await,
-            b'K' => {
-                self.install(&frame.body);
+            b'T' if self.scope == Scope::Feed => self.apply(frame.body).await,
+            b'R' if self.scope == Scope::Feed => {
+                self.ask.now();
                 Ok(())
             }
+            b'K' => self.install(&frame.body).await,
             b'E' => {
                 self.hear_error(&frame.body);
                 Ok(())
@@ -187,18 +208,30 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn install(&mut self, body: &[u8]) {
-        let installed = serde_json::from_slice::<CertificateBody>(body)
+    /// Installs a certificate or a bundle and says what is in use now.
+    async fn install(&mut self, body: &[u8]) -> Result<(), String> {
+        let read = serde_json::from_slice::<CertificateBody>(body);
+        // A bundle answers no request: one that is under way goes on.
+        let bundle_alone = read.as_ref().is_ok_and(|body| body.chain.is_empty());
+        let installed = read
             .map_err(|error| format!("expected a chain and a bundle: {error}"))
-            .and_then(|certificate| self.target.install(certificate.chain.as_bytes(), certificate.bundle.as_bytes()));
+            .and_then(|body| self.target.install(body.chain.as_bytes(), body.bundle.as_bytes()));
         match installed {
-            Ok(renew_at) => {
-                self.awaits = false;
-                self.retry = Backoff::default();
-                self.ask = Ask::from_wall(renew_at);
-                self.target.note(FeedEvent::Certified(renew_at));
+            Ok(renewal) => {
+                if !bundle_alone {
+                    self.ask.answered(renewal);
+                }
+                self.target.note(FeedEvent::Certified);
+                self.say_certificate("").await
             }
-            Err(message) => self.not_certified(&message),
+            Err(message) => {
+                if bundle_alone {
+                    self.target.note(FeedEvent::NotCertified(&message));
+                } else {
+                    self.not_certified(&message);
+                }
+                self.say_certificate(&message).await
+            }
         }
     }
 
@@ -207,7 +240,7 @@ impl<'a> Session<'a> {
             |_| "the feed could not serve a request and gave no message".to_owned(),
             |error| error.message,
         );
-        if self.awaits {
+        if self.ask.awaits {
             self.not_certified(&message);
         } else {
             self.target.note(FeedEvent::Trouble(&message));
@@ -216,8 +249,7 @@ impl<'a> Session<'a> {
 
     /// Asks again later.
     fn not_certified(&mut self, message: &str) {
-        self.awaits = false;
-        self.ask = Ask::At(Instant::now() + self.retry.pause());
+        self.ask.refused();
         self.target.note(FeedEvent::NotCertified(message));
     }
 
@@ -236,41 +268,80 @@ impl<'a> Session<'a> {
     }
 }
 
+/// The certificate that is to be asked for; it outlives a connection.
+#[derive(Debug, Default)]
+struct Asking {
+    at: Ask,
+    /// Whether one was asked for and not yet answered.
+    awaits: bool,
+    retry: Backoff,
+}
+
+impl Asking {
+    fn now(&mut self) {
+        if !self.awaits {
+            self.at = Ask::default();
+        }
+    }
+
+    fn sent(&mut self) {
+        self.awaits = true;
+        self.at = Ask::At(Instant::now() + ANSWER_PATIENCE);
+    }
+
+    fn answered(&mut self, renewal: Renewal) {
+        // A certificate that is born old must not make a busy loop.
+        let old = renewal.is_due(Instant::now(), wall_ms());
+        let at = if old { Ask::At(Instant::now() + LAST_BACKOFF) } else { Ask::Renewal(renewal) };
+        *self = Self { at, ..Self::default() };
+    }
+
+    fn refused(&mut self) {
+        self.awaits = false;
+        self.at = Ask::At(Instant::now() + self.retry.pause());
+    }
+
+    /// A question that went down with its connection is asked again on the next.
+    fn forget_the_lost(&mut self) {
+        if std::mem::take(&mut self.awaits) {
+            self.at = Ask::default();
+        }
+    }
+}
+
 /// When to ask for a certificate.
 #[derive(Clone, Copy, Debug)]
 enum Ask {
-    /// A retry, by the clock that only runs.
+    /// The first, or a retry.
     At(Instant),
-    /// A renewal, in seconds since 1970: certificates expire by the wall clock, also while the machine sleeps.
-    Wall(u64),
+    /// The next one.
+    Renewal(Renewal),
+}
+
+impl Default for Ask {
+    /// At once.
+    fn default() -> Self {
+        Self::At(Instant::now())
+    }
 }
 
 impl Ask {
-    /// A renewal at this time, yet not at once: a certificate that is born old must not make a busy loop.
-    fn from_wall(renew_at: u64) -> Self {
-        if renew_at > wall_s() { Self::Wall(renew_at) } else { Self::At(Instant::now() + LAST_BACKOFF) }
-    }
-
     fn is_due(self) -> bool {
         match self {
             Self::At(instant) => instant <= Instant::now(),
-            Self::Wall(second) => second <= wall_s(),
+            Self::Renewal(renewal) => renewal.is_due(Instant::now(), wall_ms()),
         }
     }
 
     fn pause(self) -> Duration {
         match self {
             Self::At(instant) => instant.saturating_duration_since(Instant::now()),
-            Self::Wall(second) => Duration::from_secs(second.saturating_sub(wall_s())).min(WALL_CHECK),
+            Self::Renewal(renewal) => renewal.pause(Instant::now(), wall_ms()),
         }
     }
 }
 
-fn wall_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// Pauses that double.
+/// Pauses that double, each cut by chance so that many sidecars do not come back together.
 #[derive(Debug)]
 struct Backoff {
     next: Duration,
@@ -284,9 +355,10 @@ impl Default for Backoff {
 
 impl Backoff {
     fn pause(&mut self) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(LAST_BACKOFF);
-        pause
+        let full = self.next;
+        self.next = (full * 2).min(LAST_BACKOFF);
+        let permille = 1_000 - (spread() % 500) as u32;
+        full * permille / 1_000
     }
 }
 
@@ -316,6 +388,13 @@ struct Claimed {
     digest: String,
 }
 
+#[derive(Serialize)]
+struct InForceBody<'a> {
+    #[serde(flatten)]
+    certificate: Facts,
+    reason: &'a str,
+}
+
 #[derive(Deserialize)]
 struct CertificateBody {
     chain: String,
@@ -341,9 +420,6 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long the feed may take to read a message.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
-
-/// The longest wait for a renewal before the wall clock is read again.
-const WALL_CHECK: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 #[path = "client_tests.rs"]

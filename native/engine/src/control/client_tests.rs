@@ -15,6 +15,7 @@ struct Fake {
     csrs: AtomicU32,
     installs: AtomicU32,
     renew_in_s: u64,
+    facts: Mutex<Option<Facts>>,
     events: Mutex<Vec<String>>,
 }
 
@@ -39,12 +40,18 @@ impl FeedTarget for Fake {
     fn csr(&self) -> Result<Vec<u8>, String> {
         Ok(format!("csr {}", self.csrs.fetch_add(1, SeqCst)).into_bytes())
     }
-    fn install(&self, chain: &[u8], bundle: &[u8]) -> Result<u64, String> {
-        if chain != b"chain" || bundle != b"bundle" {
+    fn install(&self, chain: &[u8], bundle: &[u8]) -> Result<Renewal, String> {
+        if !(chain == b"chain" || chain.is_empty()) || bundle != b"bundle" {
             return Err("not our key".to_owned());
         }
-        self.installs.fetch_add(1, SeqCst);
-        Ok(wall_s() + self.renew_in_s)
+        let serial = self.installs.fetch_add(1, SeqCst).to_string();
+        *self.facts.lock().expect("unpoisoned") = Some(Facts { serial, ..Facts::default() });
+        let now_ms = wall_ms();
+        let at = Instant::now() + Duration::from_secs(self.renew_in_s);
+        Ok(Renewal { at, wall_ms: (now_ms - 60_000, now_ms + self.renew_in_s * 1_000) })
+    }
+    fn certificate(&self) -> Option<Facts> {
+        self.facts.lock().expect("unpoisoned").clone()
     }
     fn note(&self, event: FeedEvent<'_>) {
         self.events.lock().expect("unpoisoned").push(format!("{event:?}"));
@@ -88,8 +95,15 @@ impl Peer {
         self.stream.write_all(&encode(kind, body).expect("it fits")).await.expect("the client reads");
     }
 
+    /// Sends a certificate and hears that it is in use.
     async fn certify(&mut self) {
-        self.send(b'K', json!({"chain": "chain", "bundle": "bundle"}).to_string().as_bytes()).await;
+        self.give("chain").await;
+        let (kind, said) = self.next_json().await;
+        assert_eq!((kind, &said["reason"]), ('I', &json!("")), "{said}");
+    }
+
+    async fn give(&mut self, chain: &str) {
+        self.send(b'K', json!({"chain": chain, "bundle": "bundle"}).to_string().as_bytes()).await;
     }
 
     /// Waits until the client has closed.
@@ -100,6 +114,14 @@ impl Peer {
 }
 
 fn with_client<F: Future<Output = ()>>(fake: &Arc<Fake>, test: impl FnOnce(PathBuf, UnixListener) -> F) {
+    with_client_for(Scope::Feed, fake, test);
+}
+
+fn with_client_for<F: Future<Output = ()>>(
+    scope: Scope,
+    fake: &Arc<Fake>,
+    test: impl FnOnce(PathBuf, UnixListener) -> F,
+) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("meshdp-feed-{}-{}", std::process::id(), NEXT.fetch_add(1, SeqCst));
     let path = std::env::temp_dir().join(name);
@@ -107,7 +129,7 @@ fn with_client<F: Future<Output = ()>>(fake: &Arc<Fake>, test: impl FnOnce(PathB
     runtime.block_on(async {
         let listener = UnixListener::bind(&path).expect("a free name");
         let target: Arc<dyn FeedTarget> = Arc::<Fake>::clone(fake);
-        let client = tokio::spawn(follow(path.clone(), target));
+        let client = tokio::spawn(follow(path.clone(), scope, target));
         test(path.clone(), listener).await;
         client.abort();
     });
@@ -131,7 +153,7 @@ fn it_says_hello_asks_first_thing_and_acknowledges() {
     assert_eq!(fake.installs.load(SeqCst), 1);
     let events = fake.events.lock().expect("unpoisoned");
     assert_eq!(events[0], "Connected");
-    assert!(events[1].starts_with("Certified(") && events[2] == "Applied(\"d14\")", "{events:?}");
+    assert!(events[1] == "Certified" && events[2] == "Applied(\"d14\")", "{events:?}");
 }
 
 #[test]
@@ -186,7 +208,17 @@ fn it_reconnects_and_says_what_it_has() {
         let listener = UnixListener::bind(&path).expect("a free name");
         let mut peer = Peer::accept(&listener).await;
         assert_eq!(peer.next_json().await.1["digest"], "d14");
-        assert_eq!(peer.next().await, ('C', b"csr 1".to_vec()), "the new feed may have another authority");
+        assert_eq!(peer.next().await, ('C', b"csr 1".to_vec()), "what was not answered is asked again");
+        peer.certify().await;
+        drop((peer, listener));
+        std::fs::remove_file(&path).expect("it was bound");
+        let listener = UnixListener::bind(&path).expect("a free name");
+        let mut peer = Peer::accept(&listener).await;
+        peer.next().await;
+        let (kind, said) = peer.next_json().await;
+        assert_eq!((kind, &said["serial"]), ('I', &json!("0")), "a certificate that is good is not asked for again");
+        peer.send(b'R', b"").await;
+        assert_eq!(peer.next().await, ('C', b"csr 2".to_vec()), "unless the feed wants it");
     });
     let events = fake.events.lock().expect("unpoisoned");
     assert!(events.iter().any(|event| event.contains("the feed closed the connection")), "{events:?}");
@@ -218,9 +250,12 @@ fn an_error_or_a_useless_certificate_is_asked_again() {
         assert_eq!(peer.next().await, ('C', b"csr 0".to_vec()));
         peer.send(b'E', b"{\"message\":\"the authority is busy\"}").await;
         assert_eq!(peer.next().await, ('C', b"csr 1".to_vec()));
-        peer.send(b'K', b"{\"chain\":\"another\",\"bundle\":\"bundle\"}").await;
+        peer.give("another").await;
+        let (kind, said) = peer.next_json().await;
+        assert_eq!((kind, &said["reason"]), ('I', &json!("not our key")));
         assert_eq!(peer.next().await, ('C', b"csr 2".to_vec()));
         peer.send(b'K', b"not JSON").await;
+        assert_eq!(peer.next().await.0, 'I');
         assert_eq!(peer.next().await, ('C', b"csr 3".to_vec()));
         peer.certify().await;
         peer.send(b'E', b"{\"message\":\"by the way\"}").await;
@@ -261,6 +296,40 @@ fn a_certificate_that_is_born_old_makes_no_busy_loop() {
 #[test]
 fn pauses_double_up_to_their_bound() {
     let mut backoff = Backoff::default();
-    let pauses: Vec<u128> = (0..8).map(|_| backoff.pause().as_millis()).collect();
-    assert_eq!(pauses, [50, 100, 200, 400, 800, 1_600, 2_000, 2_000]);
+    for full in [50, 100, 200, 400, 800, 1_600, 2_000, 2_000] {
+        let pause = backoff.pause().as_millis();
+        assert!((full / 2..=full).contains(&pause), "{pause} of {full}");
+    }
+}
+
+#[test]
+fn ca_06_a_bundle_alone_is_acknowledged_and_changes_no_plan() {
+    let fake = Arc::new(Fake { renew_in_s: 3_600, ..Fake::default() });
+    with_client(&fake, |_, listener| async move {
+        let mut peer = Peer::accept(&listener).await;
+        peer.skip(2).await;
+        peer.give("").await;
+        assert_eq!(peer.next_json().await.1["serial"], "0");
+        peer.send(b'T', b"{}").await;
+        assert_eq!(peer.next().await.0, 'A', "the request under way is not repeated");
+        peer.certify().await;
+        peer.send(b'K', b"{\"chain\":\"\",\"bundle\":\"wrong\"}").await;
+        let (kind, said) = peer.next_json().await;
+        assert_eq!((kind, &said["reason"], &said["serial"]), ('I', &json!("not our key"), &json!("1")));
+        peer.send(b'T', b"{}").await;
+        assert_eq!(peer.next().await.0, 'A', "a refused bundle asks for no certificate");
+    });
+}
+
+#[test]
+fn a_certificate_socket_speaks_four_kinds_alone() {
+    let fake = Arc::new(Fake { renew_in_s: 1, ..Fake::default() });
+    with_client_for(Scope::Certificates, &fake, |_, listener| async move {
+        let mut peer = Peer::accept(&listener).await;
+        assert_eq!((peer.next().await.0, peer.next().await.0), ('H', 'C'));
+        peer.give("chain").await;
+        assert_eq!(peer.next().await, ('C', b"csr 1".to_vec()), "the renewal comes, and no I before it");
+        peer.send(b'T', b"{}").await;
+        peer.ends().await;
+    });
 }

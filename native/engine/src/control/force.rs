@@ -4,9 +4,10 @@
 //! Limits: one swap at a time; a worker has `SWAP_TIMEOUT` to take one.
 //! Fails: a refused transaction changes nothing; the reason goes back to the sender and is counted.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use meshdp_model::sections::{self, TlsVersion};
@@ -17,10 +18,14 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::EngineError;
 use crate::control::admin::{AdminState, Answer};
 use crate::control::client::{FeedEvent, FeedTarget, Hello};
+use crate::control::history::History;
+use crate::control::turnover::{Alarm, Renewal, Turnover, spread, wall_ms};
 use crate::observe::access_log::{AccessLog, Mode, Sink};
+use crate::observe::notice;
 use crate::observe::telemetry::Telemetry;
 use crate::settings::Settings;
-use crate::tls::credentials::{CredentialError, CredentialStore, TrustPolicy};
+use crate::tls::credentials::{CredentialError, CredentialStore, Credentials, TrustPolicy};
+use crate::tls::facts::Facts;
 use crate::worker::Command;
 use crate::worker::registry::ConnectionRow;
 
@@ -29,12 +34,14 @@ pub struct Force {
     pub(crate) settings: Arc<Settings>,
     pub(crate) credentials: Arc<CredentialStore>,
     pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) turnover: Turnover,
     snapshot: ArcSwap<Snapshot>,
     swapping: Mutex<()>,
     workers: OnceLock<Vec<UnboundedSender<Command>>>,
     sink: Mutex<Option<Sink>>,
     draining: AtomicBool,
     feed_lost: AtomicBool,
+    history: History,
 }
 
 impl Force {
@@ -45,12 +52,14 @@ impl Force {
             settings: Arc::new(settings),
             credentials: Arc::new(CredentialStore::new()),
             telemetry,
+            turnover: Turnover::default(),
             snapshot: ArcSwap::from_pointee(Snapshot::empty()),
             swapping: Mutex::new(()),
             workers: OnceLock::new(),
             sink: Mutex::new(Some(sink)),
             draining: AtomicBool::new(false),
             feed_lost: AtomicBool::new(false),
+            history: History::default(),
         })
     }
 
@@ -60,6 +69,15 @@ impl Force {
     /// Why it was refused; nothing has changed then.
     pub fn swap(&self, transaction: &[u8]) -> Result<String, String> {
         let _one_at_a_time = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
+        let swapped = self.swap_alone(transaction);
+        match &swapped {
+            Ok(_) => self.history.accepted(),
+            Err(reason) => self.history.refused(reason),
+        }
+        swapped
+    }
+
+    fn swap_alone(&self, transaction: &[u8]) -> Result<String, String> {
         let applied = self.snapshot.load().apply(transaction).map_err(|error| {
             self.telemetry.config_rejected();
             error.to_string()
@@ -82,16 +100,66 @@ impl Force {
         self.credentials.csr(self.identity().as_deref())
     }
 
-    /// Takes a chain and a trust bundle; returns the Unix second at which to ask for the next certificate.
+    /// Takes a chain and a trust bundle, an empty chain for the bundle alone; returns when to ask for the next certificate.
+    /// New connections have it at once; those whose peer's root is gone from the bundle are ended.
     ///
     /// # Errors
     /// Why they were refused; the old ones stay in use then.
-    pub fn install(&self, chain: &[u8], bundle: &[u8], key: Option<&[u8]>) -> Result<u64, CredentialError> {
-        let policy = self.trust_policy(&self.snapshot());
-        let now = unix_now();
-        let credentials = self.credentials.install(chain, bundle, key, &policy, now)?;
+    pub fn install(&self, chain: &[u8], bundle: &[u8], key: Option<&[u8]>) -> Result<Renewal, CredentialError> {
+        let _one_at_a_time = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.credentials.load().map(|credentials| credentials.trust_epoch());
+        let now_ms = wall_ms();
+        let credentials = self.replace_credentials(chain, bundle, key, now_ms / 1_000)?;
+        self.turnover.installed(&credentials.facts(), now_ms);
         self.telemetry.certificate_installed(credentials.not_after_unix());
-        Ok(now + credentials.not_after_unix().saturating_sub(now) / 2)
+        if before.is_some_and(|epoch| epoch != credentials.trust_epoch())
+            && let Err(stuck) = self.put_in_force(&self.snapshot())
+        {
+            eprintln!("meshdp sidecar: live connections were not judged by the new roots: {stuck}");
+        }
+        let validity = (credentials.not_before_unix(), credentials.not_after_unix());
+        Ok(Renewal::plan(Instant::now(), now_ms, validity, spread()))
+    }
+
+    fn replace_credentials(
+        &self,
+        chain: &[u8],
+        bundle: &[u8],
+        key: Option<&[u8]>,
+        now_unix: u64,
+    ) -> Result<Arc<Credentials>, CredentialError> {
+        if chain.is_empty() {
+            return self.credentials.trust(bundle, now_unix);
+        }
+        let policy = self.trust_policy(&self.snapshot());
+        self.credentials.install(chain, bundle, key, &policy, now_unix)
+    }
+
+    /// Says how the certificate ages, each step once; called by the control thread.
+    pub(crate) fn watch_certificate(&self) {
+        let renewed_here = self.renews();
+        let now_ms = wall_ms();
+        self.telemetry.certificate_alarm(self.turnover.report(now_ms, renewed_here).alarm.percent());
+        if let Some((alarm, report)) = self.turnover.news(now_ms, renewed_here) {
+            let why = if report.last_error.is_empty() { "nobody sent one" } else { report.last_error.as_str() };
+            let effect = if alarm == Alarm::Expired { "mutual TLS is refused both ways" } else { "trying again" };
+            eprintln!(
+                "meshdp sidecar: certificate: {} % of its life is gone without a new one, {} s remain: {why}; {effect}",
+                alarm.percent(),
+                report.remaining_s
+            );
+        }
+    }
+
+    /// Whether we ask for certificates ourselves; else somebody writes files.
+    fn renews(&self) -> bool {
+        self.settings.feed.is_some() || self.settings.csr_socket.is_some()
+    }
+
+    /// An attempt brought no certificate.
+    pub fn not_certified(&self, reason: &str) {
+        self.turnover.failed(reason);
+        self.telemetry.certificate_failed();
     }
 
     /// Counters as JSON.
@@ -204,14 +272,26 @@ impl AdminState for Force {
         }
     }
 
-    fn config(&self) -> String {
+    fn config(&self, prefixes: Option<&str>) -> String {
         let snapshot = self.snapshot.load();
+        let asked = |name: &str| {
+            prefixes.is_none_or(|text| text.split(',').any(|prefix| !prefix.is_empty() && name.starts_with(prefix)))
+        };
         let mut sections = serde_json::Map::new();
-        for name in snapshot.sections() {
+        for name in snapshot.sections().filter(|name| asked(name)) {
             let bytes = snapshot.section_bytes(name).unwrap_or_default();
             sections.insert(name.to_owned(), serde_json::from_slice(bytes).unwrap_or_default());
         }
-        json!({"digest": snapshot.digest(), "sections": sections}).to_string()
+        json!({
+            "workload": self.settings.workload,
+            "version": self.settings.version,
+            "digest": snapshot.digest(),
+            "since_unix_ms": self.history.since(),
+            "refused": self.history.refusal(),
+            "feed_lost": self.feed_lost.load(Ordering::Relaxed),
+            "sections": sections,
+        })
+        .to_string()
     }
 
     fn connections(&self) -> Answer<String> {
@@ -226,16 +306,15 @@ impl AdminState for Force {
     }
 
     fn certs(&self) -> String {
-        let certificate = self.credentials.load().map(|credentials| {
-            json!({
-                "identity": credentials.identity(),
-                "not_before_unix": credentials.not_before_unix(),
-                "not_after_unix": credentials.not_after_unix(),
-                "epoch": credentials.epoch,
-                "trust_domains": credentials.policy().trust_domains,
-            })
-        });
-        json!({"certificate": certificate}).to_string()
+        let loaded = self.credentials.load();
+        let turnover = self.turnover.report(wall_ms(), self.renews());
+        json!({
+            "certificate": loaded.as_ref().map(|credentials| credentials.facts()),
+            "trust_domains": loaded.as_ref().map(|credentials| &credentials.policy().trust_domains),
+            "epoch": loaded.as_ref().map(|credentials| credentials.epoch),
+            "turnover": turnover,
+        })
+        .to_string()
     }
 
     fn prometheus(&self) -> String {
@@ -282,23 +361,34 @@ impl FeedTarget for Force {
         Force::csr(self).map_err(|error| error.to_string())
     }
 
-    fn install(&self, chain: &[u8], bundle: &[u8]) -> Result<u64, String> {
+    fn install(&self, chain: &[u8], bundle: &[u8]) -> Result<Renewal, String> {
         Force::install(self, chain, bundle, None).map_err(|error| error.to_string())
+    }
+
+    fn certificate(&self) -> Option<Facts> {
+        self.credentials.load().map(|credentials| credentials.facts())
     }
 
     fn note(&self, event: FeedEvent<'_>) {
         match event {
-            FeedEvent::Refused(reason) => eprintln!("meshdp sidecar: configuration refused: {reason}"),
-            FeedEvent::NotCertified(reason) => eprintln!("meshdp sidecar: no certificate: {reason}"),
+            FeedEvent::Refused(reason) => notice::say(&format!("configuration refused: {reason}")),
+            FeedEvent::NotCertified(reason) => {
+                self.not_certified(reason);
+                notice::say(&format!("no certificate: {reason}"));
+            }
             FeedEvent::Lost(reason) => {
                 // Said once: the attempts that follow change nothing for a reader.
+                self.turnover.away(reason);
                 if !self.feed_lost.swap(true, Ordering::Relaxed) {
-                    eprintln!("meshdp sidecar: no feed, keeping what is in force and trying again: {reason}");
+                    notice::say(&format!("no feed, keeping what is in force and trying again: {reason}"));
                 }
             }
-            FeedEvent::Trouble(reason) => eprintln!("meshdp sidecar: the feed reports: {reason}"),
-            FeedEvent::Connected => self.feed_lost.store(false, Ordering::Relaxed),
-            FeedEvent::Applied(_) | FeedEvent::Certified(_) => {}
+            FeedEvent::Trouble(reason) => notice::say(&format!("the feed reports: {reason}")),
+            FeedEvent::Connected => {
+                self.turnover.away("");
+                self.feed_lost.store(false, Ordering::Relaxed);
+            }
+            FeedEvent::Applied(_) | FeedEvent::Certified => {}
         }
     }
 }
@@ -308,17 +398,17 @@ fn open_log(settings: &Settings, telemetry: &Telemetry) -> Result<Sink, EngineEr
     let failed = |error: std::io::Error| EngineError::AccessLog(format!("{}: {error}", settings.access_log));
     let mode = if settings.access_log == "off" { Mode::Off } else { Mode::Text };
     match settings.access_log.as_str() {
-        "off" | "stdout" => Sink::start(std::io::stdout(), mode, dropped),
+        // Not Rust's own standard output: it keeps what it could not write and would write it later, out of order.
+        "off" | "stdout" => {
+            let standard = std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+            Sink::start(std::fs::File::from(standard), mode, dropped)
+        }
         path => {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
             Sink::start(file, mode, dropped)
         }
     }
     .map_err(failed)
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// A worker that takes longer than this for a swap or a question is stuck.

@@ -1,4 +1,5 @@
-//! The control thread: `force` holds what is in force, `client` follows the feed (`feed` is its framing), `admin` with
+//! The control thread: `force` holds what is in force (`history`: since when, what was refused), `client` follows the
+//! feed (`feed` is its framing, `turnover` says when to renew), `admin` with
 //! `admin_routes` answers people and probes.
 
 pub mod admin;
@@ -6,3 +7,5 @@ mod admin_routes;
 pub mod client;
 pub mod feed;
 pub(crate) mod force;
+mod history;
+pub mod turnover;

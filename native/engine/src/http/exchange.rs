@@ -177,6 +177,11 @@ impl Exchange {
         }
     }
 
+    /// The answer says `Connection: close`, if its head is not on its way already.
+    pub(crate) fn close_after(&mut self) {
+        self.close_downstream = true;
+    }
+
     /// Whether the request can be sent again from the start on another connection.
     pub(crate) fn replayable(&self) -> bool {
         self.upload.whole_at_start && !self.download.started && self.download.received.is_empty()

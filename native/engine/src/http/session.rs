@@ -171,7 +171,7 @@ impl<'w> HttpSession<'w> {
     fn pin_accepted(&mut self) -> Result<Rc<Pinned>, Failure> {
         let pinned = self.worker.pin();
         if pinned.epoch != self.accepted_under {
-            still_accepted(&self.secured, &pinned)?;
+            still_accepted(&self.secured, &pinned, self.worker)?;
             self.accepted_under = pinned.epoch;
         }
         Ok(pinned)
@@ -201,7 +201,7 @@ impl<'w> HttpSession<'w> {
             }
             checked = worker.epoch();
             let pinned = worker.pin();
-            still_accepted(&self.secured, &pinned)?;
+            still_accepted(&self.secured, &pinned, self.worker)?;
             self.accepted_under = checked;
         }
     }

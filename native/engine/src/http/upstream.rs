@@ -72,7 +72,7 @@ pub(crate) async fn serve(
                 session.consume(exchange.upload.consumed());
                 give_back(exchange, worker);
                 if exchanged.upstream_reusable {
-                    worker.pool.borrow_mut().give(&key, upstream, worker.coarse_ms());
+                    worker.pool.borrow_mut().give(&key, upstream, (worker.coarse_ms(), worker.wall_s()));
                 }
                 let next = if exchanged.downstream_reusable { Next::Request } else { Next::Close };
                 return Ok(Served::Next(next));
@@ -133,6 +133,9 @@ async fn run(
             if worker.epoch() != epoch {
                 return Poll::Ready(Step::Swapped);
             }
+            if worker.draining.get() {
+                exchange.close_after();
+            }
             let mut scratch = worker.scratch.borrow_mut();
             let moved = exchange.moved();
             let lent = (&mut scratch.response_fields, &worker.buffers);
@@ -148,8 +151,10 @@ async fn run(
             Step::Ended(ended) => return ended,
             Step::Swapped => {
                 epoch = worker.epoch();
-                if reauthorize(&session.secured, request, worker).is_err() {
-                    return Err(exchange.broken(Reason::PolicyChanged));
+                let may_go_on =
+                    reauthorize(&session.secured, request, worker).and_then(|()| worker.still_trusts(upstream));
+                if let Err(failure) = may_go_on {
+                    return Err(exchange.broken(failure.reason));
                 }
             }
         }
@@ -159,7 +164,7 @@ async fn run(
 /// Whether a request that is under way would be permitted under the snapshot now in force.
 fn reauthorize(secured: &Secured, request: &Request, worker: &Worker) -> Result<(), Failure> {
     let pinned = worker.pin();
-    still_accepted(secured, &pinned)?;
+    still_accepted(secured, &pinned, worker)?;
     if secured.facts.direction == Direction::Outbound {
         return Ok(());
     }

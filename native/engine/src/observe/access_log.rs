@@ -3,7 +3,8 @@
 //! In:      [`Entry`], borrowed from the connection, written by its worker.
 //! Out:     lines on a writer (standard output), from one background thread.
 //! Limits:  [`BUFFER_BYTES`] a worker before it hands over, [`QUEUE_BUFFERS`] handed over and not yet written, [`MAX_FIELD_BYTES`] of one field.
-//! Fails:   never towards a worker: what the queue does not take is dropped and counted by the line.
+//! Fails:   never towards a worker: what the queue does not take, or the disk refuses, is dropped and counted by the line.
+//!          A reader that has stopped is waited for [`FINISH_WAIT`] at the end, and not longer.
 //! Source:  istio-semantics G.3; attack H1-64 (no byte of a peer ends a line or leaves its quotes).
 
 mod format;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::observe::outcome::Outcome;
 use meshdp_model::facts::Direction;
@@ -132,13 +133,19 @@ impl Sink {
         self.mode.store(mode as u8, Relaxed);
     }
 
-    /// Waits until everything that workers have handed over is written. Call it after the workers have ended: a live
-    /// [`AccessLog`] keeps the thread, and this call, waiting.
+    /// Waits until everything that workers have handed over is written, unless whoever reads it has stopped. Call it after
+    /// the workers have ended: a live [`AccessLog`] keeps the thread, and this call, waiting.
     pub fn finish(self) {
         drop(self.queue);
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = thread.join();
+        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let until = Instant::now() + FINISH_WAIT;
+        while !thread.is_finished() {
+            if Instant::now() >= until {
+                return; // the process ends all the same, and the thread with it
+            }
+            std::thread::sleep(FINISH_POLL);
         }
+        let _ = thread.join();
     }
 }
 
@@ -210,14 +217,39 @@ struct Batch {
 }
 
 fn write_batches(mut out: impl Write, batches: &Receiver<Batch>, dropped: &AtomicU64) {
+    let mut torn = false;
     while let Ok(mut batch) = batches.recv() {
-        if out.write_all(&batch.bytes).and_then(|()| out.flush()).is_err() {
+        // A full disk cuts anywhere: what follows must not look like the end of the line that was cut.
+        torn = torn && out.write_all(b"\n").is_err();
+        let written = if torn { 0 } else { write_while_it_goes(&mut out, &batch.bytes) };
+        if written < batch.bytes.len() {
+            let whole = batch.bytes[..written].iter().filter(|byte| **byte == b'\n').count() as u64;
+            dropped.fetch_add(u64::from(batch.lines).saturating_sub(whole), Relaxed);
+            torn |= written > 0 && batch.bytes[written - 1] != b'\n';
+        } else if out.flush().is_err() {
             dropped.fetch_add(u64::from(batch.lines), Relaxed);
         }
         batch.bytes.clear();
         let _ = batch.give_back.try_send(batch.bytes);
     }
 }
+
+/// How many of the bytes the writer took before it failed.
+fn write_while_it_goes(out: &mut impl Write, bytes: &[u8]) -> usize {
+    let mut written = 0;
+    while written < bytes.len() {
+        match out.write(&bytes[written..]) {
+            Ok(taken) if taken > 0 => written += taken,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            _ => break,
+        }
+    }
+    written
+}
+
+/// How long the end waits for a reader that does not read.
+const FINISH_WAIT: Duration = Duration::from_secs(1);
+const FINISH_POLL: Duration = Duration::from_millis(2);
 
 /// Bytes a worker gathers before it hands them over.
 pub const BUFFER_BYTES: usize = 16 * 1024;

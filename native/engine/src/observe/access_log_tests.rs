@@ -245,3 +245,61 @@ fn a_broken_writer_counts_lines_and_lives() {
     sink.finish();
     assert_eq!(dropped.load(Relaxed), 3);
 }
+
+/// A disk with so much room; what is beyond is refused until there is more.
+struct Disk {
+    taken: Arc<Mutex<Vec<u8>>>,
+    room: Arc<AtomicU64>,
+}
+
+impl Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let fits = bytes.len().min(self.room.load(Relaxed) as usize);
+        if fits == 0 {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        self.room.fetch_sub(fits as u64, Relaxed);
+        self.taken.lock().expect("no writer panics").extend_from_slice(&bytes[..fits]);
+        Ok(fits)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn pr_07_a_full_disk_costs_lines_that_are_counted_and_tears_none_that_follow() {
+    let (taken, room) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU64::new(300)));
+    let dropped = Arc::new(AtomicU64::new(0));
+    let disk = Disk { taken: Arc::clone(&taken), room: Arc::clone(&room) };
+    let sink = Sink::start(disk, Mode::Json, Arc::clone(&dropped)).expect("a thread starts");
+    let mut log = sink.worker();
+    let outcome = outcome();
+    log.write(&entry(&outcome, b"/cut"));
+    log.flush();
+    while dropped.load(Relaxed) == 0 {
+        std::thread::yield_now();
+    }
+    room.store(1 << 20, Relaxed);
+    log.write(&entry(&outcome, b"/whole"));
+    log.flush();
+    drop(log);
+    sink.finish();
+    let text = String::from_utf8(taken.lock().expect("the writer ended").clone()).expect("JSON is text");
+    let whole = text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok());
+    assert_eq!(whole.filter(|line| line.contains("/whole")).count(), 1, "{text}");
+    assert_eq!(dropped.load(Relaxed), 1);
+}
+
+#[test]
+fn pr_07_a_reader_that_has_stopped_does_not_hold_the_end_up() {
+    let (release, stuck) = sync_channel::<()>(1);
+    let sink = Sink::start(Stuck(stuck), Mode::Text, Arc::default()).expect("a thread starts");
+    let mut log = sink.worker();
+    log.write(&entry(&outcome(), b"/"));
+    drop(log);
+    let started = std::time::Instant::now();
+    sink.finish();
+    assert!(started.elapsed() < std::time::Duration::from_secs(5));
+    drop(release);
+}

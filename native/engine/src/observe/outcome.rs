@@ -41,6 +41,8 @@ pub enum Reason {
     RbacDenied,
     /// It lost its permit when the configuration changed.
     PolicyChanged,
+    /// The peer's certificate no longer leads to a root that is trusted.
+    TrustChanged,
     /// No rule of the service matches the request.
     NoRoute,
     /// The route names a cluster that does not exist.

@@ -29,7 +29,7 @@ pub struct Row {
 }
 
 /// Every reason, in the order of the enum.
-pub(crate) const TABLE: [Row; 37] = [
+pub(crate) const TABLE: [Row; 38] = [
     Row {
         reason: Reason::Completed,
         code: "completed",
@@ -183,6 +183,17 @@ pub(crate) const TABLE: [Row; 37] = [
         retryable: false,
         sentence: "The connection lost its permit when a new configuration came into force.",
         cure: "Nothing, if the change was meant; a new attempt is judged by the new configuration.",
+    },
+    Row {
+        reason: Reason::TrustChanged,
+        code: "trust_changed",
+        flags_http: "-",
+        flags_tcp: "-",
+        status: 503,
+        side: Side::Local,
+        retryable: true,
+        sentence: "The root of the peer's certificate left the trust bundle while the connection was open.",
+        cure: "Nothing, if the root was to go; otherwise compare `roots` and `issuer` in `GET /certs` of both sidecars.",
     },
     Row {
         reason: Reason::NoRoute,

@@ -28,6 +28,9 @@ pub struct Telemetry {
     config_swaps: AtomicU64,
     config_rejected: AtomicU64,
     certificate_expiry: AtomicU64,
+    certificate_alarm: AtomicU64,
+    certificates_installed: AtomicU64,
+    certificate_failures: AtomicU64,
     panics: AtomicU64,
     access_log_dropped: Arc<AtomicU64>,
 }
@@ -59,6 +62,17 @@ impl Telemetry {
     /// A certificate was installed that holds until `not_after` (seconds since 1970).
     pub fn certificate_installed(&self, not_after: u64) {
         self.certificate_expiry.store(not_after, Relaxed);
+        self.certificates_installed.fetch_add(1, Relaxed);
+    }
+
+    /// How much of the certificate's life is gone without a new one, in steps: 0, 50, 80, 95, 100.
+    pub fn certificate_alarm(&self, percent: u64) {
+        self.certificate_alarm.store(percent, Relaxed);
+    }
+
+    /// An attempt to get a certificate failed.
+    pub fn certificate_failed(&self) {
+        self.certificate_failures.fetch_add(1, Relaxed);
     }
 
     /// A panic was caught. Any thread may call this.

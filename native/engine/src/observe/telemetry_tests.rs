@@ -193,6 +193,8 @@ fn connections_denials_failures_and_the_sidecars_own() {
     telemetry.config_swapped("def");
     telemetry.config_rejected();
     telemetry.certificate_installed(1_900_000_000);
+    telemetry.certificate_alarm(80);
+    telemetry.certificate_failed();
     telemetry.access_log_dropped().fetch_add(7, Relaxed);
     let page = telemetry.prometheus();
     for (name, labels, expected) in [
@@ -205,6 +207,9 @@ fn connections_denials_failures_and_the_sidecars_own() {
         ("meshdp_config_swaps_total", "", "2"),
         ("meshdp_config_rejected_total", "", "1"),
         ("meshdp_certificate_expiry_seconds", "", "1900000000"),
+        ("meshdp_certificate_alarm_percent", "", "80"),
+        ("meshdp_certificates_installed_total", "", "1"),
+        ("meshdp_certificate_failures_total", "", "1"),
         ("meshdp_access_log_dropped_total", "", "7"),
         ("meshdp_panics_total", "", "2"),
     ] {

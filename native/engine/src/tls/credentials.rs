@@ -8,7 +8,6 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
@@ -23,7 +22,7 @@ use crate::tls::config::{Base, ServerAlpn, provider};
 use crate::tls::failure::TlsFailure;
 use crate::tls::leaf::{Leaf, Validity};
 use crate::tls::recent::Recent;
-use crate::tls::verify::{CallerVerifier, Role, ServiceVerifier, Trust};
+use crate::tls::verify::{CallerVerifier, Role, RootId, ServiceVerifier, Trust};
 
 /// Where the newest [`Credentials`] are found; one per process.
 pub struct CredentialStore {
@@ -60,8 +59,8 @@ pub struct Credentials {
     identity: String,
     validity: Validity,
     policy: TrustPolicy,
-    trust: Arc<Trust>,
-    base: Base,
+    pub(super) trust: Arc<Trust>,
+    pub(super) base: Base,
     server_http: Arc<ServerConfig>,
     server_tcp: Arc<ServerConfig>,
     clients: Mutex<Recent<Arc<[String]>, Arc<ClientConfig>>>,
@@ -125,6 +124,21 @@ impl CredentialStore {
         let checked = check_own(&base.key.cert, &trust, waiting.identity.as_deref(), now_unix)?;
         let made = Arc::new(Credentials::make(self.next_epoch(), checked, policy.clone(), trust, base)?);
         waiting.key = None;
+        self.current.store(Some(made.clone()));
+        Ok(made)
+    }
+
+    /// Publishes the chain in use again under another trust bundle.
+    pub fn trust(&self, bundle_pem: &[u8], now_unix: u64) -> Result<Arc<Credentials>, CredentialError> {
+        let _one_writer = self.waiting();
+        let old = self.load().ok_or(CredentialError::NoKey)?;
+        let trust = self.trust_of(bundle_pem, &old.base)?;
+        if Arc::ptr_eq(&trust, &old.trust) {
+            return Ok(old);
+        }
+        let own = check_own(&old.base.key.cert, &trust, Some(&old.identity), now_unix)?;
+        let made = Credentials::make(self.next_epoch(), own, old.policy.clone(), trust, old.base.clone())?;
+        let made = Arc::new(made);
         self.current.store(Some(made.clone()));
         Ok(made)
     }
@@ -220,8 +234,26 @@ impl Credentials {
 
     /// Whether our own certificate is no longer valid.
     pub fn have_expired(&self) -> bool {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        self.not_after_unix() <= since.map_or(0, |since| since.as_secs())
+        self.not_after_unix() <= self.now_unix()
+    }
+
+    fn now_unix(&self) -> u64 {
+        self.base.clock.current_time().map_or(0, |now| now.as_secs())
+    }
+
+    /// Whether chains that lead to this root are still accepted.
+    pub(crate) fn trusts(&self, root: &RootId) -> bool {
+        self.trust.holds(root)
+    }
+
+    /// The root that the peer's chain leads to. After a handshake this is remembered, not verified anew.
+    pub(crate) fn root_of(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        peer: Role,
+    ) -> Result<RootId, TlsFailure> {
+        self.trust.verify(leaf, intermediates, peer, self.now_unix())
     }
 
     /// The first second in which the whole chain is valid.
@@ -289,10 +321,14 @@ fn check_own(
     let (first, rest) = chain.split_first().ok_or(CredentialError::NoKey)?;
     let leaf = Leaf::parse(first).map_err(|failure| CredentialError::NotAnSvid(failure.to_string()))?;
     if now_unix < leaf.validity.from {
-        return Err(CredentialError::NotYetValid { seconds: leaf.validity.from - now_unix });
+        return Err(CredentialError::Lifetime(Lifetime::Begins { seconds: leaf.validity.from - now_unix }));
     }
     if now_unix > leaf.validity.until {
-        return Err(CredentialError::Expired { seconds: now_unix - leaf.validity.until });
+        return Err(CredentialError::Lifetime(Lifetime::Ended { seconds: now_unix - leaf.validity.until }));
+    }
+    let days = leaf.validity.until.saturating_sub(leaf.validity.from) / DAY_S;
+    if days > LONGEST_LIFE_DAYS {
+        return Err(CredentialError::Lifetime(Lifetime::TooLong { days }));
     }
     if let Some(expected) = expected
         && expected != leaf.uri
@@ -325,16 +361,8 @@ pub enum CredentialError {
     KeyMismatch,
     /// The leaf is no X.509-SVID, for instance because it has not exactly one SPIFFE URI name.
     NotAnSvid(String),
-    /// The leaf has ended.
-    Expired {
-        /// How long ago.
-        seconds: u64,
-    },
-    /// The leaf has not begun.
-    NotYetValid {
-        /// How long until then.
-        seconds: u64,
-    },
+    /// The leaf is not valid now, or for too long.
+    Lifetime(Lifetime),
     /// The chain does not lead to the bundle.
     Untrusted(String),
     /// The certificate is somebody else's.
@@ -350,6 +378,26 @@ pub enum CredentialError {
     Refused(String),
 }
 
+/// What is wrong with a leaf's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// It has ended.
+    Ended {
+        /// How long ago.
+        seconds: u64,
+    },
+    /// It has not begun.
+    Begins {
+        /// How long until then.
+        seconds: u64,
+    },
+    /// Nothing takes it back for so long.
+    TooLong {
+        /// How long it lives.
+        days: u64,
+    },
+}
+
 impl fmt::Display for CredentialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -361,11 +409,17 @@ impl fmt::Display for CredentialError {
                 f.write_str("the certificate is for another key; sign the newest request, or give the matching pair")
             }
             Self::NotAnSvid(why) => write!(f, "{why}; issue it with one spiffe:// URI name and no CA rights"),
-            Self::Expired { seconds } => {
+            Self::Lifetime(Lifetime::Ended { seconds }) => {
                 write!(f, "the certificate ended {seconds} s ago; issue a new one, or set the clock")
             }
-            Self::NotYetValid { seconds } => {
+            Self::Lifetime(Lifetime::Begins { seconds }) => {
                 write!(f, "the certificate starts in {seconds} s; set the clock, or backdate by a minute")
+            }
+            Self::Lifetime(Lifetime::TooLong { days }) => {
+                write!(
+                    f,
+                    "the certificate lives {days} days; issue one of at most {LONGEST_LIFE_DAYS}, better of hours"
+                )
             }
             Self::Untrusted(why) => {
                 write!(f, "our own certificate would be refused: {why}; send the bundle of its issuer")
@@ -382,6 +436,10 @@ impl fmt::Display for CredentialError {
 }
 
 impl std::error::Error for CredentialError {}
+
+/// What public authorities may issue at most; a workload's certificate cannot be revoked (attack case CA-05).
+const LONGEST_LIFE_DAYS: u64 = 398;
+const DAY_S: u64 = 86_400;
 
 /// Client configurations kept per credentials, one per list of expected identities.
 const CLIENT_CONFIGS: usize = 1024;

@@ -76,6 +76,50 @@ fn ca_06_the_same_certificate_with_a_new_bundle() {
 }
 
 #[test]
+fn ca_06_a_bundle_alone_under_which_we_would_be_refused_changes_nothing() {
+    let (ca, next, store) = (Authority::new("root"), Authority::new("next"), store());
+    assert_eq!(store.trust(ca.bundle().as_bytes(), NOW).err(), Some(CredentialError::NoKey));
+    let chain = sign(&ca, &store.csr(Some(ALICE)).unwrap());
+    let old = store.install(chain.as_bytes(), ca.bundle().as_bytes(), None, &policy(), NOW).unwrap();
+    let both = ca.bundle() + &next.bundle();
+    let new = store.trust(both.as_bytes(), NOW).unwrap();
+    assert_ne!(old.trust_epoch(), new.trust_epoch());
+    let (before, after) = (old.facts(), new.facts());
+    assert_eq!((&before.serial, &before.issuer), (&after.serial, &after.issuer));
+    assert_eq!((before.roots.len(), after.roots.len()), (1, 2));
+    assert_eq!(before.issuer, after.roots[0].fingerprint);
+    assert!(matches!(store.trust(next.bundle().as_bytes(), NOW), Err(CredentialError::Untrusted(_))));
+    assert!(matches!(store.trust(b"", NOW), Err(CredentialError::Bundle(_))));
+    assert_eq!(store.load().unwrap().epoch, new.epoch, "the last good ones stay");
+    assert_eq!(store.trust(both.as_bytes(), NOW).unwrap().epoch, new.epoch, "the same bundle changes nothing");
+}
+
+#[test]
+fn ca_06_a_peer_is_trusted_as_long_as_its_root_is() {
+    let (ca, next, store) = (Authority::new("root"), Authority::new("next"), store());
+    let pair = ca.issue(&svid(ALICE));
+    let (chain, key) = (pair.chain.as_bytes(), Some(pair.key.as_bytes()));
+    let both = ca.bundle() + &next.bundle();
+    let made = store.install(chain, both.as_bytes(), key, &policy(), NOW).unwrap();
+    let peer = crate::tls::pki::chain(&next.issue(&svid(BOB)));
+    let root = made.root_of(&peer[0], &peer[1..], Role::Client).unwrap();
+    assert!(made.trusts(&root));
+    assert!(!store.trust(ca.bundle().as_bytes(), NOW).unwrap().trusts(&root));
+}
+
+#[test]
+fn ca_03_expiry_is_told_by_the_clock_of_the_store() {
+    let ca = Authority::new("root");
+    let pair = ca.issue(&svid(ALICE));
+    let (chain, key) = (pair.chain.as_bytes(), Some(pair.key.as_bytes()));
+    for (clock, expired) in [(NOW, false), (1_782_863_999, false), (1_782_864_000, true), (NOW + 400 * 86_400, true)] {
+        let store = CredentialStore::with_clock(Arc::new(Clock(clock)));
+        let made = store.install(chain, ca.bundle().as_bytes(), key, &policy(), NOW).unwrap();
+        assert_eq!(made.have_expired(), expired, "{clock}");
+    }
+}
+
+#[test]
 fn ca_05_refusals_keep_what_is_in_use() {
     let (ca, other, store) = (Authority::new("root"), Authority::new("other"), store());
     let good = ca.issue(&svid(ALICE));
@@ -89,10 +133,21 @@ fn ca_05_refusals_keep_what_is_in_use() {
     let mut two = svid(ALICE);
     two.subject_alt_names.push(crate::tls::pki::uri_name(BOB));
     let two = ca.issue(&two);
+    let mut decade = svid(ALICE);
+    decade.not_after = date_time_ymd(2036, 6, 1);
+    let decade = ca.issue(&decade);
+    let too_long = CredentialError::Lifetime(Lifetime::TooLong { days: 3_653 });
     let cases = [
+        (install(&decade.chain, &ca.bundle(), &decade.key, NOW), Some(too_long)),
         (install(&good.chain, &ca.bundle(), &stranger.key, NOW), Some(CredentialError::KeyMismatch)),
-        (install(&good.chain, &ca.bundle(), &good.key, end + 5), Some(CredentialError::Expired { seconds: 5 })),
-        (install(&good.chain, &ca.bundle(), &good.key, start - 7), Some(CredentialError::NotYetValid { seconds: 7 })),
+        (
+            install(&good.chain, &ca.bundle(), &good.key, end + 5),
+            Some(CredentialError::Lifetime(Lifetime::Ended { seconds: 5 })),
+        ),
+        (
+            install(&good.chain, &ca.bundle(), &good.key, start - 7),
+            Some(CredentialError::Lifetime(Lifetime::Begins { seconds: 7 })),
+        ),
     ];
     for (found, expected) in cases {
         assert_eq!(found, expected);

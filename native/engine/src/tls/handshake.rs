@@ -12,6 +12,7 @@ use super::failure::TlsFailure;
 use super::leaf::Leaf;
 use super::session::Session;
 use super::stream::TlsStream;
+use super::verify::Role;
 use crate::tls::credentials::Credentials;
 
 /// The peer of a finished handshake, as its verified certificate names it.
@@ -43,7 +44,7 @@ pub(crate) async fn accept(
     client_offers_http11: bool,
 ) -> Result<(TlsStream, PeerCertificate), TlsFailure> {
     let session = Session::server(credentials.server_config(alpn, client_offers_http11))?;
-    shake(TlsStream::new(tcp, session, prefix)).await
+    shake(TlsStream::new(tcp, session, prefix), credentials, Role::Client).await
 }
 
 /// Opens a handshake towards an endpoint. An empty `sni` sends none.
@@ -56,13 +57,20 @@ pub(crate) async fn connect(
 ) -> Result<(TlsStream, PeerCertificate), TlsFailure> {
     let name = server_name(sni, &tcp)?;
     let session = Session::client(credentials.client_config(expected.identities)?, name, alpn.protocols())?;
-    shake(TlsStream::new(tcp, session, Vec::new())).await
+    shake(TlsStream::new(tcp, session, Vec::new()), credentials, Role::Server).await
 }
 
-async fn shake(mut stream: TlsStream) -> Result<(TlsStream, PeerCertificate), TlsFailure> {
+async fn shake(
+    mut stream: TlsStream,
+    credentials: &Credentials,
+    peer: Role,
+) -> Result<(TlsStream, PeerCertificate), TlsFailure> {
     stream.handshake().await?;
-    let der = stream.session().peer_leaf().ok_or(TlsFailure::NoClientCertificate)?;
-    let Leaf { uri, hash, validity } = Leaf::parse(der)?;
+    let chain = stream.session().peer_chain();
+    let (leaf, intermediates) = chain.split_first().ok_or(TlsFailure::NoClientCertificate)?;
+    let Leaf { uri, hash, validity } = Leaf::parse(leaf)?;
+    let root = credentials.root_of(leaf, intermediates, peer)?;
+    stream.proven(root, validity.until);
     Ok((stream, PeerCertificate { uri, hash, not_after_unix: validity.until }))
 }
 

@@ -109,8 +109,8 @@ impl Session {
         self.common().alpn_protocol()
     }
 
-    pub(crate) fn peer_leaf(&self) -> Option<&CertificateDer<'static>> {
-        self.common().peer_certificates().and_then(<[_]>::first)
+    pub(crate) fn peer_chain(&self) -> &[CertificateDer<'static>] {
+        self.common().peer_certificates().unwrap_or_default()
     }
 
     pub(crate) fn common(&self) -> &CommonState {

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 use super::failure::TlsFailure;
 use super::session::{Advance, Opened, RECORD_PLAINTEXT, Sealed, Session};
+use super::verify::RootId;
 use crate::stream::uninterrupted;
 
 /// A TLS connection. Both directions are polled by one task.
@@ -36,6 +37,9 @@ pub(crate) struct TlsStream {
     closing: bool,
     /// What ended the session. Its buffers may be out of step with rustls then, so nothing is opened any more.
     broken: Option<TlsFailure>,
+    /// What the peer's chain led to, and its last second; zero before the handshake's end.
+    peer_root: RootId,
+    peer_until_unix: u64,
 }
 
 impl TlsStream {
@@ -50,6 +54,8 @@ impl TlsStream {
             peer_closed: false,
             closing: false,
             broken: None,
+            peer_root: RootId::default(),
+            peer_until_unix: 0,
         }
     }
 
@@ -61,6 +67,21 @@ impl TlsStream {
     #[cfg(test)]
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         self.session.alpn()
+    }
+
+    /// Notes what the handshake proved of the peer.
+    pub(crate) fn proven(&mut self, root: RootId, until_unix: u64) {
+        (self.peer_root, self.peer_until_unix) = (root, until_unix);
+    }
+
+    /// The root that the peer's chain led to.
+    pub(crate) fn peer_root(&self) -> &RootId {
+        &self.peer_root
+    }
+
+    /// The last second of the peer's certificate.
+    pub(crate) fn peer_until_unix(&self) -> u64 {
+        self.peer_until_unix
     }
 
     pub(crate) fn session(&self) -> &Session {

@@ -27,11 +27,24 @@ pub(crate) struct Trust {
     pub(crate) epoch: u64,
     bundle_hash: [u8; 32],
     anchors: Vec<TrustAnchor<'static>>,
-    /// Parallel to `anchors`: webpki ignores when a root ends, we do not.
-    validities: Vec<Validity>,
+    /// Parallel to `anchors`.
+    roots: Vec<Root>,
     algorithms: WebPkiSupportedAlgorithms,
-    verified: Mutex<Recent<[u8; 32], Validity>>,
+    verified: Mutex<Recent<[u8; 32], (Validity, RootId)>>,
 }
+
+/// A root of a bundle. Bundles may hold a root twice, before and after its renewal with the same key: one id, two roots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Root {
+    pub(crate) id: RootId,
+    /// SHA-256 of the certificate: what people compare.
+    pub(crate) fingerprint: [u8; 32],
+    /// webpki ignores when a root ends, we do not.
+    pub(crate) validity: Validity,
+}
+
+/// Hash of a root's name and key: what chains lead to.
+pub(crate) type RootId = [u8; 32];
 
 /// The side that the certificate's holder plays in the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,53 +57,66 @@ impl Trust {
     /// Reads a PEM bundle of roots; `Err` is a part of a sentence.
     pub(crate) fn parse(bundle: &[u8], epoch: u64, algorithms: WebPkiSupportedAlgorithms) -> Result<Self, String> {
         let mut anchors = Vec::new();
-        let mut validities = Vec::new();
+        let mut roots = Vec::new();
         for root in CertificateDer::pem_slice_iter(bundle) {
             let root = root.map_err(|error| error.to_string())?;
             let anchor = webpki::anchor_from_trusted_cert(&root).map_err(|error| error.to_string())?;
-            validities.push(Validity::parse(&root).map_err(|failure| failure.to_string())?);
+            let validity = Validity::parse(&root).map_err(|failure| failure.to_string())?;
+            roots.push(Root { id: id_of(&anchor), fingerprint: sha256(&root), validity });
             anchors.push(anchor.to_owned());
         }
         if anchors.is_empty() {
             return Err("it holds no certificate".to_owned());
         }
         let verified = Mutex::new(Recent::new(VERIFIED_CHAINS));
-        Ok(Self { epoch, bundle_hash: sha256(bundle), anchors, validities, algorithms, verified })
+        Ok(Self { epoch, bundle_hash: sha256(bundle), anchors, roots, algorithms, verified })
     }
 
     pub(crate) fn is_of(&self, bundle: &[u8]) -> bool {
         self.bundle_hash == sha256(bundle)
     }
 
-    /// Verifies that a path leads from the leaf to a root, valid now, usable in this role.
+    /// The roots, in the bundle's order.
+    pub(crate) fn roots(&self) -> &[Root] {
+        &self.roots
+    }
+
+    /// Whether chains that lead to this root are accepted.
+    pub(crate) fn holds(&self, root: &RootId) -> bool {
+        self.roots.iter().any(|held| held.id == *root)
+    }
+
+    /// Verifies that a path leads from the leaf to a root, valid now, usable in this role; says to which.
     pub(crate) fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         role: Role,
         now_unix: u64,
-    ) -> Result<(), TlsFailure> {
+    ) -> Result<RootId, TlsFailure> {
         if intermediates.len() >= CHAIN_CERTIFICATES {
             return Err(TlsFailure::UntrustedChain(format!("it has more than {CHAIN_CERTIFICATES} certificates")));
         }
         let key = self.chain_key(leaf, intermediates, role);
         let known = self.lock().find(&key).copied();
-        if known.is_some_and(|validity| validity.contains(now_unix)) {
-            return Ok(());
+        if let Some((validity, root)) = known
+            && validity.contains(now_unix)
+        {
+            return Ok(root);
         }
-        let validity = self.verify_path(leaf, intermediates, role, now_unix)?;
-        self.lock().put(key, validity);
-        Ok(())
+        let (validity, root) = self.verify_path(leaf, intermediates, role, now_unix)?;
+        self.lock().put(key, (validity, root));
+        Ok(root)
     }
 
-    /// The full verification; the answer is the time in which all certificates of the path are valid.
+    /// The full verification; the answer is the time in which all certificates of the path are valid, and its root.
     fn verify_path(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         role: Role,
         now_unix: u64,
-    ) -> Result<Validity, TlsFailure> {
+    ) -> Result<(Validity, RootId), TlsFailure> {
         let end = EndEntityCert::try_from(leaf).map_err(|error| refused(&error))?;
         let usage = match role {
             Role::Client => KeyUsage::client_auth(),
@@ -105,17 +131,15 @@ impl Trust {
         for certificate in path.intermediate_certificates() {
             validity = validity.and(Validity::parse(&certificate.der())?);
         }
-        let root = self.root_validity(path.anchor(), now_unix);
+        let id = id_of(path.anchor());
+        let root = self.root_validity(&id, now_unix);
         root.check(now_unix)?;
-        Ok(validity.and(root))
+        Ok((validity.and(root), id))
     }
 
     /// The bundle may hold a root twice, before and after its renewal with the same key: the valid one counts.
-    fn root_validity(&self, anchor: &TrustAnchor<'_>, now_unix: u64) -> Validity {
-        let same = |(held, _): &(&TrustAnchor<'_>, &Validity)| {
-            held.subject == anchor.subject && held.subject_public_key_info == anchor.subject_public_key_info
-        };
-        let all = self.anchors.iter().zip(&self.validities).filter(same).map(|(_, validity)| *validity);
+    fn root_validity(&self, id: &RootId, now_unix: u64) -> Validity {
+        let all = self.roots.iter().filter(|held| held.id == *id).map(|held| held.validity);
         let last = Validity { from: 0, until: 0 };
         all.fold(last, |best, next| if best.contains(now_unix) { best } else { next })
     }
@@ -133,10 +157,21 @@ impl Trust {
         key
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Recent<[u8; 32], Validity>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Recent<[u8; 32], (Validity, RootId)>> {
         // The map is whole between calls, so a panic elsewhere left nothing half done.
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn id_of(anchor: &TrustAnchor<'_>) -> RootId {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in [&anchor.subject, &anchor.subject_public_key_info] {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut id = [0; 32];
+    id.copy_from_slice(context.finish().as_ref());
+    id
 }
 
 fn refused(error: &webpki::Error) -> TlsFailure {

@@ -10,6 +10,7 @@ pub(crate) mod registry;
 
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -20,13 +21,16 @@ use meshdp_model::snapshot::Snapshot;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
+use crate::connection::Failure;
+use crate::control::turnover;
 use crate::http::decide::Scratch;
-use crate::listener;
+use crate::listener::{self, Doors};
 use crate::observe::access_log::AccessLog;
 use crate::observe::outcome::Reason;
 use crate::observe::telemetry::WorkerTelemetry;
 use crate::pool::Pool;
-use crate::settings::{Limits, Settings};
+use crate::settings::Settings;
+use crate::stream::Stream;
 use crate::sys;
 use crate::tls::credentials::{CredentialStore, Credentials};
 use crate::worker::buffers::Buffers;
@@ -39,8 +43,10 @@ pub(crate) enum Command {
     Swap(Arc<Snapshot>, Sender<()>),
     /// Answer with the live connections.
     Connections(Sender<Vec<ConnectionRow>>),
-    /// Stop accepting; let what runs finish.
+    /// No new work from peers; the application may still connect, and what runs may finish.
     Drain,
+    /// Accept nothing more.
+    Close,
     /// End now.
     Stop,
 }
@@ -81,6 +87,7 @@ pub(crate) struct Worker {
     pinned: RefCell<Rc<Pinned>>,
     started: Instant,
     coarse_ms: Cell<u64>,
+    wall_s: Cell<u64>,
     random: Cell<u64>,
     /// Connections admitted at the last sweep, and when memory was last given back.
     admitted: Cell<u64>,
@@ -106,6 +113,7 @@ impl Worker {
             pinned: RefCell::new(Rc::new(Pinned { snapshot, epoch: 0 })),
             started: Instant::now(),
             coarse_ms: Cell::new(0),
+            wall_s: Cell::new(turnover::wall_ms() / 1_000),
             random: Cell::new(seed()),
             admitted: Cell::new(0),
             settled: Cell::new(0),
@@ -130,6 +138,11 @@ impl Worker {
         self.coarse_ms.get()
     }
 
+    /// Seconds since 1970, up to one sweep old.
+    pub(crate) fn wall_s(&self) -> u64 {
+        self.wall_s.get()
+    }
+
     /// The next number of a fast generator (xorshift64*); for balancing and request ids, never for secrets.
     pub(crate) fn random(&self) -> u64 {
         let mut state = self.random.get();
@@ -152,25 +165,45 @@ impl Worker {
         if credentials.have_expired() { Err(Reason::CredentialsExpired) } else { Ok(credentials) }
     }
 
+    /// Whether the peer's certificate still leads to a root that is trusted.
+    ///
+    /// # Errors
+    /// `TrustChanged` when its root has left the bundle since.
+    pub(crate) fn still_trusts(&self, stream: &Stream) -> Result<(), Failure> {
+        let Some((root, _)) = stream.proof() else { return Ok(()) };
+        if self.credentials.load().is_none_or(|credentials| credentials.trusts(root)) {
+            return Ok(());
+        }
+        Err(Failure::new(Reason::TrustChanged, "the root of the peer's certificate is no longer trusted"))
+    }
+
     async fn swap(&self, snapshot: Arc<Snapshot>) {
         let epoch = self.epoch() + 1;
         *self.pinned.borrow_mut() = Rc::new(Pinned { snapshot, epoch });
         let pinned = self.pin();
-        let credential_epoch = self.credentials.load().map_or(0, |credentials| credentials.epoch);
         self.pool.borrow_mut().retire(|key| match &key.security {
             None => true,
-            Some((cluster, epoch)) => {
-                *epoch == credential_epoch
-                    && pinned.snapshot.cluster(&cluster.key).is_some_and(|(now, _)| Arc::ptr_eq(now, cluster))
+            Some((cluster, _)) => {
+                pinned.snapshot.cluster(&cluster.key).is_some_and(|(now, _)| Arc::ptr_eq(now, cluster))
             }
         });
+        self.retire_old_credentials();
         self.registry.wake_all().await;
     }
 
+    /// Closes pooled connections that were opened with credentials which are no longer ours: their age is bounded by
+    /// our own renewals.
+    fn retire_old_credentials(&self) {
+        let in_use = self.credentials.load().map_or(0, |credentials| credentials.epoch);
+        self.pool.borrow_mut().retire(|key| key.security.as_ref().is_none_or(|(_, epoch)| *epoch == in_use));
+    }
+
     fn sweep(&self) {
+        self.wall_s.set(turnover::wall_ms() / 1_000);
         self.coarse_ms.set(self.started.elapsed().as_millis() as u64);
         self.registry.wake_expired(self.coarse_ms());
-        self.pool.borrow_mut().sweep(self.coarse_ms());
+        self.pool.borrow_mut().sweep(self.coarse_ms(), self.wall_s.get());
+        self.retire_old_credentials();
         if matches!(self.own_credentials(), Err(Reason::CredentialsExpired)) {
             self.pool.borrow_mut().retire(|key| key.security.is_none());
         }
@@ -200,12 +233,12 @@ pub(crate) fn run(mut setup: Setup) -> std::io::Result<()> {
     let commands = std::mem::replace(&mut setup.commands, mpsc::unbounded_channel().1);
     let worker = Rc::new(Worker::new(setup));
     runtime.block_on(async move {
-        let (stop_accepting, accepting) = tokio::sync::watch::channel(false);
+        let (doors, seen) = tokio::sync::watch::channel(Doors::Open);
         for (direction, listener) in listeners {
-            tokio::task::spawn_local(listener::accept(direction, listener, Rc::clone(&worker), accepting.clone()));
+            tokio::task::spawn_local(listener::accept(direction, listener, Rc::clone(&worker), seen.clone()));
         }
         tokio::task::spawn_local(tick(Rc::clone(&worker)));
-        obey(&worker, commands, &stop_accepting).await;
+        obey(&worker, commands, &doors).await;
         worker.access_log.borrow_mut().flush();
     });
     Ok(())
@@ -214,7 +247,7 @@ pub(crate) fn run(mut setup: Setup) -> std::io::Result<()> {
 async fn obey(
     worker: &Worker,
     mut commands: mpsc::UnboundedReceiver<Command>,
-    stop_accepting: &tokio::sync::watch::Sender<bool>,
+    doors: &tokio::sync::watch::Sender<Doors>,
 ) {
     while let Some(command) = commands.recv().await {
         match command {
@@ -225,9 +258,10 @@ async fn obey(
             Command::Connections(answer) => drop(answer.send(worker.registry.rows())),
             Command::Drain => {
                 worker.draining.set(true);
-                let _ = stop_accepting.send(true);
+                let _ = doors.send(Doors::OutboundOnly);
                 worker.registry.wake_all().await;
             }
+            Command::Close => drop(doors.send(Doors::Closed)),
             Command::Stop => return,
         }
     }
@@ -247,15 +281,19 @@ fn seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
 }
 
-/// Binds one listener of a capture port; several workers share it through `SO_REUSEPORT`. Linux hands its options on to
-/// the sockets it accepts.
-pub(crate) fn bind(address: SocketAddr, limits: &Limits) -> std::io::Result<StdListener> {
+/// Binds one listener of a capture port; Linux hands its options on to the sockets it accepts. Workers share the port
+/// through `SO_REUSEPORT`, which is open to every process of our user: where the application is one, there is a mark, and
+/// the workers share the listener itself.
+pub(crate) fn bind(address: SocketAddr, settings: &Settings) -> std::io::Result<StdListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec().nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    match settings.mark {
+        Some(mark) => sys::set_mark(socket.as_fd(), mark)?,
+        None => socket.set_reuse_port(true)?,
+    }
     socket.set_tcp_nodelay(true)?;
-    if let Some(probing) = limits.keepalive() {
+    if let Some(probing) = settings.limits.keepalive() {
         socket.set_tcp_keepalive(&probing)?;
     }
     socket.bind(&address.into())?;

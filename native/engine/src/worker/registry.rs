@@ -1,7 +1,7 @@
 //! The live connections of one worker: what each one is, and how to interrupt it.
 //!
 //! In: connections as they start.  Out: rows for the admin page; wake-ups on a swap, a deadline or a drain.
-//! Limits: at most half of the process's open-file limit in connections, shared evenly between workers.
+//! Limits: at most half of the process's open-file limit (less a reserve) in connections, shared evenly between workers.
 //! A connection task is woken through its registered waker and looks at the worker's epoch and its own deadline itself,
 //! so that the hot path pays one comparison and no timer.
 

@@ -1,7 +1,7 @@
 """What the Bookinfo services share: a small HTTP server and a client, from the standard library alone.
 
 In:      a function from request to answer.
-Out:     HTTP/1.1 with keep-alive on the port that the command line names.
+Out:     HTTP/1.1 with keep-alive on the port that the command line names; the log says who connects.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import json
 import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import streams  # type: ignore[import-not-found]  # beside this file
 
 CALL_TIMEOUT_S = 5.0
 TRACE_HEADERS = ("x-request-id", "traceparent", "tracestate", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled", "end-user")
@@ -39,7 +41,7 @@ def json_answer(value: object, status: int = 200) -> Answer:
 
 
 def serve(answer: Callable[[Request], Answer | None]) -> None:
-    """Serves until the process ends; None is not found. Every service answers /health, /ping and /headers."""
+    """Serves until the process ends; None is not found. All answer /health, /ping, /headers, /download and /echo."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -47,6 +49,8 @@ def serve(answer: Callable[[Request], Answer | None]) -> None:
         disable_nagle_algorithm = True
 
         def _handle(self) -> None:
+            if streams.serve(self):
+                return
             self.rfile.read(int(self.headers.get("content-length") or 0))
             request = Request(self.command, self.path, {name.lower(): text for name, text in self.headers.items()})
             found = _common(request) or answer(request) or json_answer({"error": "not found"}, 404)
@@ -62,6 +66,10 @@ def serve(answer: Callable[[Request], Answer | None]) -> None:
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 128
+
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            print(f"connection from {client_address[0]}", file=sys.stderr, flush=True)
+            return True
 
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 9080
     Server(("0.0.0.0", port), Handler).serve_forever()
@@ -87,6 +95,8 @@ def _common(request: Request) -> Answer | None:
     match request.path:
         case "/health" | "/ping":
             return json_answer({"status": "healthy"})
+        case "/download/end":
+            return json_answer({"ended": streams.end_downloads()})
         case "/headers":
             return json_answer(request.headers)
     return None

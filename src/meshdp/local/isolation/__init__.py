@@ -1,5 +1,6 @@
 """Where an instance lives, apart from everything else on the machine.
 
-Reading order: kernel (the calls that CPython lacks) → namespaces (who keeps them, how they are joined) → launch (how
-programs get in, and with which rights) → inside (questions to what runs there).
+Reading order: kernel (the calls that CPython lacks) → capabilities (what the next program may) → rights (how a mesh
+comes to what it needs: as root or in a user namespace) → doors (how others come in later) → namespaces (who keeps
+them, how they are joined) → launch (how programs get in) → inside (questions to what runs there).
 """

@@ -14,7 +14,7 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
-from meshdp.local.isolation import kernel
+from meshdp.local.isolation import doors
 
 ANSWER_LIMIT_BYTES = 16 * 1024 * 1024
 QUESTION_TIMEOUT_S = 2.0
@@ -32,8 +32,7 @@ class Answer(NamedTuple):
 async def ask(pid: int, port: int, path: str) -> Answer | None:
     """GETs from 127.0.0.1 inside; None when there is no whole answer in time."""
     try:
-        with kernel.network_of(pid):
-            connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        connection = doors.socket_in(pid, socket.AF_INET, socket.SOCK_STREAM)
     except OSError:
         return None
     connection.setblocking(False)

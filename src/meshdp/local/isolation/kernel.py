@@ -1,7 +1,7 @@
-"""Turns the few Linux calls that CPython 3.11 lacks (namespaces, mounts, capabilities) into plain functions.
+"""Turns the Linux calls that CPython 3.11 lacks (namespaces, mounts, processes in them, holes) into plain functions.
 
 Fails: OSError with the kernel's errno and the call's name; the caller says what it means and how to cure it.
-Source: unshare(2), setns(2), mount(2), prctl(2), capabilities(7), user_namespaces(7).
+Source: unshare(2), setns(2), mount(2), clone(2), prctl(2), fallocate(2), mount_namespaces(7), user_namespaces(7).
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 NEW_MOUNTS = 0x0002_0000
+NEW_USERS = 0x1000_0000
 NEW_PIDS = 0x2000_0000
 NEW_NETWORK = 0x4000_0000
+
+SAME_PARENT = 0x0000_8000
 
 MOUNT_READ_ONLY = 0x1
 MOUNT_NO_SUID = 0x2
@@ -35,6 +39,30 @@ def enter(descriptor: int, kind: int) -> None:
     _checked("setns", _libc.setns(descriptor, kind))
 
 
+def enter_one_of(pid: int, name: str, kind: int) -> None:
+    """Enters one namespace of a process: `name` is its file in /proc/PID/ns."""
+    descriptor = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        enter(descriptor, kind)
+    finally:
+        os.close(descriptor)
+
+
+def clone(flags: int) -> int:
+    """Forks a process that has one thread: like os.fork, with flags of clone(2). 0 in the child.
+
+    SAME_PARENT makes the child the caller's sibling. Python's own preparations do not run: one thread needs none.
+    """
+    # A child of the same parent ends with the signal its sibling would end with, and may not name one.
+    exit_signal = 0 if flags & SAME_PARENT else signal.SIGCHLD
+    words = (ctypes.c_uint64 * 8)(flags, 0, 0, 0, exit_signal, 0, 0, 0)
+    pid: int = _libc_with_lock.syscall(_SYS_CLONE3, words, ctypes.c_size_t(ctypes.sizeof(words)))
+    if pid < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"clone: {os.strerror(code)}")
+    return pid
+
+
 def mount(source: str, target: str, filesystem: str = "", flags: int = 0, options: str = "") -> None:
     """Mounts, binds or remounts; an empty file system or option is passed as none."""
     status = _libc.mount(
@@ -47,24 +75,18 @@ def bind(source: str, target: str, *, read_only: bool = False) -> None:
     """Binds a file or folder over another, which must exist; read-only holds for what is mounted below, too."""
     mount(source, target, flags=MOUNT_BIND | MOUNT_RECURSIVE)
     if read_only:
-        for point in _mounted_at_or_below(target):
-            mount("none", point, flags=MOUNT_BIND | MOUNT_REMOUNT | MOUNT_READ_ONLY)
+        for point, kept in _mounted_at_or_below(target):
+            mount("none", point, flags=MOUNT_BIND | MOUNT_REMOUNT | MOUNT_READ_ONLY | kept)
+
+
+def punch_hole(descriptor: int, end: int) -> None:
+    """Gives the room of a file's first `end` bytes back; they read as NULs, and what is appended meanwhile is safe."""
+    _checked("fallocate", _libc.fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(end)))
 
 
 def die_with_parent() -> None:
     """Has the kernel kill this process when the thread that made it ends; survives exec of ordinary programs."""
-    _prctl(_PR_SET_PDEATHSIG, 9)
-
-
-def drop_capabilities() -> None:
-    """Empties the bounding set and forbids new privileges: no program started from here gets a capability again.
-
-    The capabilities that the process holds go with the next exec: the bounding set cuts what root would gain there.
-    """
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    for capability in range(_last_capability() + 1):
-        _prctl(_PR_CAPBSET_DROP, capability)
-    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    _checked("prctl", _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0))
 
 
 @contextlib.contextmanager
@@ -72,39 +94,11 @@ def network_of(pid: int) -> Iterator[None]:
     """Runs its body in the network namespace of a process: sockets made there stay there. Never await inside."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        target = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            enter(target, NEW_NETWORK)
-        finally:
-            os.close(target)
+        enter_one_of(pid, "net", NEW_NETWORK)
         try:
             yield
         finally:
             enter(home, NEW_NETWORK)
-    finally:
-        os.close(home)
-
-
-@contextlib.contextmanager
-def children_in_processes_of(pid: int | None) -> Iterator[None]:
-    """Has children forked in its body start in the process namespace of `pid`, or in a new one for None.
-
-    No thread can be started inside; the caller forks and leaves.
-    """
-    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if pid is None:
-            unshare(NEW_PIDS)
-        else:
-            target = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                enter(target, NEW_PIDS)
-            finally:
-                os.close(target)
-        try:
-            yield
-        finally:
-            enter(home, NEW_PIDS)
     finally:
         os.close(home)
 
@@ -118,18 +112,18 @@ def started_at(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[_STAT_START_AFTER_NAME])
 
 
-def _mounted_at_or_below(target: str) -> list[str]:
-    rows = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = {row.split()[4] for row in rows}
-    return sorted(point for point in points if point == target or point.startswith(f"{target}/"))
+def children() -> set[int]:
+    """The children of this process, those that have ended and wait to be collected among them."""
+    found = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+    return {int(pid) for pids in found for pid in pids}
 
 
-def _last_capability() -> int:
-    return int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-
-
-def _prctl(option: int, first: int, second: int = 0) -> None:
-    _checked("prctl", _libc.prctl(option, ctypes.c_ulong(first), ctypes.c_ulong(second), 0, 0))
+def _mounted_at_or_below(target: str) -> list[tuple[str, int]]:
+    """Mount points with the flags that they must keep: who did not set them may not clear them."""
+    rows = [row.split() for row in Path("/proc/self/mountinfo").read_text().splitlines()]
+    points = {row[_MOUNTINFO_POINT]: row[_MOUNTINFO_OPTIONS].split(",") for row in rows}
+    below = {point: options for point, options in points.items() if f"{point}/".startswith(f"{target}/")}
+    return sorted((point, sum(_LASTING_FLAGS.get(option, 0) for option in below[point])) for point in below)
 
 
 def _checked(call: str, status: int) -> None:
@@ -139,10 +133,18 @@ def _checked(call: str, status: int) -> None:
 
 
 _PR_SET_PDEATHSIG = 1
-_PR_CAPBSET_DROP = 24
-_PR_SET_NO_NEW_PRIVS = 38
-_PR_CAP_AMBIENT = 47
-_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_SYS_CLONE3 = 435  # the same on every architecture
 _STAT_START_AFTER_NAME = 19
+_MOUNTINFO_POINT, _MOUNTINFO_OPTIONS = 4, 5
+_LASTING_FLAGS = {
+    "nosuid": MOUNT_NO_SUID,
+    "nodev": MOUNT_NO_DEV,
+    "noexec": 0x8,
+    "noatime": 0x400,
+    "nodiratime": 0x800,
+    "relatime": 0x20_0000,
+}
+_KEEP_SIZE, _PUNCH_HOLE = 0x1, 0x2
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc_with_lock = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, so that a child has it, too

@@ -1,15 +1,19 @@
 """Makes the namespaces of a mesh: one link with a bridge, one set per instance, joined by veth pairs.
 
-In:      addresses and files to bind, from `mesh`.
+In:      addresses and files to bind, from `mesh`; the rights that `rights` has taken.
 Out:     `Holder`s: a holder is process 1 of its own process, mount and network namespaces and does nothing but keep
-         them. Nothing has a name in the host's file system or network: when a holder dies, the kernel ends every
-         process inside and takes namespace, veth and mounts away; holders die with the process that made them.
-Fails:   MeshdpError naming what is missing (root, iproute2).
+         them; its keeper is process 1 of the process namespace around it, in which the sidecar lives, out of the
+         application's sight and signals. Nothing has a name in the host's file system or network: when one of the two
+         dies, so does the other, the kernel ends every process inside and takes namespace, veth and mounts away; both
+         die with the process that made them.
+Fails:   MeshdpError naming what is missing (iproute2, an open /proc).
 Source:  pid_namespaces(7), network_namespaces(7), mount_namespaces(7).
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import os
 import signal
@@ -20,15 +24,19 @@ from pathlib import Path
 
 from meshdp.errors import MeshdpError
 from meshdp.local.addresses import GATEWAY, POD_PREFIX
-from meshdp.local.isolation import kernel
+from meshdp.local.isolation import capabilities, doors, kernel
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that keeps namespaces alive; `started` tells it from a later process with its number."""
+    """A process that keeps namespaces alive; `started` tells it from a later process with its number.
+
+    keeper: process 1 of the namespace that its sidecar lives in; known to whoever made it.
+    """
 
     pid: int
     started: int
+    keeper: int = 0
 
     @property
     def alive(self) -> bool:
@@ -72,7 +80,7 @@ def make_instance(name: str, files: Files) -> Holder:
 def join(link: Holder, instance: Holder, index: int, address: str) -> None:
     """Gives an instance its address and the way to the link; its end there is named by `port_name`."""
     port = port_name(index)
-    create = f"link add {port} type veth peer name {DEVICE} netns {instance.pid}"
+    create = f"link add {port} type veth peer name {DEVICE} netns /proc/{instance.pid}/ns/net"
     run_ip(link, [create, f"link set {port} master {BRIDGE} up"])
     inside = [
         "link set lo up",
@@ -99,42 +107,55 @@ def run_inside(holder: Holder, command: list[str], text: str = "") -> str:
     Raises:
         MeshdpError: the tool is missing or refused; with what it said.
     """
-    argv = ["nsenter", f"--net=/proc/{holder.pid}/ns/net", *command]
+
+    def enter() -> None:
+        doors.enter_network(holder.pid)
+        capabilities.pass_on()
+
     try:
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False, env=_TOOLS_ENV)
+        done = subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=_TOOLS_ENV,
+            preexec_fn=enter,
+        )
     except FileNotFoundError as error:
-        raise MeshdpError("nsenter is missing", "install util-linux") from error
+        raise MeshdpError(f"{command[0]} is missing", f"install {PACKAGES.get(command[0], command[0])}") from error
+    except (subprocess.SubprocessError, PermissionError) as error:
+        raise MeshdpError(f"{command[0]} cannot be run in the network of process {holder.pid}: {error}") from error
     if done.returncode != 0:
-        package = PACKAGES.get(command[0], command[0])
-        hint = f"install {package}" if "failed to execute" in done.stderr else None
-        raise MeshdpError(f"{command[0]} failed: {done.stderr.strip() or done.returncode}", hint)
+        raise MeshdpError(f"{command[0]} failed: {done.stderr.strip() or done.returncode}")
     return done.stdout
 
 
 def hold(name: str, prepare: Callable[[], None]) -> Holder:
-    """Forks a holder, which runs `prepare` inside its namespaces before this returns.
+    """Forks a keeper and its holder, which runs `prepare` inside its namespaces before this returns.
 
     Raises:
         MeshdpError: the kernel refused.
     """
-    gc.freeze()  # the holder shares this process's pages; its collector must not write to them
+    gc.freeze()  # both share this process's pages; their collectors must not write to them
     reader, writer = os.pipe()
-    with kernel.children_in_processes_of(None):
-        pid = os.fork()
-        if pid == 0:
-            _be_holder(name, prepare, writer)
+    keeper = kernel.clone(kernel.NEW_PIDS)
+    if keeper == 0:
+        _be_keeper(name, prepare, writer)
     os.close(writer)
     with os.fdopen(reader, "rb") as answer:
-        said = answer.read()
-    started = kernel.started_at(pid)
-    if said != _READY or started is None:
-        os.waitpid(pid, 0)
-        raise MeshdpError(f"cannot make the namespaces of {name}: {said.decode(errors='replace')}")
-    return Holder(pid, started)
+        said = answer.read().decode(errors="replace")
+    ready, _, pid = said.partition(" ")
+    started = kernel.started_at(int(pid)) if ready == _READY else None
+    if started is None:
+        os.waitpid(keeper, 0)
+        hint = _PROC_HINT if f"mount on /proc: {os.strerror(errno.EPERM)}" in said else None
+        raise MeshdpError(f"cannot make the namespaces of {name}: {said}", hint)
+    return Holder(int(pid), started, keeper)
 
 
-def _be_holder(name: str, prepare: Callable[[], None], writer: int) -> None:
-    """The holder's life: make namespaces, say so, then collect orphans until killed. Never returns."""
+def _be_keeper(name: str, prepare: Callable[[], None], writer: int) -> None:
+    """The keeper's life: have a holder, collect orphans until it dies, and end all inside by dying. Never returns."""
     try:
         kernel.die_with_parent()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -143,26 +164,44 @@ def _be_holder(name: str, prepare: Callable[[], None], writer: int) -> None:
         os.setsid()
         _close_all_but(writer)
         Path("/proc/self/comm").write_text(f"mdp:{name}"[:15])
-        kernel.unshare(kernel.NEW_MOUNTS | kernel.NEW_NETWORK)
-        kernel.mount("none", "/", flags=kernel.MOUNT_RECURSIVE | kernel.MOUNT_PRIVATE)
-        prepare()
-        os.write(writer, _READY)
+        kernel.unshare(kernel.NEW_PIDS)
+        holder = os.fork()
+        if holder == 0:
+            _be_holder(prepare, writer)
         os.close(writer)
-        _collect_orphans()
+        _collect_orphans(holder)
     except OSError as error:
         os.write(writer, str(error).encode())
     finally:
         os._exit(1)
 
 
-def _collect_orphans() -> None:
+def _be_holder(prepare: Callable[[], None], writer: int) -> None:
+    """The holder's life: make namespaces, say so, then collect orphans until killed. Never returns."""
+    try:
+        own = os.readlink("/proc/self")  # its number as the machine counts, while this is the machine's /proc
+        kernel.unshare(kernel.NEW_MOUNTS | kernel.NEW_NETWORK)
+        kernel.mount("none", "/", flags=kernel.MOUNT_RECURSIVE | kernel.MOUNT_PRIVATE)
+        # The machine's own may be read-only, as in a container; and it shows everybody's processes.
+        kernel.mount("proc", "/proc", "proc", kernel.MOUNT_NO_SUID | kernel.MOUNT_NO_DEV)
+        prepare()
+        os.write(writer, f"{_READY} {own}".encode())
+        os.close(writer)
+        _collect_orphans(None)
+    except OSError as error:
+        os.write(writer, str(error).encode())
+    finally:
+        os._exit(1)
+
+
+def _collect_orphans(until: int | None) -> None:
+    """Collects whatever ends inside; returns when the process `until` has."""
     while True:
         signal.sigwait({signal.SIGCHLD})
-        try:
-            while os.waitpid(-1, os.WNOHANG) != (0, 0):
-                pass
-        except ChildProcessError:
-            pass
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+                if ended == until:
+                    return
 
 
 def _close_all_but(kept: int) -> None:
@@ -176,7 +215,6 @@ def _close_all_but(kept: int) -> None:
 
 def _furnish(files: Files) -> None:
     _tune_network()
-    kernel.mount("proc", "/proc", "proc", kernel.MOUNT_NO_SUID | kernel.MOUNT_NO_DEV)
     for path in READ_ONLY_PATHS:
         if Path(path).exists():
             kernel.bind(path, path, read_only=True)
@@ -187,15 +225,21 @@ def _furnish(files: Files) -> None:
 
 
 def _tune_network() -> None:
-    # Interception is IPv4's: IPv6 on the link would be a way past the sidecar. Loopback keeps it.
-    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+    _disable_ipv6()
     # Applications hold no capability, and may still bind the low ports that their images use.
     Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
 
 
 def _open_forwarding() -> None:
-    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+    _disable_ipv6()
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+
+
+def _disable_ipv6() -> None:
+    """Interception is IPv4's: IPv6 on the link would be a way past the sidecar. Loopback keeps it."""
+    setting = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+    if setting.exists():  # not on a kernel without IPv6
+        setting.write_text("1")
 
 
 BRIDGE = "mesh0"
@@ -205,5 +249,9 @@ PACKAGES = {"ip": "iproute2", "iptables-restore": "iptables", "iptables-save": "
 # What a process with uid 0 could write without any capability, to get at the machine or at its own interception.
 READ_ONLY_PATHS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/sys")
 
-_READY = b"ready"
+_READY = "ready"
+_PROC_HINT = (
+    "parts of this machine's /proc are covered, as in containers, and then ordinary users may not mount another; start"
+    " the container with its /proc open (docker run --security-opt systempaths=unconfined), or run meshdp outside it"
+)
 _TOOLS_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}

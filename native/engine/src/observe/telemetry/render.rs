@@ -62,6 +62,11 @@ pub(super) fn json(telemetry: &Telemetry) -> Value {
             "rejected": telemetry.config_rejected.load(Relaxed),
         },
         "certificate_expiry": telemetry.certificate_expiry.load(Relaxed),
+        "certificates": {
+            "alarm_percent": telemetry.certificate_alarm.load(Relaxed),
+            "installed": telemetry.certificates_installed.load(Relaxed),
+            "failures": telemetry.certificate_failures.load(Relaxed),
+        },
         "access_log_dropped": telemetry.access_log_dropped.load(Relaxed),
         "panics": sums.panics + telemetry.panics.load(Relaxed),
         "series_overflow": sums.overflowed,
@@ -298,15 +303,28 @@ impl Page {
         self.single("meshdp_config_swaps_total", "counter", "Configurations that came into force.", swaps);
         let rejected = telemetry.config_rejected.load(Relaxed);
         self.single("meshdp_config_rejected_total", "counter", "Configurations that were refused.", rejected);
-        let expiry = telemetry.certificate_expiry.load(Relaxed);
-        let help = "When the sidecar's certificate expires, in seconds since 1970; 0 without one.";
-        self.single("meshdp_certificate_expiry_seconds", "gauge", help, expiry);
+        self.certificates(telemetry);
         let dropped = telemetry.access_log_dropped.load(Relaxed);
         self.single("meshdp_access_log_dropped_total", "counter", "Access log lines that were dropped.", dropped);
         let panics = sums.panics + telemetry.panics.load(Relaxed);
         self.single("meshdp_panics_total", "counter", "Panics that ended one connection.", panics);
         let help = "Look-ups of label sets beyond the bound, counted under `other`.";
         self.single("meshdp_series_overflow_total", "counter", help, sums.overflowed);
+    }
+
+    fn certificates(&mut self, telemetry: &Telemetry) {
+        let expiry = telemetry.certificate_expiry.load(Relaxed);
+        let help = "When the sidecar's certificate expires, in seconds since 1970; 0 without one.";
+        self.single("meshdp_certificate_expiry_seconds", "gauge", help, expiry);
+        let alarm = telemetry.certificate_alarm.load(Relaxed);
+        let help =
+            "How much of the certificate's life is gone without a new one, in steps: 0, 50, 80, 95, 100 percent.";
+        self.single("meshdp_certificate_alarm_percent", "gauge", help, alarm);
+        let installed = telemetry.certificates_installed.load(Relaxed);
+        let help = "Certificates and trust bundles that came into use.";
+        self.single("meshdp_certificates_installed_total", "counter", help, installed);
+        let failures = telemetry.certificate_failures.load(Relaxed);
+        self.single("meshdp_certificate_failures_total", "counter", "Attempts that brought no certificate.", failures);
     }
 
     fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {

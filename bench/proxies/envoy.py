@@ -1,7 +1,6 @@
 """Envoy's configuration for a place in a scenario, as JSON.
 
-In:     the port, where to send, the TLS side, a folder with certificates.
-Out:    the text of a bootstrap file.
+In:     a `Role`, a folder with certificates. Out: the text of a bootstrap file.
 Limits: one worker (`--concurrency 1`), generated request ids off, no access log, an RBAC filter where meshdp has
         policies, HTTP/1.1 between the two, as Istio has it by default.
 """
@@ -12,17 +11,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench.proxies import Role
+
 TYPES = "type.googleapis.com/envoy.extensions"
 HTTP = f"{TYPES}.filters.http"
 NO_LIMIT = 1_000_000
 
 
-def bootstrap(folder: Path, role: tuple[int, str, str], source: str) -> str:
+def configuration(folder: Path, role: Role) -> str:
     """The whole file."""
-    port, upstream, tls = role
-    host, upstream_port = upstream.split(":")
-    chain: dict[str, Any] = {"filters": [_http(policies=bool(source))]}
-    if tls == "server":
+    host, upstream_port = role.upstream.split(":")
+    chain: dict[str, Any] = {"filters": [_tcp() if role.tcp else _http(policies=role.policies)]}
+    if role.tls == "server":
         chain["transport_socket"] = _tls(folder, "DownstreamTlsContext", {"require_client_certificate": True})
     cluster: dict[str, Any] = {
         "name": "application",
@@ -33,11 +33,11 @@ def bootstrap(folder: Path, role: tuple[int, str, str], source: str) -> str:
         },
         "circuit_breakers": {"thresholds": [dict.fromkeys(LIMITS, NO_LIMIT)]},
     }
-    if source:
-        cluster["upstream_bind_config"] = {"source_address": {"address": source, "port_value": 0}}
-    if tls == "client":
+    if role.source:
+        cluster["upstream_bind_config"] = {"source_address": {"address": role.source, "port_value": 0}}
+    if role.tls == "client":
         cluster["transport_socket"] = _tls(folder, "UpstreamTlsContext", {})
-    listener = {"name": "taken", "address": _address("0.0.0.0", port), "filter_chains": [chain]}
+    listener = {"name": "taken", "address": _address("0.0.0.0", role.port), "filter_chains": [chain]}
     return json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}})
 
 
@@ -46,6 +46,15 @@ LIMITS = ("max_connections", "max_pending_requests", "max_requests")
 
 def _address(host: str, port: int) -> dict[str, Any]:
     return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _tcp() -> dict[str, Any]:
+    proxy = {
+        "@type": f"{TYPES}.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "taken",
+        "cluster": "application",
+    }
+    return {"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}
 
 
 def _http(*, policies: bool) -> dict[str, Any]:
