@@ -401,6 +401,12 @@ def panics(mesh: Mesh, trigger: Path) -> None:
         assert Origin.wait(lambda: stats(mesh)["panics"] == 1, 5)
         other.sendall(get("/open"))
         kept = wire.listen(other, 1)
-        assert kept.statuses == [200], ("the others go on", kept, heard, [line for line in mesh.pair.server.log.read_text().splitlines() if not line.startswith("{")], stats(mesh))
+        assert kept.statuses == [200], (
+            "the others go on",
+            kept,
+            heard,
+            [line for line in mesh.pair.server.log.read_text().splitlines() if not line.startswith("{")],
+            stats(mesh),
+        )
     assert process.poll() is None
     assert (mesh.status("/secret"), mesh.status("/open")) == (403, 200)

@@ -68,7 +68,11 @@ def make_link() -> Holder:
         # What is neither pod nor captured is refused at once instead of timing out.
         "route add unreachable default",
     ]
-    run_ip(link, commands)
+    try:
+        run_ip(link, commands)
+    except MeshdpError:
+        link.kill()  # nobody knows of it yet
+        raise
     return link
 
 
