@@ -55,7 +55,9 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--access-log", metavar="WHERE", help="stdout, off, or a file (stdout)")
     parser.add_argument("--drain-s", metavar="SECONDS", help="how long connections may finish at stop (5)")
     parser.add_argument("--idle-s", metavar="SECONDS", help="end a connection on which nothing moves for so long (300)")
-    parser.add_argument("--keepalive-s", metavar="SECONDS", help="notice a vanished peer within so long; 0 never asks (120)")
+    parser.add_argument(
+        "--keepalive-s", metavar="SECONDS", help="notice a vanished peer within so long; 0 never asks (120)"
+    )
     parser.add_argument("--uid", metavar="N", help="give up root for this user and group")
     parser.add_argument(
         "--mark", metavar="N", help="mark own packets (as meshdp-init --proxy-mark); needs CAP_NET_ADMIN"
