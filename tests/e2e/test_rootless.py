@@ -129,6 +129,15 @@ def test_ids_that_are_not_lent_after_all(meshdp: Meshdp) -> None:
             other("down", "--mesh", "small")
 
 
+def test_the_sockets_of_the_users_session_are_hidden_from_applications(meshdp: Meshdp) -> None:
+    """Over them a program of the same user has others started outside the mesh."""
+    session = "mkdir -p /run/user; mount -t tmpfs none /run/user; mkdir /run/user/session; touch /run/user/session/bus"
+    shown = 'echo "$(ls -A /run/user/session)"'
+    assert subprocess.run([*private(session), "sh", "-c", shown], capture_output=True, check=True).stdout == b"bus\n"
+    assert up(meshdp, *private(session)).returncode == 0
+    assert meshdp("exec", "web", "--", "ls", "-A", "/run/user").stdout == ""
+
+
 @pytest.mark.parametrize("home", ["missing", "closed", "unset"])
 def test_without_a_home_state_goes_elsewhere(meshdp: Meshdp, home: str) -> None:
     closed = meshdp.folder / "closed"
