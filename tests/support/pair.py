@@ -68,7 +68,7 @@ spec: {{accessLogFile: /dev/stdout, accessLogEncoding: JSON}}
 class Side:
     """One end of the pair: a namespace with its redirection rules and its sidecar.
 
-    wrapper: a program and its arguments before the interpreter's, such as prlimit. output: where the sidecar prints instead
+    wrapper: a program and its arguments around the sidecar's, such as prlimit. output: where the sidecar prints instead
     of its log.
     """
 
@@ -129,16 +129,16 @@ class Side:
 
     def start(self, configuration: Path, arguments: list[str] | None = None) -> None:
         """Start the sidecar as uid 1337 without rights, and wait until it is ready."""
-        command = ["ip", "netns", "exec", self.namespace, "setpriv", "--reuid=1337", "--regid=1337", "--clear-groups"]
+        command = ["ip", "netns", "exec", self.namespace, *self.wrapper]
         command += [
+            "setpriv",
+            "--reuid=1337",
+            "--regid=1337",
+            "--clear-groups",
             "--bounding-set=-all",
             "--no-new-privs",
-            *self.wrapper,
-            sys.executable,
-            "-m",
-            *self.program,
-            "sidecar",
         ]
+        command += [sys.executable, "-m", *self.program, "sidecar"]
         command += ["--config", str(configuration), "--workload", f"default/{self.name}"]
         command += ["--credentials", str(self.folder / f"credentials-{self.name}"), *(arguments or [])]
         with self.log.open("ab") as log:

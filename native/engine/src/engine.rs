@@ -35,6 +35,8 @@ pub struct Engine {
 type Captures = Vec<(Direction, TcpListener)>;
 
 struct Running {
+    /// The process that the threads are in: after a fork without exec there is a child with this value and without them.
+    process: u32,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
     stop_control: oneshot::Sender<()>,
@@ -79,7 +81,8 @@ impl Engine {
         let (stop_control, stopped) = oneshot::channel();
         let force = Arc::clone(&self.force);
         let control = spawn("meshdp-control", move || run_control(&force, faces, stopped))?;
-        *running = Some(Running { workers, control, stop_control, _exclusive: exclusive });
+        let process = std::process::id();
+        *running = Some(Running { process, workers, control, stop_control, _exclusive: exclusive });
         Ok(())
     }
 
@@ -91,6 +94,9 @@ impl Engine {
     /// Says that it is not ready, takes no new work from peers, lets what runs finish and the application connect, and
     /// returns when nothing is left or the deadline has passed.
     pub fn drain(&self, deadline: Duration) {
+        if self.is_a_forks_copy() {
+            return;
+        }
         let until = Instant::now() + deadline;
         self.force.begin_drain();
         self.await_silence(until);
@@ -102,7 +108,11 @@ impl Engine {
 
     /// Ends every thread and closes every socket. What still runs is cut.
     pub fn stop(&self) {
+        let copied = self.is_a_forks_copy();
         let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        if copied {
+            return std::mem::forget(running); // there is nothing to end here, and nothing to wait for
+        }
         self.force.tell_all(|| Command::Stop);
         for worker in running.workers {
             let _ = worker.join();
@@ -110,6 +120,11 @@ impl Engine {
         let _ = running.stop_control.send(());
         let _ = running.control.join();
         self.force.finish_log();
+    }
+
+    fn is_a_forks_copy(&self) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().is_some_and(|running| running.process != std::process::id())
     }
 
     fn await_silence(&self, until: Instant) {

@@ -9,6 +9,7 @@ Source:  packet(7); pcap-savefile(5); RFC 791 section 3.1, RFC 9293 section 3.1.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import struct
 import threading
@@ -153,20 +154,26 @@ class _Taker:
         self._thread.join()
 
     def _run(self) -> None:
-        """What is there when the end comes is still taken; times are those of the taking, close enough for reading."""
-        last = False
-        while not last:
-            last = self._ended.is_set()
-            with contextlib.suppress(TimeoutError):
-                while True:
-                    frame = self._tap.recv(SNAP_BYTES)
-                    self.packets.append(Packet(time.time(), frame))
+        """What is there when the end comes is still taken, for `_LAST_S` where traffic never pauses; times are those of
+        the taking, close enough for reading."""
+        until = math.inf
+        while time.monotonic() < until:
+            if self._ended.is_set():
+                until = min(until, time.monotonic() + _LAST_S)
+            try:
+                frame = self._tap.recv(SNAP_BYTES)
+            except TimeoutError:
+                if self._ended.is_set():
+                    return
+                continue
+            self.packets.append(Packet(time.time(), frame))
 
 
 _ETHERTYPE_ALL = 0x0003
 _ETHERTYPE_IPV4 = b"\x08\x00"
 _ETHERNET_BYTES = 14
 _POLL_S = 0.05
+_LAST_S = 1.0
 _SYN = 0x02
 _SEQUENCES = 1 << 32
 _PCAP_MAGIC = 0xA1B2C3D4

@@ -136,7 +136,7 @@ class Mesh:
             if not waiting.done():
                 waiting.set_result(None)
         self._waiting.clear()
-        ended = frozenset(unit.instance.key for unit in self.units if unit.phase == "exited")
+        ended = frozenset(unit.instance.key for unit in self.units if unit.phase in ("exited", "failed"))
         if ended != self._ended:
             self._ended = ended
             asyncio.get_running_loop().call_soon(self._reload)

@@ -71,6 +71,7 @@ class Unit:
         self._sidecar_ready = asyncio.Event()
         self._ready_since: float | None = None
         self._stopping = False
+        self._gone = False
 
     async def run(self) -> None:
         """Lives until cancelled or stopped."""
@@ -78,6 +79,7 @@ class Unit:
             if self.instance.sidecar:
                 group.create_task(self._keep_sidecar())
             group.create_task(self._run_command())
+            group.create_task(self._watch_holder())
 
     def state(self) -> InstanceState:
         """What others may know."""
@@ -127,11 +129,13 @@ class Unit:
 
     async def _keep_sidecar(self) -> None:
         wait_s = BACKOFF_FIRST_S
-        while not self._stopping:
+        while not self._gone:
             self._ready_since = None
-            self.message = await self._run_sidecar()
-            if self._stopping:
+            message = await self._run_sidecar()
+            if self._stopping or self._gone:
                 return
+            if self.phase != "exited":
+                self.message = message
             ready_s = 0.0 if self._ready_since is None else time.monotonic() - self._ready_since
             if ready_s > STABLE_AFTER_S:
                 wait_s = BACKOFF_FIRST_S
@@ -191,7 +195,7 @@ class Unit:
         watch = asyncio.create_task(self._await_command())
         code = await ended(self._command)
         watch.cancel()
-        if not self._stopping:
+        if not self._stopping and not self._gone:
             self.phase, self.exit_code = "exited", code
             self.message = f"its command ended ({describe_exit(code)}){_tail(self.place.log)}"
             self._changed()
@@ -202,6 +206,15 @@ class Unit:
             await asyncio.sleep(_POLL_S)
         self.phase, self.message = "ready", ""
         self._changed()
+
+    async def _watch_holder(self) -> None:
+        """An instance whose namespaces are gone cannot be brought back: its interception went with them."""
+        await gone(self.place.holder.pid)
+        if not self._stopping:
+            self._gone = True
+            self.phase = "failed"
+            self.message = "its namespaces are gone, for the process that held them was killed: start the mesh again"
+            self._changed()
 
 
 async def _end(process: subprocess.Popen[bytes] | None, patience_s: float) -> None:
@@ -217,16 +230,21 @@ async def _end(process: subprocess.Popen[bytes] | None, patience_s: float) -> No
 
 async def ended(process: subprocess.Popen[bytes]) -> int:
     """Waits for a child without a thread; its exit code, negative for a signal."""
+    await gone(process.pid)
+    return process.wait()
+
+
+async def gone(pid: int) -> None:
+    """Waits until a child has ended."""
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
-    descriptor = os.pidfd_open(process.pid)
+    descriptor = os.pidfd_open(pid)
     loop.add_reader(descriptor, done.set)
     try:
         await done.wait()
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
-    return process.wait()
 
 
 def describe_exit(code: int) -> str:

@@ -1,0 +1,23 @@
+"""Three minutes of the soak: 0 lost, 0 mixed up, descriptors and memory back where they were (PR-16, issue 4)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.soak.run import KILLS, ROTATIONS, ROUND_MINUTES, SWAPS, Soak
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make network namespaces")
+
+
+def test_pr_16_three_minutes_lose_nothing_and_leave_nothing(tmp_path: Path) -> None:
+    report = Soak(tmp_path, ROUND_MINUTES, print).go()
+    print(json.dumps(report))
+    assert (report["lost"], report["mixed"], report["faults"]) == (0, 0, []), report
+    assert report["grown"] == [], report
+    assert (report["swaps"], report["rotations"], len(report["kills"])) == (SWAPS, ROTATIONS, KILLS)
+    assert all(counted["asked"] > 500 for counted in report["kinds"].values()), "every protocol was at work"
+    assert set(report["statuses"]) == {"200", "403"}, "the flips were seen, and nothing else"
