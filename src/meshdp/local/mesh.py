@@ -175,8 +175,8 @@ class Mesh:
         self.units.append(Unit(instance, place, self._user, self.note_change))
 
     def _hidden(self) -> tuple[Path, ...]:
-        """The state of all meshes; where applications are the very user who made them, also the sockets of that user's session,
-        over which programs are started outside."""
+        """The state of all meshes. Where applications are the user who made them: also the sockets of that user's
+        session, over which programs are started outside."""
         sessions = () if self._rights.mode == ROOT else (Path("/run/user"),)
         return (self._folder.path.parent, *sessions)
 
