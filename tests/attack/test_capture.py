@@ -158,7 +158,7 @@ def test_cap_07_without_an_original_destination_the_connection_is_closed_and_cou
     before = mesh.ended("client", "outbound", "original_destination_unknown")
     try:
         assert mesh.ask("client", ("127.0.0.1", 15001)) in ENDED
-        assert mesh.ended("client", "outbound", "original_destination_unknown") == before + 1
+        wait_until(lambda: mesh.ended("client", "outbound", "original_destination_unknown") == before + 1)
     finally:
         mesh.tool("client", "iptables", "-t", "raw", "-D", *rule)
 
