@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import pytest
 from meshdp.local.isolation import rights
 from tests.support.local_mesh import Done, Meshdp, wait_until
 from tests.support.ordinary import folder_for
+from tests.support.sidecar import Sidecar, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to take things away from an ordinary user")
 
@@ -206,6 +208,35 @@ def test_after_a_crash_an_ordinary_user_clears_what_is_left(meshdp: Meshdp) -> N
         down = lent("down")
         assert (down.returncode, down.stdout) == (0, "mesh small was down; nothing is left of it\n")
         assert not lent.state.exists()
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_workers_that_mark_share_a_listener_that_nobody_joins(tmp_path: Path, marked: bool) -> None:
+    """Three workers serve the port; another process of the same user joins it only where there is no mark (the control)."""
+    flags = ["--concurrency", "3", "--workload", "a/b", "--feed", "/nowhere", *(["--mark", "0x539"] if marked else [])]
+    with Sidecar(tmp_path, *flags) as sidecar:
+        until(lambda: answers(sidecar.ports["inbound"]), "the port is open")
+        assert all(answers(sidecar.ports["outbound"]) for _ in range(30))
+        with socket.socket() as joined:
+            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                joined.setsockopt(socket.SOL_SOCKET, option, 1)
+            code = 0
+            try:
+                joined.bind(("127.0.0.1", sidecar.ports["inbound"]))
+            except OSError as error:
+                code = error.errno or -1
+        assert code == (errno.EADDRINUSE if marked else 0)
+
+
+def answers(port: int) -> bool:
+    """Somebody takes the connection and ends it: it was not redirected, so it leads nowhere."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            return connection.recv(1) == b""
+    except ConnectionRefusedError:
+        return False
+    except ConnectionResetError:
+        return True
 
 
 @pytest.mark.parametrize(
