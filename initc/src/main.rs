@@ -64,7 +64,7 @@ fn act(settings: &Settings) -> Result<String, Failure> {
         (true, true) => Ok(render::removal(&rules)),
         (false, false) => {
             let report = apply::install(settings, &rules)?;
-            if let Some(warning) = probe::uncaptured_ipv6() {
+            for warning in [probe::uncaptured_ipv6(), probe::older_connections()].into_iter().flatten() {
                 eprintln!("meshdp-init: warning: {warning}");
             }
             Ok(report)

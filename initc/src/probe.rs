@@ -1,9 +1,11 @@
 //! Turns what the kernel tells about this process and its network namespace into one clear sentence each.
 //!
-//! In:      `/proc/self/status`, `/proc/self/net/if_inet6`.   Out: a `Failure` before anything is changed, or a warning.
+//! In:      `/proc/self/status`, `/proc/self/net/if_inet6`, `/proc/self/net/tcp`.   Out: a `Failure` before anything is changed, or a warning.
 //! Fails:   `Failure::NoNetAdmin`, the deployment's fault. What cannot be read is not held against anyone: the
 //!          back end's own answer decides then.
 //! Source:  capabilities(7), `net/ipv6/addrconf.c` for the columns of `if_inet6`.
+
+use std::net::SocketAddrV4;
 
 use crate::failure::Failure;
 
@@ -27,6 +29,41 @@ pub(crate) fn uncaptured_ipv6() -> Option<String> {
     })
 }
 
+/// A warning that names the TCP connections which were there before the rules: the kernel goes on without asking them.
+pub(crate) fn older_connections() -> Option<String> {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").ok()?;
+    let found = established(&table);
+    let shown: Vec<String> =
+        found.iter().take(SHOWN_LIMIT).map(|(local, remote)| format!("{local} to {remote}")).collect();
+    let more = found.len().saturating_sub(SHOWN_LIMIT);
+    let rest = if more == 0 { String::new() } else { format!(", and {more} more") };
+    (!found.is_empty()).then(|| {
+        format!(
+            "{} connections are older than the rules and stay as they are, unfiltered, until they end: {}{rest}; end them, or \
+             install the rules before the application starts",
+            found.len(),
+            shown.join(", ")
+        )
+    })
+}
+
+/// Columns: number, local and remote address as hexadecimal `ADDRESS:PORT` in the machine's byte order, state. Those to
+/// loopback are never redirected.
+fn established(table: &str) -> Vec<(SocketAddrV4, SocketAddrV4)> {
+    let rows = table.lines().skip(1).filter_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().take(4).collect();
+        let [_, local, remote, ESTABLISHED] = columns[..] else { return None };
+        Some((socket_address(local)?, socket_address(remote)?))
+    });
+    rows.filter(|(_, remote)| !remote.ip().is_loopback()).collect()
+}
+
+fn socket_address(text: &str) -> Option<SocketAddrV4> {
+    let (address, port) = text.split_once(':')?;
+    let address = u32::from_str_radix(address, 16).ok()?;
+    Some(SocketAddrV4::new(address.to_ne_bytes().into(), u16::from_str_radix(port, 16).ok()?))
+}
+
 /// The effective set as the kernel prints it; `None` when there is no such line.
 fn has_net_admin(status: &str) -> Option<bool> {
     let digits = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?.trim();
@@ -44,6 +81,8 @@ fn routable_ipv6(addresses: &str) -> Option<(std::net::Ipv6Addr, &str)> {
 }
 
 const CAP_NET_ADMIN: u32 = 12;
+const ESTABLISHED: &str = "01";
+const SHOWN_LIMIT: usize = 10;
 const SCOPE_LINK: &str = "20";
 const SCOPE_HOST: &str = "10";
 
@@ -63,6 +102,19 @@ mod tests {
         for (status, expected) in table {
             assert_eq!(has_net_admin(status), expected, "{status}");
         }
+    }
+
+    #[test]
+    fn only_established_connections_to_elsewhere_are_older_than_the_rules() {
+        let address = |octets: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(octets));
+        let (own, peer, loopback) = (address([10, 0, 0, 1]), address([10, 0, 0, 2]), address([127, 0, 0, 1]));
+        let table = format!(
+            "  sl  local_address rem_address   st\n   0: {own}:1F90 00000000:0000 0A 0\n   1: {own}:A000 {peer}:0050 01 0\n   \
+             2: {loopback}:A001 {loopback}:0050 01 0\n   3: {own}:A002 {peer}:0050 06 0\n   garbage\n"
+        );
+        let found: Vec<String> =
+            established(&table).iter().map(|(local, remote)| format!("{local} {remote}")).collect();
+        assert_eq!(found, ["10.0.0.1:40960 10.0.0.2:80"]);
     }
 
     #[test]

@@ -96,21 +96,6 @@ def test_a_report_is_rendered_with_the_goals_beside(report: dict[str, Any], tmp_
     assert "123.25 ms" in bench("--render", str(tmp_path / "changed.json")).stdout
 
 
-def test_a_wrong_answer_is_no_figure() -> None:
-    from bench.measure import WrongAnswer
-    from bench.rounds import Comparison, Contender, Figures, compare
-
-    def take(contender: Contender) -> Figures:
-        if contender.name == "liar":
-            raise WrongAnswer("3 wrong answers")
-        return {"cpu_per_request": 10.0}
-
-    everyone: Any = [Contender("floor", None, {}), Contender("liar", None, {})]  # type: ignore[arg-type]
-    found = compare(Comparison("g", {}, take, "cpu_per_request", 2), everyone, lambda text: None)
-    assert [(row.subject, row.rounds) for row in found.rows] == [("floor", 2)]
-    assert found.failed == {"liar": "3 wrong answers"}
-
-
 def test_a_part_that_does_not_exist_is_said() -> None:
     done = bench("everything")
     assert done.returncode == 2

@@ -36,7 +36,7 @@ spec:
 """
 # Claims of the last acts that cannot hold then: the client outside is answered in plaintext, if with a refusal.
 BROKEN = {
-    "change": {"no request failed", "the last one decides"},
+    "change": {"no request failed", "the last policy decides"},
     "killed": {
         "on the link, nobody was answered in plaintext",
         "the mesh is served again within a second of the restart",

@@ -27,7 +27,7 @@ from tests.support.local_mesh import Meshdp
 SERVER = """\
 import http.server, socketserver, sys, threading
 class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    protocol_version, wbufsize = "HTTP/1.1", 1 << 16
     def do_GET(self):
         body = self.path.encode()
         self.send_response(200)

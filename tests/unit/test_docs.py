@@ -20,6 +20,8 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_RUN = {
     "up": "needs root and stays in the foreground; tests/e2e runs it",
     "ps": "needs a mesh; tests/e2e runs it",
+    "proxy-status": "needs a mesh; tests/e2e runs it",
+    "proxy-config": "needs a mesh; tests/e2e runs it",
     "exec": "needs a mesh; tests/e2e runs it",
     "logs": "needs a mesh; tests/e2e runs it",
     "certs": "needs a mesh; tests/attack runs it",
@@ -61,7 +63,7 @@ def test_a_shown_command_exists_and_runs(line: str) -> None:
 def parse(verb: str, *words: str) -> None:
     """Let the verb's own parser accept the line; SystemExit means that it does not."""
     parser = ArgumentParser()
-    import_module(f"meshdp.commands.{verb}").configure(parser)
+    import_module(f"meshdp.commands.{verb.replace('-', '_')}").configure(parser)
     parser.parse_args(words)
 
 

@@ -56,7 +56,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--drain-s", metavar="SECONDS", help="how long connections may finish at stop (5)")
     parser.add_argument("--idle-s", metavar="SECONDS", help="end a connection on which nothing moves for so long (300)")
     parser.add_argument(
-        "--keepalive-s", metavar="SECONDS", help="notice a vanished peer in so long; 0 never asks (120)"
+        "--keepalive-s", metavar="SECONDS", help="notice a vanished peer within so long; 0 never asks (120)"
     )
     parser.add_argument("--uid", metavar="N", help="give up root for this user and group")
     parser.add_argument(

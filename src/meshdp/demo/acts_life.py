@@ -35,14 +35,18 @@ def change(stage: Stage) -> Iterator[Claim]:
     stage.apply("10-by-principal")
     load = Load(DETAILS, per_second=200, download=f"{BASE}/download", websocket=f"{BASE}/echo")
     with traffic.running(stage, PAGE, load) as going:
-        took = [stage.apply(STEPS[number % 2]) for number in range(CHANGES)]
+        took, renewed = [], 0
+        for number in range(CHANGES):
+            took.append(stage.apply(STEPS[number % 2]))
+            renewed += stage.renew()
         ping = stage.get(PAGE, f"{BASE}/ping")
         found = going.end()
     seen = (
         f"{len(took)} changes, each in force in {statistics.median(took) * 1e3:.0f} ms, at most {max(took) * 1e3:.0f}"
     )
     yield Claim("the policies changed, each time everywhere", len(took) == CHANGES, seen)
-    yield Claim("the last one decides", ping.status == 403, f"GET /ping: {ping}")
+    yield Claim("so did every sidecar's certificate", renewed >= CHANGES, f"{renewed} renewals, serial numbers differ")
+    yield Claim("the last policy decides", ping.status == 403, f"GET /ping: {ping}")
     seen = (
         f"{found.answered} answered, {found.failed} failed, {found.per_second:.0f} a second, p99 {found.p99_ms:.1f} ms"
     )

@@ -25,6 +25,7 @@ import msgspec
 
 from meshdp.demo import capture
 from meshdp.errors import MeshdpError
+from meshdp.local.control import ask
 from meshdp.local.isolation import inside, kernel, namespaces
 from meshdp.local.isolation.namespaces import Holder
 from meshdp.local.state import Folder, InstanceState, MeshState, instance_named
@@ -96,6 +97,14 @@ class Stage:
         if not wait_for(lambda: self._settled_after(before), CHANGE_TIMEOUT_S):
             raise MeshdpError(f"{step} was not in force after {CHANGE_TIMEOUT_S:.0f} s", "see `meshdp ps`")
         return time.monotonic() - began
+
+    def renew(self) -> int:
+        """Has every sidecar renew its certificate now, and waits until all have another one; how many they are."""
+        before = self._serials()
+        ask(self._folder.control, "certs-rotate")
+        if not wait_for(lambda: self._renewed_since(before), CHANGE_TIMEOUT_S):
+            raise MeshdpError(f"no new certificates after {CHANGE_TIMEOUT_S:.0f} s", "see `meshdp certs show`")
+        return len(before)
 
     def send(self, workload: str, *wanted: Wanted) -> list[Reply]:
         """Sends requests from inside a workload, as its application would."""
@@ -202,6 +211,13 @@ class Stage:
     def _probe(self, workload: str, wanted: tuple[Wanted, ...], *, hold: bool) -> list[str]:
         requests = [{"method": each.method, "url": each.url, "headers": each.headers} for each in wanted]
         return self.command_in(workload, "probe.py", json.dumps({"requests": requests, "hold": hold}))
+
+    def _serials(self) -> dict[str, str]:
+        """The certificate that each sidecar has."""
+        return {row["workload"]: row["serial"] for row in ask(self._folder.control, "certs")["workloads"]}
+
+    def _renewed_since(self, before: dict[str, str]) -> bool:
+        return all(serial and serial != before[name] for name, serial in self._serials().items())
 
     def _settled_after(self, documents: str) -> bool:
         """The mesh has read something new, and every sidecar has acknowledged what follows from it."""

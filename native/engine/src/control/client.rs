@@ -357,7 +357,8 @@ impl Backoff {
     fn pause(&mut self) -> Duration {
         let full = self.next;
         self.next = (full * 2).min(LAST_BACKOFF);
-        full - full.mul_f64((spread() % 1_000) as f64 / 2_000.0)
+        let permille = 1_000 - (spread() % 500) as u32;
+        full * permille / 1_000
     }
 }
 
