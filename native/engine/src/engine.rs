@@ -10,6 +10,7 @@ use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -263,7 +264,13 @@ fn connection_limit(open_files: usize, workers: usize) -> usize {
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, EngineError> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(EngineError::Thread)
+    let guarded = move || {
+        // A thread that is lost cannot be replaced: whoever started this process starts it again, and nothing passes meanwhile.
+        if catch_unwind(AssertUnwindSafe(body)).is_err() {
+            std::process::abort();
+        }
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(guarded).map_err(EngineError::Thread)
 }
 
 fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: oneshot::Receiver<()>) {

@@ -11,6 +11,7 @@ pub(crate) mod registry;
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -23,6 +24,7 @@ use tokio::sync::mpsc;
 
 use crate::connection::Failure;
 use crate::control::turnover;
+use crate::fault;
 use crate::http::decide::Scratch;
 use crate::listener::{self, Doors};
 use crate::observe::access_log::AccessLog;
@@ -197,6 +199,7 @@ impl Worker {
     }
 
     fn sweep(&self) {
+        fault::point("timer");
         self.wall_s.set(turnover::wall_ms() / 1_000);
         self.coarse_ms.set(self.started.elapsed().as_millis() as u64);
         self.registry.wake_expired(self.coarse_ms());
@@ -268,7 +271,10 @@ async fn tick(worker: Rc<Worker>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        worker.sweep();
+        // What one look at the deadlines trips over must not end all later looks.
+        if catch_unwind(AssertUnwindSafe(|| worker.sweep())).is_err() {
+            worker.telemetry.borrow().panicked();
+        }
     }
 }
 
