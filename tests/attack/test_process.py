@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parents[2]
 IDS = [f"PR-{number:02}" for number in range(1, 18)]
 
 WAITING = {
-    "PR-05": "M3: shedding at memory thresholds comes with the memory budget of a sidecar; until then connections are bounded",
     "PR-13": "M5: the data plane resolves no names before the DNS listener and DNS service entries exist",
     "PR-15": "M5: hand-over between two versions comes with the packages that are upgraded",
 }
@@ -23,6 +22,7 @@ LONG_FORMS = {
     "PR-01": "h2 and gRPC streams, GOAWAY: M3, with HTTP/2",
     "PR-02": "SIGSTOP for 3 s instead of 30 s",
     "PR-03": "50 kills under traffic (tests/e2e/test_kills.py) instead of 1,000",
+    "PR-05": "new connections are refused at one threshold; smaller buffers and cut streams at others: M3, with the memory budget",
     "PR-06": "a quota of 5 %; sixteen busy neighbours: M3, with the bench on a quiet machine",
     "PR-09": "the lock held for 4 s instead of 30 s",
     "PR-11": "8,000 swaps instead of 10^7",

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use crate::control::admin::{self, Face};
 use crate::control::client::{self, Scope};
 use crate::control::force::Force;
+use crate::control::memory;
 use crate::settings::Settings;
 use crate::sys;
 use crate::worker::{self, Command, Setup};
@@ -146,6 +147,7 @@ impl Engine {
             telemetry: self.force.telemetry.worker(),
             access_log: self.force.access_log_of_worker(),
             connection_limit: connection_limit(sys::open_file_limit(), settings.concurrency),
+            memory_tight: Arc::clone(&self.force.memory_tight),
         }
     }
 }
@@ -290,6 +292,7 @@ fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: one
             tokio::spawn(client::follow(signer.clone(), Scope::Certificates, target));
         }
         tokio::spawn(watch_certificate(Arc::clone(force)));
+        tokio::spawn(memory::watch(Arc::clone(&force.memory_tight)));
         let _ = stopped.await;
     });
 }

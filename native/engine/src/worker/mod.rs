@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,7 @@ pub(crate) struct Setup {
     pub(crate) telemetry: WorkerTelemetry,
     pub(crate) access_log: AccessLog,
     pub(crate) connection_limit: usize,
+    pub(crate) memory_tight: Arc<AtomicBool>,
 }
 
 /// The state every connection task of this thread shares.
@@ -86,6 +88,7 @@ pub(crate) struct Worker {
     pub(crate) telemetry: RefCell<WorkerTelemetry>,
     pub(crate) access_log: RefCell<AccessLog>,
     pub(crate) draining: Cell<bool>,
+    pub(crate) memory_tight: Arc<AtomicBool>,
     pinned: RefCell<Rc<Pinned>>,
     started: Instant,
     coarse_ms: Cell<u64>,
@@ -98,7 +101,9 @@ pub(crate) struct Worker {
 
 impl Worker {
     fn new(setup: Setup) -> Self {
-        let Setup { id, settings, snapshot, credentials, telemetry, access_log, connection_limit, .. } = setup;
+        let Setup {
+            id, settings, snapshot, credentials, telemetry, access_log, connection_limit, memory_tight, ..
+        } = setup;
         let limits = &settings.limits;
         // Idle connections may not take the descriptors that live ones need.
         let pool_total = limits.pool_total.min(connection_limit / 2);
@@ -111,6 +116,7 @@ impl Worker {
             telemetry: RefCell::new(telemetry),
             access_log: RefCell::new(access_log),
             draining: Cell::new(false),
+            memory_tight,
             pinned: RefCell::new(Rc::new(Pinned { snapshot, epoch: 0 })),
             started: Instant::now(),
             coarse_ms: Cell::new(0),
