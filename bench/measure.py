@@ -92,19 +92,23 @@ class WrongAnswer(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """Where a load goes, and as whom: the proxy's user passes the rules of the client's end."""
+    """Where a load goes, and as whom: the proxy's user passes the rules of the client's end.
+
+    fresh: each request has a connection of its own.
+    """
 
     address: str
     host: str
     uid: int = APPLICATION_UID
+    fresh: bool = False
 
 
 class Load:
-    """A load generator that is warm: all connections are open, used and idle."""
+    """A load generator that is warm: all connections are open, used and idle. shape: connections, warm_ms, run_ms."""
 
     def __init__(self, lane: Lane, program: Path, aim: Aim, shape: tuple[int, int, int]) -> None:
-        connections, warm_ms, run_ms = shape
-        self._run = _Told(lane, [str(program), aim.address, aim.host, *map(str, (connections, warm_ms, run_ms))], aim)
+        words = [str(program), aim.address, aim.host, *map(str, shape), *(["fresh"] if aim.fresh else [])]
+        self._run = _Told(lane, words, aim)
 
     def run(self) -> dict[str, float]:
         """The measured part: requests, seconds, p50_us, p99_us. Raises when an answer was wrong."""

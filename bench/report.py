@@ -24,7 +24,8 @@ METHOD = (
     " rules and addresses, has one worker, keep-alive and no access log; proxy on processor 0, load and application on"
     " processor 1. HTTP: GET with a 1 KB answer; http1_hop inbound: plaintext client to an in-mesh application"
     " (PERMISSIVE, two policies; others: one rule); outbound: to an application outside the mesh; mtls_pair: two"
-    " proxies with mutual TLS between them, against two relays in plaintext. Bulk: one connection, after 64 MiB that"
+    " proxies with mutual TLS between them, against two relays in plaintext. new_connection: the pair, each"
+    " request on a connection of its own. Bulk: one connection, after 64 MiB that"
     " are compared byte by byte; for GB per CPU-second more is better. Memory: `alone` is the proportional set size as"
     " though no other program ran the same files. A contender with one wrong answer has no figure."
 )
@@ -115,6 +116,7 @@ ROW_HEAD = ("parameters", "subject", "metric", "median", "min", f"ratio to {FLOO
 TITLES = {
     "http1_hop": "One HTTP/1.1 hop",
     "mtls_pair": "The pair: two proxies with mutual TLS between them",
+    "new_connection": "A new connection over a warm pair, with one request",
     "tcp_bulk": "Plain TCP, bulk",
     "tcp_mtls_bulk": "TCP over mutual TLS, bulk, through the pair",
     "memory": "Memory",

@@ -27,6 +27,7 @@ Figures = dict[str, float]
 Round = dict[str, Figures]
 UNITS = {
     "cpu_per_request": "µs",
+    "cpu_per_connection": "µs",
     "requests_per_second": "1/s",
     "p50": "µs",
     "p99": "µs",

@@ -1,7 +1,8 @@
 """The paths that are compared: who stands where, where the load goes, and what is measured.
 
 Out:    `SCENARIOS` by part name. `inbound`, `outbound`: one hop of HTTP/1.1; `pair`: both sidecars with mutual TLS
-        between them; `bulk`: plain TCP through one inbound hop; `bulk-mtls`: TCP through the pair.
+        between them; `connect`: the same with a connection for each request; `bulk`: plain TCP through one inbound hop;
+        `bulk-mtls`: TCP through the pair.
 """
 
 from __future__ import annotations
@@ -64,6 +65,13 @@ SCENARIOS = {
         (16, 64),
     ),
     "pair": Scenario("mtls_pair", "both", Aim(f"{SERVICE_IP}:{PORT}", SERVICE_HOST), _pair(APPLICATION), (1, 16, 64)),
+    "connect": Scenario(
+        "new_connection",
+        "both",
+        Aim(f"{SERVICE_IP}:{PORT}", SERVICE_HOST, fresh=True),
+        _pair(APPLICATION),
+        (16,),
+    ),
     "bulk": Scenario(
         "tcp_bulk",
         "inbound",

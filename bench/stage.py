@@ -37,6 +37,7 @@ PROXY_CPU, OTHER_CPU = 0, 1
 RULES = f"-p {OUTBOUND} -z {INBOUND} -u {PROXY_UID} -g {PROXY_UID} -b * -d 15090,15021,15020,{PLAIN_PORT} -i *"
 NEW_NETWORK = 0x40000000
 LISTENING_LIMIT_S = 10
+PORTS = "16384 65535"
 
 
 class Lane:
@@ -168,6 +169,8 @@ def _join(made: Lane) -> None:
     for namespace in (client, server):
         _run("ip", "netns", "add", namespace)
         _run("ip", "-n", namespace, "link", "set", "lo", "up")
+        # A load of fresh connections uses up the usual range within a minute. This is the namespace's own setting.
+        _run("ip", "netns", "exec", namespace, "sh", "-c", f"echo {PORTS} > /proc/sys/net/ipv4/ip_local_port_range")
     link = ("link", "add", "mesh0", "netns", client, "type", "veth", "peer", "name", "mesh0", "netns", server)
     _run("ip", *link)
     addresses = {client: [CLIENT_IP], server: [SERVER_IP, PLAIN_IP]}

@@ -20,6 +20,7 @@ from bench.sidecars import Sidecars
 from bench.stage import Lane
 
 OWN, DIRECT = "meshdp", "direct"
+FRESH_MS = 700  # with fresh connections: the client's ports are free again after a minute only
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,14 @@ def start(setting: Setting, name: str, scenario: Scenario, running: ExitStack) -
 
 def _compare(setting: Setting, scenario: Scenario, connections: int, contenders: list[Contender]) -> Compared:
     amount = setting.amount
+    cost_name = "cpu_per_connection" if scenario.aim.fresh else "cpu_per_request"
 
     def requests(contender: Contender) -> Figures:
-        shape = (connections, amount.warm_ms, amount.run_ms)
+        run_ms = min(amount.run_ms, FRESH_MS) if scenario.aim.fresh else amount.run_ms
+        shape = (connections, amount.warm_ms, run_ms)
         load = Load(contender.lane, setting.programs["load"], scenario.aim, shape)
         cost_ns, seen = _cost_of(contender, load.run)
-        cost = {"cpu_per_request": cost_ns / 1e3 / seen["requests"]} if contender.pids else {}
+        cost = {cost_name: cost_ns / 1e3 / seen["requests"]} if contender.pids else {}
         return {
             **cost,
             "p50": seen["p50_us"],
@@ -105,7 +108,7 @@ def _compare(setting: Setting, scenario: Scenario, connections: int, contenders:
         cost_ns, seen = _cost_of(contender, bulk.run)
         return {"gb_per_cpu_second": seen["bytes"] / cost_ns, "gb_per_second": seen["bytes"] / 1e9 / seen["seconds"]}
 
-    take, steady = (transfer, "gb_per_cpu_second") if scenario.tcp else (requests, "cpu_per_request")
+    take, steady = (transfer, "gb_per_cpu_second") if scenario.tcp else (requests, cost_name)
     params = {"path": scenario.path, "connections": connections, **({} if scenario.tcp else {"body_bytes": 1024})}
     what = Comparison(scenario.group, params, take, steady, amount.rounds)
     return compare(what, contenders, lambda text: setting.say(f"{scenario.group} {params}: {text}"))

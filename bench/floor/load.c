@@ -1,5 +1,6 @@
 // N keep-alive connections, each with one request in flight: a closed loop that warms up, waits to be told, and measures.
-// In:     load IP:PORT HOST CONNECTIONS WARM_MS RUN_MS on the command line; a line on stdin starts the measured part.
+// In:     load IP:PORT HOST CONNECTIONS WARM_MS RUN_MS [fresh] on the command line; a line on stdin starts the measured part.
+//         With `fresh`, every request has a connection of its own, closed by this side once it is answered.
 // Out:    "ready" once warm and every answer is in (all connections are idle then); after the run one JSON line.
 // Limits: answers carry content-length and lie within HEAD bytes of head; latencies above 100 ms count as 100 ms.
 // Fails:  a closed connection or another status than 200 is an error, counted and printed; such a run is no figure.
@@ -21,7 +22,8 @@ static char request[512];
 static size_t request_length;
 static unsigned latency[SLOTS]; // by microsecond
 static long answered, errors;
-static int in_flight, epoll;
+static int in_flight, epoll, fresh;
+static struct sockaddr_in target;
 
 static long now_us(void) {
     struct timespec time;
@@ -77,6 +79,13 @@ static void note(const struct connection *of, long now) {
     in_flight--;
 }
 
+static void open_one(struct connection *of) {
+    of->fd = checked(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
+    no_delay(of->fd);
+    checked(connect(of->fd, (struct sockaddr *)&target, sizeof target), "connect");
+    watch(epoll, EPOLL_CTL_ADD, of->fd, EPOLLIN, of);
+}
+
 static void serve(struct connection *of, int again) {
     static char buffer[BUFFER];
     if (of->fd < 0) return;
@@ -86,6 +95,10 @@ static void serve(struct connection *of, int again) {
     if (done < 0) return fail(of);
     if (done == 0) return;
     note(of, now_us());
+    if (fresh) {
+        close(of->fd);
+        open_one(of);
+    }
     if (again) ask(of);
 }
 
@@ -105,15 +118,9 @@ static void run(struct connection *all, int count, long milliseconds) {
     errors += in_flight; // what never came
 }
 
-static struct connection *open_all(const char *address, int count) {
-    struct sockaddr_in to = address_of(address);
+static struct connection *open_all(int count) {
     struct connection *all = calloc((size_t)count, sizeof *all);
-    for (int i = 0; i < count; i++) {
-        all[i].fd = checked(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
-        no_delay(all[i].fd);
-        checked(connect(all[i].fd, (struct sockaddr *)&to, sizeof to), "connect");
-        watch(epoll, EPOLL_CTL_ADD, all[i].fd, EPOLLIN, &all[i]);
-    }
+    for (int i = 0; i < count; i++) open_one(&all[i]);
     return all;
 }
 
@@ -127,12 +134,14 @@ static long quantile(double part) {
 }
 
 int main(int count, char **words) {
-    if (count != 6) return fprintf(stderr, "usage: load IP:PORT HOST CONNECTIONS WARM_MS RUN_MS\n");
+    if (count < 6) return fprintf(stderr, "usage: load IP:PORT HOST CONNECTIONS WARM_MS RUN_MS [fresh]\n");
+    fresh = count > 6;
+    target = address_of(words[1]);
     int connections = atoi(words[3]);
     epoll = checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
     request_length = (size_t)snprintf(request, sizeof request,
         "GET /item/42?view=full HTTP/1.1\r\nhost: %s\r\nuser-agent: floor\r\naccept: */*\r\n\r\n", words[2]);
-    struct connection *all = open_all(words[1], connections);
+    struct connection *all = open_all(connections);
     run(all, connections, atol(words[4]));
     printf("ready\n");
     fflush(stdout);

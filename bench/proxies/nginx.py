@@ -33,7 +33,7 @@ def _stream(folder: Path, role: Role) -> str:
     return f"""stream {{
   server {{
     listen 0.0.0.0:{role.port}{_listen_tls(folder, role)}
-    proxy_pass {role.upstream}; tcp_nodelay on; proxy_buffer_size 64k; {source} {_dial_tls(folder, role)}
+    proxy_pass {role.upstream}; tcp_nodelay on; proxy_buffer_size 256k; {source} {_dial_tls(folder, role)}
   }}
 }}
 """

@@ -104,7 +104,7 @@ HOSTILE: dict[str, bytes] = {
         "10,000 levels of lists": f"{HEAD}a: {'[' * 10_000}{']' * 10_000}\n",
         "10,000 levels of maps": f"{HEAD}a: {'{a: ' * 10_000}{'}' * 10_000}\n",
         "10,000 levels of dashes": f"{HEAD}a:\n{'- ' * 10_000}x\n",
-        "3,000 levels of indentation": HEAD + "".join(f"{' ' * level}a:\n" for level in range(3000)),
+        "1,000 levels of indentation": HEAD + "".join(f"{' ' * level}a:\n" for level in range(1000)),
         "1,000,000 open brackets": f"{HEAD}a: {'[' * 1_000_000}",
         "duplicate keys": f"{HEAD}spec: {{}}\nspec: {{}}\n",
         "10,000 duplicate keys": HEAD + "a: 1\n" * 10_000,

@@ -17,7 +17,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ["group", "params", "subject", "metric", "unit", "rounds", "median", "min", "ratio_to_floor"]
-TRAFFIC = ("inbound", "outbound", "pair", "bulk", "bulk-mtls")
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make network namespaces"),
@@ -62,6 +61,7 @@ def test_floor_and_meshdp_are_in_every_group(report: dict[str, Any]) -> None:
     assert subjects == {
         "http1_hop": both | {"direct"},
         "mtls_pair": both,
+        "new_connection": both,
         "tcp_bulk": both,
         "tcp_mtls_bulk": both,
         "memory": both | {"meshdp, directory"},

@@ -23,6 +23,8 @@ import yaml
 from meshdp.local import mesh
 from tests.e2e.test_local_mesh import FILE, SERVER, SERVICES, get
 from tests.support.local_mesh import Done, Meshdp, wait_until
+from tests.support.meshes import policy, snapshot
+from tests.support.scripted_feed import ScriptedFeed
 from tests.support.sidecar import Sidecar
 
 pytestmark = [
@@ -278,9 +280,38 @@ def test_a_sidecar_without_a_mesh_is_named_by_its_admin_address(tmp_path: Path, 
         assert done.returncode == 1
         assert "not ready: no certificate yet" in done.stdout
         assert answer(up, "proxy-config", "listeners", "--admin", admin)[0]["direction"] == "inbound"
-        assert answer(up, "proxy-config", "certs", "--admin", admin) == {"certificate": None}
+        assert answer(up, "proxy-config", "certs", "--admin", admin)["certificate"] is None
         # No browser and no other host gets what these commands get.
         assert sidecar.get("admin", "/config?sections=")[0] == 200
+
+
+def test_what_a_sidecar_refuses_is_said_with_its_reason_until_it_accepts(tmp_path: Path, up: Meshdp) -> None:
+    first, second = snapshot(), snapshot(policy("PeerAuthentication", "{mtls: {mode: STRICT}}"))
+    flags = ["--workload", "default/details-v1", "--feed", str(tmp_path / "feed.sock")]
+    with ScriptedFeed(tmp_path / "feed.sock", lambda _: None) as feed, Sidecar(tmp_path, *flags) as sidecar:
+        wait_until(lambda: feed.greeted)
+        admin = f"127.0.0.1:{sidecar.ports['admin']}"
+
+        def shown() -> dict[str, Any]:
+            found: dict[str, Any] = json.loads(up("proxy-status", "--admin", admin, "-o", "json").stdout)["sidecars"][0]
+            return found
+
+        feed.send(b"T", first.transaction(None))
+        wait_until(lambda: (shown()["state"], shown()["version"]) == ("SERVING", first.digest))
+        since = shown()["since"]
+        feed.send(b"T", first.transaction(None).replace(b'"schema":1', b'"schema":99'))
+        wait_until(lambda: shown()["state"] == "REFUSED")
+        assert (shown()["version"], shown()["since"]) == (first.digest, since), "what it had stays in force"
+        assert shown()["refusal"] == "schema 99 is not supported, expected 1"
+        assert f"{admin}: refused: schema 99 is not supported" in up("proxy-status", "--admin", admin).stdout
+        feed.send(b"T", second.transaction(first))
+        wait_until(lambda: (shown()["state"], shown()["version"]) == ("SERVING", second.digest))
+        assert shown()["refusal"] == ""
+        rows = answer(up, "proxy-config", "listeners", "--admin", admin, "--direction", "inbound", "--port", "9080")
+        assert {row["tls"] for row in rows} == {"STRICT"}
+        feed.__exit__(None, None, None)
+        wait_until(lambda: shown()["state"] == "STALE")
+        assert "it has lost its feed" in up("proxy-status", "--admin", admin).stdout
 
 
 # --- logs and exec -----------------------------------------------------------------------------------------------------

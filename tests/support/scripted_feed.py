@@ -6,6 +6,7 @@ Out:     `ScriptedFeed`: what the sidecar said, and `give`, `offer`, `refuse` fo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -37,15 +38,26 @@ class ScriptedFeed:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._listener.close()
-        if self._connection is not None:
-            self._connection.close()
+        # Closing alone would leave both open for as long as the thread sits in them.
+        for each in (self._listener, self._connection):
+            if each is not None:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+                each.close()
 
     def push(self, kind: str, **fields: str) -> None:
         """Sends a frame that nobody asked for."""
+        self.send(kind.encode(), json.dumps(fields).encode())
+
+    def send(self, kind: bytes, body: bytes) -> None:
+        """The same, with bytes that stay as they are."""
         assert self._connection is not None
-        body = json.dumps(fields).encode()
-        self._connection.sendall(struct.pack(">I", len(body) + 1) + kind.encode() + body)
+        self._connection.sendall(struct.pack(">I", len(body) + 1) + kind + body)
+
+    @property
+    def greeted(self) -> bool:
+        """A sidecar is connected."""
+        return self._connection is not None
 
     def _accept(self) -> None:
         while True:

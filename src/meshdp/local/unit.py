@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshdp.errors import MeshdpError
+from meshdp.errors import MeshdpError, printable
 from meshdp.local import logs
 from meshdp.local.feed import Feed
 from meshdp.local.isolation import inside, launch
@@ -265,7 +265,7 @@ def sidecar_command(workload: str, feed: Path, mark: int | None = None) -> list[
 
 def _tail(log: Path) -> str:
     """The last lines of a log, as part of a message."""
-    return "".join(f"\n    {line}" for line in logs.last_lines(log, LOG_LINES_SHOWN))
+    return "".join(f"\n    {printable(line)}" for line in logs.last_lines(log, LOG_LINES_SHOWN))
 
 
 def _pid(process: subprocess.Popen[bytes] | None) -> int:

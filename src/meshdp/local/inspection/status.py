@@ -1,6 +1,6 @@
 """Says of each sidecar which configuration it has in force, since when, and what is wrong with it.
 
-In:      sidecars, asked for `/config`, `/ready` and `/stats`, and what their mesh wants of them.
+In:      sidecars, asked for `/config`, `/ready`, `/stats` and `/certs`, and what their mesh wants of them.
 Out:     `Status`, whose `row` has the keys that docs/inspect.md promises.
 Fails:   never: a sidecar that does not answer is a row that says so.
 """
@@ -20,12 +20,13 @@ from meshdp.local.report import Row, duration, moment
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is known of one sidecar. config, ready, stats: its pages, empty when it does not answer."""
+    """What is known of one sidecar. config, ready, stats, certs: its pages, empty when it does not answer."""
 
     sidecar: Sidecar
     config: dict[str, Any] = field(default_factory=dict)
     ready: dict[str, Any] = field(default_factory=dict)
     stats: dict[str, Any] = field(default_factory=dict)
+    certs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def wanted(self) -> str:
@@ -57,7 +58,12 @@ class Status:
 
     @property
     def is_fine(self) -> bool:
-        return self.state in ("SYNCED", "SERVING") and bool(self.ready.get("ready"))
+        return self.state in ("SYNCED", "SERVING") and bool(self.ready.get("ready")) and not self.trouble
+
+    @property
+    def trouble(self) -> str:
+        """Why its certificate was not renewed last time, or empty."""
+        return str(self.certs.get("turnover", {}).get("last_error", ""))
 
     @property
     def complaints(self) -> list[str]:
@@ -65,6 +71,8 @@ class Status:
         said = [f"refused: {self.refusal}"] if self.refusal else []
         if self.config.get("feed_lost"):
             said.append("it has lost its feed and keeps what is in force")
+        if self.trouble:
+            said.append(f"its certificate is not renewed: {self.trouble}")
         if self.ready and not self.ready.get("ready"):
             said.append(f"not ready: {self.ready.get('reason', 'no reason given')}")
         return said
@@ -114,7 +122,10 @@ async def look_at(sidecars: Sequence[Sidecar]) -> list[Status]:
 
 async def _look(sidecar: Sidecar) -> Status:
     try:
-        pages = await asyncio.gather(*(sidecar.page(path) for path in ("/config?sections=", "/ready", "/stats")))
+        pages = await asyncio.gather(*(sidecar.page(path) for path in _PAGES))
     except Unreachable:
         return Status(sidecar)
     return Status(sidecar, *pages)
+
+
+_PAGES = ("/config?sections=", "/ready", "/stats", "/certs")
