@@ -65,7 +65,7 @@ def sidecar(mesh: Mesh, side: Side, *arguments: str) -> subprocess.CompletedProc
 
 
 def test_expired_certificate_of_a_client_is_refused(mesh: Mesh) -> None:
-    with mock.patch(LIFE, timedelta(seconds=-1)):
+    with mock.patch(LIFE, timedelta(seconds=-10)):
         folder = mesh.pair.certify("expired", "spiffe://cluster.local/ns/default/sa/client")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

@@ -11,6 +11,7 @@ use meshdp_model::facts::ConnectionFacts;
 use meshdp_model::sections::ChainProtocol;
 
 use crate::downstream;
+use crate::fault;
 use crate::http::session as http_session;
 use crate::listener::Accepted;
 use crate::observe::outcome::Reason;
@@ -36,6 +37,7 @@ pub(crate) async fn serve(accepted: Accepted, admitted: Admitted, worker: Rc<Wor
 async fn stages(accepted: Accepted, worker: &Rc<Worker>, entry: &Rc<Entry>) -> Result<(), Failure> {
     let pinned = worker.pin();
     let secured = begin(accepted, &pinned, worker, entry).await?;
+    fault::point("connection");
     match secured.chain.protocol {
         ChainProtocol::Tcp => tcp_session::run(secured, &pinned, worker).await,
         ChainProtocol::Http => http_session::run(secured, &pinned, worker).await,
