@@ -105,18 +105,18 @@ mod tests {
     #[test]
     fn a_sweep_drops_what_was_not_needed_since_the_last_one() {
         let buffers = Buffers::default();
-        let lent: Vec<_> = (0..100).map(|_| buffers.lend()).collect();
+        let lent: Vec<_> = (0..6 * BATCH).map(|_| buffers.lend()).collect();
         for buffer in lent {
             buffers.give(buffer);
         }
         assert!(buffers.sweep());
-        assert_eq!(buffers.spare.borrow().len(), 100, "all were needed");
-        let lent: Vec<_> = (0..40).map(|_| buffers.lend()).collect();
+        assert_eq!(buffers.spare.borrow().len(), 6 * BATCH, "all were needed");
+        let lent: Vec<_> = (0..3 * BATCH).map(|_| buffers.lend()).collect();
         for buffer in lent {
             buffers.give(buffer);
         }
         let _ = buffers.sweep();
-        assert_eq!(buffers.spare.borrow().len(), 40);
+        assert_eq!(buffers.spare.borrow().len(), 3 * BATCH);
         let _ = buffers.sweep();
         assert_eq!(buffers.spare.borrow().len(), KEPT_IDLE);
     }
