@@ -306,9 +306,9 @@ def clock(starved: Mesh) -> Iterator[Path]:
             side.stop()
 
 
-@pytest.mark.parametrize("jump_s", [6 * 3600, -30], ids=["ahead", "back"])
+@pytest.mark.parametrize("jump_s", [1800, -30], ids=["ahead", "back"])
 def test_pr_14_the_wall_clock_jumps(starved: Mesh, clock: Path, jump_s: int) -> None:
-    """Six hours ahead, half a minute back: nothing times out, nothing waits longer, new connections are made."""
+    """Half an hour ahead, half a minute back: nothing times out, nothing waits longer, new connections are made."""
     with (
         wire.connect(starved.pair, "outbound") as idle,
         wire.connect(starved.pair, "outbound") as slow,
@@ -361,9 +361,14 @@ def quota(percent: int, pid: int) -> Iterator[None]:
         (group / "cgroup.procs").write_text(str(pid))
         yield
     finally:
-        for line in (group / "cgroup.procs").read_text().split():
-            (group.parent / "cgroup.procs").write_text(line)
-        group.rmdir()
+        empty(group)
+
+
+def empty(group: Path) -> None:
+    """Takes a control group away; whoever is in it goes where the group was made."""
+    for line in (group / "cgroup.procs").read_text().split():
+        (group.parent / "cgroup.procs").write_text(line)
+    group.rmdir()
 
 
 def test_pr_06_five_percent_of_a_processor(starved: Mesh) -> None:
@@ -378,6 +383,64 @@ def test_pr_06_five_percent_of_a_processor(starved: Mesh) -> None:
         heard = [wire.listen(connection, 1, 20) for connection in asked]
         assert [each.statuses for each in heard] == [[200]] * 30
     assert starved.status() == 200
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def memory_group() -> Iterator[Path]:
+    """A control group with a memory controller; skipped where none can be made."""
+    first = Path("/sys/fs/cgroup/memory")
+    group = (first if first.is_dir() else first.parent) / f"mdpt-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        if not usage_file(group).exists():
+            pytest.skip("control groups here have no memory controller")
+        yield group
+    finally:
+        empty(group)
+
+
+def usage_file(group: Path) -> Path:
+    return group / ("memory.usage_in_bytes" if group.parent.name == "memory" else "memory.current")
+
+
+def test_pr_05_memory_near_its_limit(starved: Mesh) -> None:
+    """New connections are refused with a reason, those that are served go on, nobody is killed, and it recovers alone."""
+    server = starved.pair.server
+    with memory_group() as group:
+        limit = group / ("memory.limit_in_bytes" if group.parent.name == "memory" else "memory.max")
+        server.wrapper = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+        restart(starved, server)
+        with wire.connect(starved.pair, "inbound", TCP_PORT) as live:
+            live.sendall(b"Ehello")
+            assert live.recv(5, socket.MSG_WAITALL) == b"hello"
+            limit.write_text(str(int(usage_file(group).read_text()) + 256 * 1024))
+            assert starved.origin.wait(lambda: refused_by(starved), 5), usage_file(group).read_text()
+            peers = len(starved.opaque.peers)
+            assert 'reason="overload"' in server.admin("/stats/prometheus")
+            for number in range(20):
+                live.sendall(b"live %02d" % number)
+                assert live.recv(7, socket.MSG_WAITALL) == b"live %02d" % number
+            assert refused_by(starved)
+            assert len(starved.opaque.peers) == peers, "nothing of what is refused reaches the application"
+            server.wait_ready()
+            limit.write_text(str(1 << 30))
+            assert starved.origin.wait(lambda: not refused_by(starved), 5)
+        server.stop()
+
+
+def refused_by(mesh: Mesh) -> bool:
+    with wire.connect(mesh.pair, "inbound", TCP_PORT) as attempt:
+        wire.send_pieces(attempt, [b"Ehello"])
+        try:
+            return attempt.recv(5, socket.MSG_WAITALL) != b"hello"
+        except OSError:
+            return True
 
 
 # --- many at once ----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make ne
 def test_pr_16_three_minutes_lose_nothing_and_leave_nothing(tmp_path: Path) -> None:
     report = Soak(tmp_path, ROUND_MINUTES, print).go()
     print(json.dumps(report))
-    assert (report["lost"], report["mixed"], report["faults"]) == (0, 0, []), report
+    assert (report["lost"], report["broken"], report["mixed"], report["faults"]) == (0, 0, 0, []), report
     assert report["grown"] == [], report
     assert (report["swaps"], report["rotations"], len(report["kills"])) == (SWAPS, ROTATIONS, KILLS)
     assert all(counted["asked"] > 500 for counted in report["kinds"].values()), "every protocol was at work"

@@ -129,7 +129,7 @@ class Side:
 
     def start(self, configuration: Path, arguments: list[str] | None = None) -> None:
         """Start the sidecar as uid 1337 without rights, and wait until it is ready."""
-        command = ["ip", "netns", "exec", self.namespace, *self.wrapper]
+        command = ["nsenter", f"--net=/run/netns/{self.namespace}", *self.wrapper]
         command += [
             "setpriv",
             "--reuid=1337",

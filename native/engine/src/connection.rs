@@ -11,6 +11,7 @@ use meshdp_model::facts::ConnectionFacts;
 use meshdp_model::sections::ChainProtocol;
 
 use crate::downstream;
+use crate::fault;
 use crate::http::session as http_session;
 use crate::listener::Accepted;
 use crate::observe::outcome::Reason;
@@ -39,6 +40,7 @@ async fn stages(accepted: Accepted, worker: &Rc<Worker>, entry: &Rc<Entry>) -> R
     let sniffed = downstream::sniff(accepted, &port, worker).await?;
     let chain = port.filter_chain(&sniffed)?;
     let secured = downstream::secure(sniffed, &chain, worker, entry).await?;
+    fault::point("connection");
     match chain.protocol {
         ChainProtocol::Tcp => tcp_session::run(secured, &pinned, worker).await,
         ChainProtocol::Http => http_session::run(secured, pinned, worker).await,

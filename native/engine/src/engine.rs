@@ -10,6 +10,7 @@ use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use tokio::sync::oneshot;
 use crate::control::admin::{self, Face};
 use crate::control::client::{self, Scope};
 use crate::control::force::Force;
+use crate::control::memory;
 use crate::settings::Settings;
 use crate::sys;
 use crate::worker::{self, Command, Setup};
@@ -145,6 +147,7 @@ impl Engine {
             telemetry: self.force.telemetry.worker(),
             access_log: self.force.access_log_of_worker(),
             connection_limit: connection_limit(sys::open_file_limit(), settings.concurrency),
+            memory_tight: Arc::clone(&self.force.memory_tight),
         }
     }
 }
@@ -263,7 +266,13 @@ fn connection_limit(open_files: usize, workers: usize) -> usize {
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, EngineError> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(EngineError::Thread)
+    let guarded = move || {
+        // A thread that is lost cannot be replaced: whoever started this process starts it again, and nothing passes meanwhile.
+        if catch_unwind(AssertUnwindSafe(body)).is_err() {
+            std::process::abort();
+        }
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(guarded).map_err(EngineError::Thread)
 }
 
 fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: oneshot::Receiver<()>) {
@@ -283,6 +292,7 @@ fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: one
             tokio::spawn(client::follow(signer.clone(), Scope::Certificates, target));
         }
         tokio::spawn(watch_certificate(Arc::clone(force)));
+        tokio::spawn(memory::watch(Arc::clone(&force.memory_tight)));
         let _ = stopped.await;
     });
 }

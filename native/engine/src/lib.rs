@@ -3,13 +3,14 @@
 //! Read `connection` first: one `async fn` names the stages of a connection in order. Then, in the order of the data:
 //! `engine` and `control::force` (start, and what is in force) → `worker` (with `buffers`, `load`, `registry`) → `listener` →
 //! `original_dst` → `connection` → `downstream` → `tls` → `tcp_session` with `relay` and `splice`, or `http` → `upstream` → `pool` →
-//! `stream` → `observe`; beside them `control` (admin and feed), `settings`, and `sys`, which holds every unsafe call.
+//! `stream` → `observe`; beside them `control` (admin and feed), `settings`, `sys`, which holds every unsafe call, and `fault` for tests.
 #![deny(unsafe_code)]
 
 mod connection;
 pub mod control;
 mod downstream;
 mod engine;
+mod fault;
 pub mod http;
 mod listener;
 pub mod observe;

@@ -1,11 +1,12 @@
 //! The accept loop of one capture port on one worker.
 //!
 //! In: a bound listener.  Out: one task per accepted connection, running `connection::serve`.
-//! Limits: the registry's; above it a new connection is closed at once and counted (refuse new work, never skip checks).
+//! Limits: the registry's, and memory's; above them a new connection is closed at once and counted (refuse new work, never skip checks).
 //! Fails: out of descriptors: the loop pauses 100 ms and goes on, and what was accepted before goes on meanwhile.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use meshdp_model::facts::Direction;
@@ -69,6 +70,10 @@ fn admit(direction: Direction, tcp: TcpStream, source: SocketAddr, worker: &Rc<W
         Ok(address) => address,
         Err(why) => return refuse(direction, worker, why),
     };
+    if worker.memory_tight.load(Ordering::Relaxed) {
+        record::refused_connection(worker, direction, Reason::Overload);
+        return;
+    }
     let Some(admitted) = worker.registry.admit(direction, source, original_destination) else {
         record::refused_connection(worker, direction, Reason::Overload);
         return;

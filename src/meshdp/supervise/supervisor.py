@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from meshdp.settings import Settings
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+FILES_WANTED = 65_536  # some 32,000 connections: more would be a matter of memory
 
 
 def run(settings: Settings) -> int:
@@ -50,8 +51,8 @@ def _open_as_many_files_as_allowed() -> None:
     """The soft limit is low for programs that use select(2); the hard one is what the administrator meant."""
     import resource
 
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, FILES_WANTED)), hard))
 
 
 def _become(uid: int) -> None:

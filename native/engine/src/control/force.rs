@@ -5,6 +5,7 @@
 //! Fails: a refused transaction changes nothing; the reason goes back to the sender and is counted.
 
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use crate::control::admin::{AdminState, Answer};
 use crate::control::client::{FeedEvent, FeedTarget, Hello};
 use crate::control::history::History;
 use crate::control::turnover::{Alarm, Renewal, Turnover, spread, wall_ms};
+use crate::fault;
 use crate::observe::access_log::{AccessLog, Mode, Sink};
 use crate::observe::notice;
 use crate::observe::telemetry::Telemetry;
@@ -39,6 +41,7 @@ pub struct Force {
     swapping: Mutex<()>,
     workers: OnceLock<Vec<UnboundedSender<Command>>>,
     sink: Mutex<Option<Sink>>,
+    pub(crate) memory_tight: Arc<AtomicBool>,
     draining: AtomicBool,
     feed_lost: AtomicBool,
     history: History,
@@ -57,6 +60,7 @@ impl Force {
             swapping: Mutex::new(()),
             workers: OnceLock::new(),
             sink: Mutex::new(Some(sink)),
+            memory_tight: Arc::default(),
             draining: AtomicBool::new(false),
             feed_lost: AtomicBool::new(false),
             history: History::default(),
@@ -69,7 +73,10 @@ impl Force {
     /// Why it was refused; nothing has changed then.
     pub fn swap(&self, transaction: &[u8]) -> Result<String, String> {
         let _one_at_a_time = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
-        let swapped = self.swap_alone(transaction);
+        let swapped = catch_unwind(AssertUnwindSafe(|| self.swap_alone(transaction))).unwrap_or_else(|_| {
+            self.telemetry.panicked();
+            Err("taking it met a bug of meshdp: please report what standard error says".to_owned())
+        });
         match &swapped {
             Ok(_) => self.history.accepted(),
             Err(reason) => self.history.refused(reason),
@@ -82,6 +89,7 @@ impl Force {
             self.telemetry.config_rejected();
             error.to_string()
         })?;
+        fault::point("apply");
         let snapshot = Arc::new(applied);
         self.credentials.rebuild(&self.trust_policy(&snapshot)).map_err(|error| error.to_string())?;
         self.set_log_mode(&snapshot);

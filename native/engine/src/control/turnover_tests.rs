@@ -66,10 +66,10 @@ fn ca_02_alarms_rise_at_50_80_95_and_100_percent() {
     let life = 1_000_000;
     let at = |spent: u64| Alarm::of(life, life - life * spent / 1_000, true);
     let heard: Vec<Alarm> = [0, 499, 500, 799, 800, 949, 950, 999, 1_000].map(at).to_vec();
-    use Alarm::{Expired, Half, Last, Late, None};
-    assert_eq!(heard, [None, None, Half, Half, Late, Late, Last, Last, Expired]);
-    assert_eq!(Alarm::of(life, life / 2, false), None, "who renews from outside does so later");
-    assert_eq!(Alarm::of(life, life / 5, false), Late);
+    let (none, half, late, last) = (Alarm::None, Alarm::Half, Alarm::Late, Alarm::Last);
+    assert_eq!(heard, [none, none, half, half, late, late, last, last, Alarm::Expired]);
+    assert_eq!(Alarm::of(life, life / 2, false), none, "who renews from outside does so later");
+    assert_eq!(Alarm::of(life, life / 5, false), late);
     assert_eq!(heard.iter().map(|alarm| alarm.percent()).max(), Some(100));
 }
 

@@ -223,7 +223,7 @@ fn write_batches(mut out: impl Write, batches: &Receiver<Batch>, dropped: &Atomi
         torn = torn && out.write_all(b"\n").is_err();
         let written = if torn { 0 } else { write_while_it_goes(&mut out, &batch.bytes) };
         if written < batch.bytes.len() {
-            let whole = batch.bytes[..written].iter().filter(|byte| **byte == b'\n').count() as u64;
+            let whole = batch.bytes[..written].split(|byte| *byte == b'\n').count() as u64 - 1;
             dropped.fetch_add(u64::from(batch.lines).saturating_sub(whole), Relaxed);
             torn |= written > 0 && batch.bytes[written - 1] != b'\n';
         } else if out.flush().is_err() {

@@ -12,7 +12,9 @@ use crate::sys;
 /// Says one line as this program.
 pub(crate) fn say(sentence: &str) {
     let mut line = format!("meshdp sidecar: {sentence}");
-    line.truncate(line.floor_char_boundary(LINE_BYTES - 1));
+    while line.len() >= LINE_BYTES {
+        line.pop();
+    }
     line.push('\n');
     let mut out = std::io::stderr();
     if sys::takes_bytes_now(out.as_fd()) {

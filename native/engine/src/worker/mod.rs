@@ -11,8 +11,10 @@ pub(crate) mod registry;
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::connection::Failure;
 use crate::control::turnover;
+use crate::fault;
 use crate::http::decide::Scratch;
 use crate::listener::{self, Doors};
 use crate::observe::access_log::AccessLog;
@@ -70,6 +73,7 @@ pub(crate) struct Setup {
     pub(crate) telemetry: WorkerTelemetry,
     pub(crate) access_log: AccessLog,
     pub(crate) connection_limit: usize,
+    pub(crate) memory_tight: Arc<AtomicBool>,
 }
 
 /// The state every connection task of this thread shares.
@@ -84,6 +88,7 @@ pub(crate) struct Worker {
     pub(crate) telemetry: RefCell<WorkerTelemetry>,
     pub(crate) access_log: RefCell<AccessLog>,
     pub(crate) draining: Cell<bool>,
+    pub(crate) memory_tight: Arc<AtomicBool>,
     pinned: RefCell<Rc<Pinned>>,
     started: Instant,
     coarse_ms: Cell<u64>,
@@ -96,7 +101,9 @@ pub(crate) struct Worker {
 
 impl Worker {
     fn new(setup: Setup) -> Self {
-        let Setup { id, settings, snapshot, credentials, telemetry, access_log, connection_limit, .. } = setup;
+        let Setup {
+            id, settings, snapshot, credentials, telemetry, access_log, connection_limit, memory_tight, ..
+        } = setup;
         let limits = &settings.limits;
         // Idle connections may not take the descriptors that live ones need.
         let pool_total = limits.pool_total.min(connection_limit / 2);
@@ -109,6 +116,7 @@ impl Worker {
             telemetry: RefCell::new(telemetry),
             access_log: RefCell::new(access_log),
             draining: Cell::new(false),
+            memory_tight,
             pinned: RefCell::new(Rc::new(Pinned { snapshot, epoch: 0 })),
             started: Instant::now(),
             coarse_ms: Cell::new(0),
@@ -197,6 +205,7 @@ impl Worker {
     }
 
     fn sweep(&self) {
+        fault::point("timer");
         self.wall_s.set(turnover::wall_ms() / 1_000);
         self.coarse_ms.set(self.started.elapsed().as_millis() as u64);
         self.registry.wake_expired(self.coarse_ms());
@@ -268,7 +277,10 @@ async fn tick(worker: Rc<Worker>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        worker.sweep();
+        // What one look at the deadlines trips over must not end all later looks.
+        if catch_unwind(AssertUnwindSafe(|| worker.sweep())).is_err() {
+            worker.telemetry.borrow().panicked();
+        }
     }
 }
 
