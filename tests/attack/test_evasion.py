@@ -18,7 +18,7 @@ import pytest
 from meshdp.local.isolation import rights
 from tests.support.captured import SIDECAR_SOURCE, Captured, captured
 from tests.support.local_mesh import alive, wait_until
-from tests.support.ordinary import ALL_RIGHTS, LENT_FIRST, user_of
+from tests.support.ordinary import ALL_RIGHTS, user_of
 
 # Tries each program in a child of its own and prints what each came to: "it worked", an errno, or an exception's name.
 DRIVER = """\
@@ -234,9 +234,8 @@ time.sleep(60)"""
     assert SIDECAR_SOURCE in mesh.get("client", (mesh.address("web"), 80))
 
 
-def test_a_marking_sidecar_is_closed_to_other_processes_of_its_user(mesh: Captured) -> None:
+def test_a_sidecar_is_closed_to_other_processes_of_its_user(mesh: Captured) -> None:
     """What the kernel calls not dumpable: its files in /proc are root's, whoever it runs as."""
     row = mesh.instance("web")
     owners = {name: Path(f"/proc/{row[name]}/mem").stat().st_uid for name in ("pid", "sidecar_pid")}
-    assert owners["pid"] == user_of(mesh.mode)
-    assert owners["sidecar_pid"] == {rights.ROOT: 1337, rights.OWNER: LENT_FIRST, rights.MARKED: 0}[mesh.mode]
+    assert owners == {"pid": user_of(mesh.mode), "sidecar_pid": 0}

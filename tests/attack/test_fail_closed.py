@@ -256,13 +256,18 @@ class Forger:
         return certificate.public_bytes(serialization.Encoding.PEM)
 
 
+def epoch_of(running: Mesh) -> int:
+    """Grows with each certificate and each bundle."""
+    return int(json.loads(running.pair.server.admin("/certs"))["epoch"])
+
+
 @pytest.fixture(scope="module")
 def forger(running: Mesh) -> Iterator[Forger]:
     made = Forger(running)
     path = running.pair.folder / "credentials-server" / "root-cert.pem"
-    before, certs = path.read_bytes(), running.pair.server.admin("/certs")
+    before, epoch = path.read_bytes(), epoch_of(running)
     path.write_bytes(before + made.bundle)
-    assert Origin.wait(lambda: running.pair.server.admin("/certs") != certs, 5)
+    assert Origin.wait(lambda: epoch_of(running) != epoch, 5)
     yield made
     path.write_bytes(before)
 

@@ -1,21 +1,21 @@
 """The demo plays all its acts; and with enforcement switched off by policy, the acts that depend on it fail.
 
-Limits:  needs root; skipped with a reason otherwise.
+Limits:  as root and as an ordinary user whose sidecars mark their packets.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 
 import pytest
 
+from meshdp.local.isolation import rights
 from tests.support.local_mesh import Meshdp, picture_of_the_host
+from tests.support.ordinary import folder_for
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make network namespaces"),
     pytest.mark.skipif(
         importlib.util.find_spec("meshdp._native") is None, reason="the engine is not built: make build"
     ),
@@ -77,19 +77,28 @@ def played(meshdp: Meshdp, *words: str) -> tuple[int, dict[str, dict[str, bool]]
     return done.returncode, claims, done.stdout + done.stderr
 
 
-def test_every_act_holds_and_nothing_is_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [rights.ROOT, rights.MARKED])
+def test_every_act_holds_and_nothing_is_left(mode: str) -> None:
     before = picture_of_the_host()
-    code, acts, said = played(Meshdp(tmp_path))
-    assert {name: all(claims.values()) for name, claims in acts.items()} == dict.fromkeys(ACTS, True), said
-    assert code == 0
+    with folder_for(mode) as folder:
+        meshdp = Meshdp(folder, mode)
+        if mode != rights.ROOT:  # with nothing but an empty home
+            home = meshdp.make(folder / "home" / "empty", "").parent
+            (home / "empty").unlink()
+            del meshdp.env["MESHDP_STATE_DIR"]
+            meshdp.env["HOME"] = str(home)
+        code, acts, said = played(meshdp)
+        assert [name for name in acts if all(acts[name].values())] == ACTS, said
+        assert code == 0
+        assert not (folder / "s").exists()
+        assert list(folder.glob("home/**/meshdp")) == []
     assert picture_of_the_host() == before
-    assert not (tmp_path / "s").exists()
 
 
 def test_without_enforcement_the_acts_that_need_it_fail(tmp_path: Path) -> None:
     (tmp_path / "also").mkdir()
     (tmp_path / "also" / "no-enforcement.yaml").write_text(NO_ENFORCEMENT + NO_LOAD)
-    code, acts, said = played(Meshdp(tmp_path), "--also", str(tmp_path / "also"))
+    code, acts, said = played(Meshdp(tmp_path, rights.ROOT), "--also", str(tmp_path / "also"))
     needing = [name for name in ACTS if name not in ("interception", "plaintext")]
     assert [name for name in needing if all(acts[name].values())] == [], said
     assert all(acts["interception"].values()) and all(acts["plaintext"].values()), said

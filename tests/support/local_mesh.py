@@ -24,10 +24,10 @@ Done = subprocess.CompletedProcess[str]
 class Meshdp:
     """The command line, with its state in a folder of its own, run with these rights (`tests.support.ordinary`)."""
 
-    def __init__(self, folder: Path, mode: str = "root") -> None:
+    def __init__(self, folder: Path, mode: str = "root", uid: int = ordinary.NOBODY) -> None:
         self.folder = folder
         self.mode = mode
-        self.prefix = ordinary.acting(mode, folder)
+        self.prefix = ordinary.acting(mode, folder, uid)
         # Short: a socket's path holds 107 bytes.
         self.state = folder / "s"
         self.env = {**os.environ, "MESHDP_STATE_DIR": str(self.state), "NO_COLOR": "1"}

@@ -26,13 +26,14 @@ ALL_RIGHTS = (rights.ROOT, rights.OWNER, rights.MARKED)
 
 _IN_PRIVATE = """\
 printf '%s' "$1" > "$2/subids"
+uid=$3
 for file in subuid subgid; do [ -e /etc/$file ] && mount --bind "$2/subids" /etc/$file; done
-shift 2
-exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"
+shift 3
+exec setpriv --reuid "$uid" --regid "$uid" --clear-groups "$@"
 """
 
 
-def acting(mode: str, folder: Path) -> list[str]:
+def acting(mode: str, folder: Path, uid: int = NOBODY) -> list[str]:
     """What to put before a command so that it runs with these rights; `folder` is the test's. Skips where that cannot be."""
     if mode == rights.ROOT:
         if os.geteuid() != 0:
@@ -46,8 +47,8 @@ def acting(mode: str, folder: Path) -> list[str]:
     _demand_passable()
     if mode == rights.OWNER and shutil.which("newuidmap") is None:
         pytest.skip("newuidmap is not installed: apt-get install uidmap")
-    lent = f"nobody:{LENT_FIRST}:1000\n" if mode == rights.OWNER else ""
-    return ["unshare", "--mount", "sh", "-euc", _IN_PRIVATE, "acting", lent, str(folder)]
+    lent = f"{uid}:{LENT_FIRST}:1000\n" if mode == rights.OWNER else ""
+    return ["unshare", "--mount", "sh", "-euc", _IN_PRIVATE, "acting", lent, str(folder), str(uid)]
 
 
 def user_of(mode: str) -> int:
@@ -56,13 +57,13 @@ def user_of(mode: str) -> int:
 
 
 @contextmanager
-def folder_for(mode: str) -> Iterator[Path]:
+def folder_for(mode: str, uid: int = NOBODY) -> Iterator[Path]:
     """A short-named folder that belongs to the acting user: pytest's own lie behind one that only their maker may enter."""
     with tempfile.TemporaryDirectory(prefix="mdpt-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         if mode != rights.ROOT and os.geteuid() == 0:
-            os.chown(folder, NOBODY, NOBODY)
+            os.chown(folder, uid, uid)
         yield folder
 
 

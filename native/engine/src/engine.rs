@@ -198,7 +198,7 @@ impl std::fmt::Display for EngineError {
             ),
             Self::AccessLog(problem) => write!(formatter, "access log: {problem}"),
             Self::Inspection(error) => {
-                write!(formatter, "cannot close this process to others of its user: {error}; leave the mark out of the settings")
+                write!(formatter, "cannot close this process to others of its user: {error}; look at seccomp and the security modules of this machine")
             }
             Self::Thread(error) => write!(formatter, "cannot start a thread: {error}; look at the process limits"),
         }

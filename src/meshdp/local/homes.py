@@ -58,16 +58,11 @@ def _can_be_made(home: Path, below: Path) -> bool:
     """Whether this user may write what exists of the way, which must be folders of theirs from `home` on."""
     deepest = home
     for part in (*below.parts, "meshdp"):
-        if not (deepest / part).exists():
+        if not os.path.exists(deepest / part):  # answers also where one may not look
             break
         deepest /= part
-    return (
-        home.is_dir() and deepest.is_dir() and os.access(deepest, os.W_OK | os.X_OK) and _owner(deepest) == os.geteuid()
-    )
-
-
-def _owner(path: Path) -> int:
-    return path.stat().st_uid
+    usable = os.access(deepest, os.W_OK | os.X_OK) and deepest.is_dir()
+    return usable and deepest.stat().st_uid == os.geteuid()
 
 
 def _demand_own(folder: Path) -> None:

@@ -24,7 +24,7 @@ from meshdp.local.control import ControlSocket
 from meshdp.local.isolation import kernel, namespaces
 from meshdp.local.isolation.launch import User
 from meshdp.local.isolation.namespaces import Holder
-from meshdp.local.isolation.rights import MARKED, SIDECAR_ID, Rights
+from meshdp.local.isolation.rights import MARKED, ROOT, SIDECAR_ID, Rights
 from meshdp.local.mesh_file import Instance, InstanceKey, MeshFile
 from meshdp.local.state import Folder, MeshState, ProcessState
 from meshdp.local.unit import DRAIN_S, Place, Unit
@@ -157,7 +157,7 @@ class Mesh:
         address = self._configuration.addresses[key]
         folder = self._folder.files_of(*key)
         folder.mkdir(mode=0o700)
-        files = namespaces.Files(folder / "hosts", folder / "resolv.conf", self._folder.path.parent)
+        files = namespaces.Files(folder / "hosts", folder / "resolv.conf", self._hidden())
         for path, text in ((files.hosts, self._hosts(instance)), (files.resolver, hosts.resolver_file(key.namespace))):
             path.write_text(text)
             path.chmod(0o644)
@@ -173,6 +173,12 @@ class Mesh:
         port_name = namespaces.port_name(index)
         place = Place(address, port_name, holder, self._rights, self._folder.feed_of(index), log, sidecar_log)
         self.units.append(Unit(instance, place, self._user, self.note_change))
+
+    def _hidden(self) -> tuple[Path, ...]:
+        """The state of all meshes. Where applications are the user who made them: also the sockets of that user's
+        session, over which programs are started outside."""
+        sessions = () if self._rights.mode == ROOT else (Path("/run/user"),)
+        return (self._folder.path.parent, *sessions)
 
     def _look(self) -> None:
         """The documents may have changed: if so, they are read once they are quiet."""

@@ -54,7 +54,7 @@ class Files:
 
     hosts: Path
     resolver: Path
-    hidden: Path
+    hidden: tuple[Path, ...]
 
 
 def make_link() -> Holder:
@@ -68,7 +68,11 @@ def make_link() -> Holder:
         # What is neither pod nor captured is refused at once instead of timing out.
         "route add unreachable default",
     ]
-    run_ip(link, commands)
+    try:
+        run_ip(link, commands)
+    except MeshdpError:
+        link.kill()  # nobody knows of it yet
+        raise
     return link
 
 
@@ -221,7 +225,8 @@ def _furnish(files: Files) -> None:
     for path, text in (("/etc/hosts", files.hosts), ("/etc/resolv.conf", files.resolver)):
         if Path(path).exists():
             kernel.bind(str(text), path)
-    kernel.mount("tmpfs", str(files.hidden), "tmpfs", kernel.MOUNT_READ_ONLY, "size=4k,mode=0555")
+    for folder in filter(Path.is_dir, files.hidden):
+        kernel.mount("tmpfs", str(folder), "tmpfs", kernel.MOUNT_READ_ONLY, "size=4k,mode=0555")
 
 
 def _tune_network() -> None:

@@ -84,7 +84,7 @@ def lent_ids(uid: int) -> tuple[Lent | None, str]:
     """Ids that the machine lends this user, or why sidecars cannot have a user of their own."""
     missing = [tool for tool in _MAPPERS if shutil.which(tool) is None]
     if missing:
-        return None, f"{' and '.join(missing)} is not installed (Debian: uidmap)"
+        return None, f"{' and '.join(missing)} not found (Debian: uidmap)"
     found = [_first_lent(Path(file), uid) for file in ("/etc/subuid", "/etc/subgid")]
     if found[0] is None or found[1] is None:
         return None, "no subordinate ids for this user in /etc/subuid and /etc/subgid (as root: usermod --add-subuids)"
