@@ -95,12 +95,19 @@ call("syscall", 438, os.pidfd_open(1), 0, 0)  # pidfd_getfd""",
 own_users()
 call("unshare", 0x20000)
 call("umount2", state.encode(), 2)""",
+    "rewrite_the_meshs_hosts_file": "open('/etc/hosts', 'r+')",
+    "rewrite_the_meshs_resolver_file": "open('/etc/resolv.conf', 'r+')",
+    "open_the_meshs_hosts_file_to_everybody": "os.chmod('/etc/hosts', 0o666)",
+    "make_the_mesh_wait_for_a_lease": """
+import fcntl
+fcntl.fcntl(os.open("/etc/hosts", os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_RDLCK)""",
     "turn_on_ipv6": "open('/proc/sys/net/ipv6/conf/all/disable_ipv6', 'w').write('0')",
 }
 # The control: what an application may do is seen as done.
 ALLOWED = {"make_users_of_its_own": "own_users()", "make_a_socket": "socket.socket()"}
-# EPERM, EACCES, EROFS; EINVAL for an id that the namespace does not know, one's own user namespace, a locked mount.
-REFUSALS = ("errno 1", "errno 13", "errno 30", "errno 22", "CalledProcessError")
+# EPERM, EACCES, EROFS; EINVAL for an id that the namespace does not know, one's own user namespace, a locked mount;
+# EAGAIN for a lease on a file that is open for writing.
+REFUSALS = ("errno 1", "errno 13", "errno 30", "errno 22", "errno 11", "CalledProcessError")
 
 SIDECAR_PORTS = (15000, 15001, 15006, 15020, 15021, 15090)
 SHARE = """
