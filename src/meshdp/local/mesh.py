@@ -288,8 +288,9 @@ def init_program() -> Path:
     return path
 
 
-# Everything is captured but the sidecar's own ports that must answer anyone.
+# Everything is captured but the sidecar's own ports that must answer anyone. There is no tunnel, whose port is never
+# captured either: what listens on 15008 is an application, so that one of ours stands for it.
 INIT_ARGUMENTS = (
-    *("-p", "15001", "-z", "15006"),
+    *("-p", "15001", "-z", "15006", "-e", "15090"),
     *("-b", "*", "-d", "15090,15021,15020", "-i", "*"),
 )
