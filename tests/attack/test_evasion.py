@@ -246,3 +246,17 @@ def test_a_sidecar_is_closed_to_other_processes_of_its_user(mesh: Captured) -> N
     row = mesh.instance("web")
     owners = {name: Path(f"/proc/{row[name]}/mem").stat().st_uid for name in ("pid", "sidecar_pid")}
     assert owners == {"pid": user_of(mesh.mode), "sidecar_pid": 0}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to look into a sidecar")
+def test_a_sidecar_that_is_taken_over_finds_no_key_and_no_other_feed(mesh: Captured) -> None:
+    """Whoever speaks on a feed gets its workload's identity, and all sidecars are the same user."""
+    owned = {}
+    for workload in ("client", "web"):
+        state = Path(f"/proc/{mesh.instance(workload)['sidecar_pid']}/root") / mesh.meshdp.state.relative_to("/")
+        owned[workload] = [str(path.relative_to(state)) for path in state.rglob("*") if not path.is_dir()]
+    assert [len(files) for files in owned.values()] == [1, 1], owned
+    assert owned["client"] != owned["web"]
+    for files in owned.values():
+        assert files[0].startswith("captured/feed/") and files[0].endswith("/feed.sock")
+    assert (mesh.meshdp.state / "captured" / "authority" / "root-key.pem").exists(), "the control: there is more outside"

@@ -173,12 +173,13 @@ class Mesh:
         namespaces.join(link, holder, index, address)
         log, sidecar_log = self._folder.logs_of(*key)
         port_name = namespaces.port_name(index)
-        place = Place(address, port_name, holder, self._rights, self._folder.feed_of(index), log, sidecar_log)
+        feed = self._folder.feed_of(index)
+        place = Place(address, port_name, holder, self._rights, feed, log, sidecar_log, files.hidden)
         self.units.append(Unit(instance, place, self._user, self.note_change))
 
     def _hidden(self) -> tuple[Path, ...]:
-        """The state of all meshes. Where applications are the user who made them: also the sockets of that user's
-        session, over which programs are started outside."""
+        """What neither applications nor sidecars see: the state of all meshes, and where they are the user who made
+        them, the sockets of that user's session, over which programs are started outside."""
         sessions = () if self._rights.mode == ROOT else (Path("/run/user"),)
         return (self._folder.path.parent, *sessions)
 
