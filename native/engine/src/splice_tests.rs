@@ -82,3 +82,12 @@ fn a_pipe_with_bytes_is_never_lent_to_another() {
         assert_eq!((pipes.open.get(), pipes.spare.borrow().len()), (0, 0));
     });
 }
+
+#[test]
+fn a_kernel_that_gave_no_pipe_is_not_asked_again_before_the_sweep() {
+    let pipes = Pipes::default();
+    pipes.refused.set(true);
+    assert!(pipes.lend().is_none());
+    pipes.sweep();
+    assert!(pipes.lend().is_some());
+}

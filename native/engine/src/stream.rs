@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::coop;
 
 use crate::tls::TlsStream;
 use crate::tls::verify::RootId;
@@ -112,7 +113,7 @@ impl Stream {
     /// Whether a pool may keep this connection: nothing unread, nothing unsent, not ended.
     pub(crate) fn is_idle_clean(&self) -> bool {
         match self {
-            Self::Plain(tcp) => tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending(),
+            Self::Plain(tcp) => nothing_arrived(tcp),
             Self::Tls(tls) => tls.is_idle_clean(),
         }
     }
@@ -140,6 +141,13 @@ impl Stream {
             Self::Tls(tls) => tls.tcp(),
         }
     }
+}
+
+/// Whether neither bytes nor an end wait to be read, asked by whoever does not wait. tokio lets a task ask 128 times in a row
+/// and answers "nothing yet" from then on: a sweep over more connections would never see those that have ended.
+pub(crate) fn nothing_arrived(tcp: &TcpStream) -> bool {
+    let asked = coop::unconstrained(poll_fn(|cx| tcp.poll_read_ready(cx)));
+    pin!(asked).poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 
 /// Reads into spare capacity. tokio remembers a short read, so the next one waits instead of asking the kernel in vain.

@@ -31,6 +31,7 @@ use crate::observe::telemetry::SeriesCache;
 use crate::tls::ClientAlpn;
 use crate::upstream::Target;
 use crate::worker::buffers::FIRST;
+use crate::worker::registry::Entry;
 use crate::worker::{Pinned, Worker};
 
 /// Runs an HTTP connection until either side closes it.
@@ -189,7 +190,7 @@ impl<'w> HttpSession<'w> {
                 }
                 // A request that is here already is answered, also while draining.
                 let read = stream.poll_read_lent(context, received, FIRST, &worker.buffers).map(Woken::Read);
-                if read.is_pending() && (worker.draining.get() || entry.deadline_ms.get() <= worker.coarse_ms()) {
+                if read.is_pending() && has_waited_enough(&entry, worker) {
                     return Poll::Ready(Woken::Ended);
                 }
                 read
@@ -318,6 +319,17 @@ impl<'w> HttpSession<'w> {
     }
 }
 
+/// Idle connections end with a drain. One that has brought no request yet may have been made for one that is on its way.
+fn has_waited_enough(entry: &Entry, worker: &Worker) -> bool {
+    if worker.draining.get() && entry.requests.get() > 0 {
+        return true;
+    }
+    if worker.draining.get() {
+        entry.deadline_ms.set(entry.deadline_ms.get().min(worker.coarse_ms() + FIRST_REQUEST_MS));
+    }
+    entry.deadline_ms.get() <= worker.coarse_ms()
+}
+
 fn refused_as(refusal: Refusal) -> Outcome {
     let too_large = matches!(refusal.status, 413 | 414 | 431);
     let reason = if too_large { Reason::RequestHeadTooLarge } else { Reason::MalformedRequest };
@@ -342,3 +354,6 @@ enum Woken {
     Swapped,
     Ended,
 }
+
+/// How long a drain waits for the first request of a connection.
+const FIRST_REQUEST_MS: u64 = 1_000;

@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::thread::LocalKey;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use super::failure::TlsFailure;
 use super::session::{Advance, Opened, RECORD_PLAINTEXT, Sealed, Session};
 use super::verify::RootId;
-use crate::stream::uninterrupted;
+use crate::stream::{nothing_arrived, uninterrupted};
 
 /// A TLS connection. Both directions are polled by one task.
 pub(crate) struct TlsStream {
@@ -208,8 +208,7 @@ impl TlsStream {
     pub(crate) fn is_idle_clean(&self) -> bool {
         let open = !self.peer_closed && !self.closing && self.broken.is_none();
         let quiet = self.unfinished.is_empty() && self.plaintext.is_empty() && self.sealed.is_empty();
-        let nothing_arrived = self.tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending();
-        open && quiet && nothing_arrived
+        open && quiet && nothing_arrived(&self.tcp)
     }
 
     /// Reads once from the socket and opens what came. Ready does not promise plaintext: it may have been a fragment.
