@@ -259,4 +259,6 @@ def test_a_sidecar_that_is_taken_over_finds_no_key_and_no_other_feed(mesh: Captu
     assert owned["client"] != owned["web"]
     for files in owned.values():
         assert files[0].startswith("captured/feed/") and files[0].endswith("/feed.sock")
-    assert (mesh.meshdp.state / "captured" / "authority" / "root-key.pem").exists(), "the control: there is more outside"
+    assert (mesh.meshdp.state / "captured" / "authority" / "root-key.pem").exists(), (
+        "the control: there is more outside"
+    )
