@@ -127,11 +127,11 @@ class Sidecars:
 
     def _launch(self, end: str, argv: list[str], readable: Path, cpu: int) -> subprocess.Popen[bytes]:
         program = launch.Program(argv, sidecar_env(), launch.sidecar_user(), log=self.lane.log_file)
-        visible = [*launch.interpreter_folders(), readable]
+        view = launch.View(shown=(*launch.interpreter_folders(), readable), hidden=())
         usual = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {cpu})
         try:
-            return self.lane.adopt(launch.start_sidecar(self.lane.holder(end), program, visible))
+            return self.lane.adopt(launch.start_sidecar(self.lane.holder(end), program, view))
         finally:
             os.sched_setaffinity(0, usual)
 
