@@ -27,6 +27,7 @@ from bench.traffic import OWN, Setting, start
 REQUESTS = 10_000
 IDLE_BASE, IDLE_CONNECTIONS = 20, 1000
 POLL_S = 0.0005
+REST_S = 3.0
 QUIET_NS, QUIET_LIMIT_S = 2_000_000, 5
 DIRECTORY = "meshdp, directory"
 PAIR = SCENARIOS["pair"]
@@ -107,7 +108,8 @@ def _idle(setting: Setting, contender: Contender) -> dict[str, float]:
 
 
 def _settle(contender: Contender) -> None:
-    """Waits until the processes have next to nothing left to do."""
+    """Waits until the processes have next to nothing left to do, and have had time to give back what a burst took."""
+    time.sleep(REST_S)
     until = time.monotonic() + QUIET_LIMIT_S
     spent = cpu_ns(contender.pids.values())
     while time.monotonic() < until:
