@@ -119,6 +119,8 @@ def attacked() -> Iterator[Arena]:
         arena.healthy()
         yield arena
         for side in (made.client, made.server):
+            ended = side.process.poll() if side.process is not None else 0
+            assert ended is None, f"{side.name} has ended ({ended}):\n{side.log.read_text()[-3000:]}"
             assert json.loads(side.admin("/stats"))["panics"] == 0
         origin.stop()
 

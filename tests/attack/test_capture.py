@@ -60,7 +60,7 @@ def through_the_sidecar(answer: str) -> bool:
     return f"web {SIDECAR_SOURCE} " in answer
 
 
-@pytest.mark.parametrize("port", [80, 9000, 9001], ids=["http", "tcp", "of-no-service"])
+@pytest.mark.parametrize("port", [80, 9000, 9001, 15008], ids=["http", "tcp", "of-no-service", "tunnel"])
 def test_cap_01_another_workload_to_the_applications_port(mesh: Captured, port: int) -> None:
     address = (mesh.address("web"), port)
     assert through_the_sidecar(mesh.get("stranger", address))

@@ -95,12 +95,19 @@ call("syscall", 438, os.pidfd_open(1), 0, 0)  # pidfd_getfd""",
 own_users()
 call("unshare", 0x20000)
 call("umount2", state.encode(), 2)""",
+    "rewrite_the_meshs_hosts_file": "open('/etc/hosts', 'r+')",
+    "rewrite_the_meshs_resolver_file": "open('/etc/resolv.conf', 'r+')",
+    "open_the_meshs_hosts_file_to_everybody": "os.chmod('/etc/hosts', 0o666)",
+    "make_the_mesh_wait_for_a_lease": """
+import fcntl
+fcntl.fcntl(os.open("/etc/hosts", os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_RDLCK)""",
     "turn_on_ipv6": "open('/proc/sys/net/ipv6/conf/all/disable_ipv6', 'w').write('0')",
 }
 # The control: what an application may do is seen as done.
 ALLOWED = {"make_users_of_its_own": "own_users()", "make_a_socket": "socket.socket()"}
-# EPERM, EACCES, EROFS; EINVAL for an id that the namespace does not know, one's own user namespace, a locked mount.
-REFUSALS = ("errno 1", "errno 13", "errno 30", "errno 22", "CalledProcessError")
+# EPERM, EACCES, EROFS; EINVAL for an id that the namespace does not know, one's own user namespace, a locked mount;
+# EAGAIN for a lease on a file that is open for writing.
+REFUSALS = ("errno 1", "errno 13", "errno 30", "errno 22", "errno 11", "CalledProcessError")
 
 SIDECAR_PORTS = (15000, 15001, 15006, 15020, 15021, 15090)
 SHARE = """
@@ -239,3 +246,19 @@ def test_a_sidecar_is_closed_to_other_processes_of_its_user(mesh: Captured) -> N
     row = mesh.instance("web")
     owners = {name: Path(f"/proc/{row[name]}/mem").stat().st_uid for name in ("pid", "sidecar_pid")}
     assert owners == {"pid": user_of(mesh.mode), "sidecar_pid": 0}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to look into a sidecar")
+def test_a_sidecar_that_is_taken_over_finds_no_key_and_no_other_feed(mesh: Captured) -> None:
+    """Whoever speaks on a feed gets its workload's identity, and all sidecars are the same user."""
+    owned = {}
+    for workload in ("client", "web"):
+        state = Path(f"/proc/{mesh.instance(workload)['sidecar_pid']}/root") / mesh.meshdp.state.relative_to("/")
+        owned[workload] = [str(path.relative_to(state)) for path in state.rglob("*") if not path.is_dir()]
+    assert [len(files) for files in owned.values()] == [1, 1], owned
+    assert owned["client"] != owned["web"]
+    for files in owned.values():
+        assert files[0].startswith("captured/feed/") and files[0].endswith("/feed.sock")
+    assert (mesh.meshdp.state / "captured" / "authority" / "root-key.pem").exists(), (
+        "the control: there is more outside"
+    )

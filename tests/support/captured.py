@@ -45,7 +45,7 @@ def echo(udp):
     while True:
         data, peer = udp.recvfrom(2048)
         udp.sendto(f"{name} {peer[0]}".encode(), peer)
-listeners = [socket.create_server(("0.0.0.0", port)) for port in (80, 9000, 9001)]
+listeners = [socket.create_server(("0.0.0.0", port)) for port in (80, 9000, 9001, 15008)]
 listeners.append(socket.create_server(("::1", 80), family=socket.AF_INET6))
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 udp.bind(("0.0.0.0", 5353))

@@ -1,10 +1,14 @@
 """State on disk: one writer a mesh, a lock that tells the living from the dead, names that people type."""
 
+import os
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
-from meshdp.errors import Refused, Unreachable, UsageError
+from meshdp.commands import down
+from meshdp.errors import MeshdpError, Refused, Unreachable, UsageError
+from meshdp.local import homes
 from meshdp.local import state as states
 from meshdp.local.report import table
 from meshdp.local.state import Folder, InstanceState, MeshState, ProcessState
@@ -123,3 +127,45 @@ def test_tables_are_aligned_and_dashes_stand_for_nothing() -> None:
         "default/a  1    -          yes",
         "b          22   0          no",
     ]
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../state", "/etc", "a/b", "a\n", "A", "x" * 41])
+def test_cf_17_a_mesh_name_is_never_a_way_to_another_folder(name: str) -> None:
+    """Below the folder of a mesh everything is removed when it ends."""
+    with pytest.raises(UsageError, match="no mesh is named"):
+        Folder(name)
+
+
+def test_what_no_mesh_has_made_is_neither_listed_nor_removed_nor_adopted(capsys: pytest.CaptureFixture[str]) -> None:
+    root = homes.state_root(os.environ)
+    kept = root / "letters" / "to-nobody"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("kept")
+    assert list(states.folders()) == []
+    down.run(Namespace(mesh=None, file=None))
+    down.run(Namespace(mesh="letters", file=None))
+    assert capsys.readouterr().out == "no mesh is up\nmesh letters was down; nothing is left of it\n"
+    with pytest.raises(Refused, match="was not made by a mesh"):
+        Folder("letters").acquire()
+    assert kept.read_text() == "kept"
+    assert list(root.iterdir()) == [kept.parent]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
+def test_a_state_folder_in_which_others_may_write_is_refused(mode: int) -> None:
+    """They would put an authority of theirs there, which a mesh adopts, or a state that says whom `down` ends."""
+    root = homes.state_root(os.environ)
+    root.mkdir()
+    root.chmod(mode)
+    with pytest.raises(MeshdpError, match="nobody else may write"):
+        Folder("bookinfo")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make another user's folder")
+def test_a_state_folder_of_another_user_is_refused() -> None:
+    folder = Folder("bookinfo")
+    folder.path.mkdir(parents=True)
+    os.chown(folder.path.parent, 65534, 65534)
+    for act in (folder.acquire, lambda: Folder("bookinfo"), lambda: states.running("bookinfo")):
+        with pytest.raises(MeshdpError, match="must be a folder that belongs to user 0"):
+            act()

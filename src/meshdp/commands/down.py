@@ -42,6 +42,8 @@ def run(args: Namespace) -> int:
 
 def end(folder: Folder) -> None:
     """Asks the supervising process to end, insists if it must, then removes what a crash left."""
+    if not folder.is_a_meshs:
+        return
     state = folder.read()
     if folder.held and state is not None:
         _end_process(state, folder)

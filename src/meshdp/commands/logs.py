@@ -53,7 +53,7 @@ def _copy(path: Path, tail: int | None, write: Write, followed: Folder | None) -
     """Writes what is there; with a folder also what comes, as long as its mesh is up."""
     if not path.exists():
         return
-    with path.open("rb") as log:
+    with logs.opened(path) as log:
         begin = logs.start(log.fileno())
         log.seek(begin if tail is None else max(begin, _start_of_last(log, tail)))
         while True:

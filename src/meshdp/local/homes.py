@@ -3,7 +3,8 @@
 In:      the environment, the user, what exists and may be written.
 Out:     /run/meshdp for root; for anyone else meshdp/ in the first of $XDG_STATE_HOME, ~/.local/state and
          $XDG_RUNTIME_DIR that can be written, else /tmp/meshdp-UID. The same for every command, while these stay.
-Limits:  the folder in /tmp, where anyone may put one first, must be a folder of this user's that nobody else may enter.
+Limits:  it must be a folder of this user's in which nobody else may write: who owns it owns the mesh's authority, and
+         says which processes `down` ends. The one in /tmp, where anyone may put one first, nobody else may even enter.
 Fails:   MeshdpError when it is not.
 Source:  XDG Base Directory Specification.
 """
@@ -23,7 +24,10 @@ SHARED = Path("/tmp")
 def state_root(environ: Mapping[str, str]) -> Path:
     """Where the folders of all meshes of this user are."""
     if environ.get("MESHDP_STATE_DIR"):
-        return Path(environ["MESHDP_STATE_DIR"]).absolute()
+        named = Path(environ["MESHDP_STATE_DIR"]).absolute()
+        if named.exists():
+            _demand_own(named)
+        return named
     if os.geteuid() == 0:
         return Path("/run/meshdp")
     for home, below in _homes(environ):
@@ -31,7 +35,7 @@ def state_root(environ: Mapping[str, str]) -> Path:
             return home / below / "meshdp"
     own = SHARED / f"meshdp-{os.geteuid()}"
     if os.path.lexists(own):
-        _demand_own(own)
+        _demand_closed(own)
     return own
 
 
@@ -40,6 +44,8 @@ def make(root: Path) -> None:
     shared = root.parent == SHARED and root.name.startswith("meshdp-")
     root.mkdir(mode=0o700 if shared else 0o755, parents=True, exist_ok=True)
     if shared:
+        _demand_closed(root)
+    else:
         _demand_own(root)
 
 
@@ -66,6 +72,16 @@ def _can_be_made(home: Path, below: Path) -> bool:
 
 
 def _demand_own(folder: Path) -> None:
+    """Refuses another user's folder, and one in which others may make what we would take for ours."""
+    found = folder.stat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        hint = "name such a folder in MESHDP_STATE_DIR; a mesh of another user is that user's to command"
+        raise MeshdpError(
+            f"{folder} must be a folder that belongs to user {os.geteuid()} and that nobody else may write", hint
+        )
+
+
+def _demand_closed(folder: Path) -> None:
     """Refuses a link, another user's folder, and one that others may enter."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:

@@ -51,6 +51,7 @@ class Mesh:
         self._source = FileSource(file.resources)
         self._configuration = Configuration(file)
         self._holders: list[Holder] = []
+        self._hosts_files: dict[InstanceKey, hosts.SharedFile] = {}
         self._compiled: Compiled | None = None
         self._findings: list[str] = []
         self._writing = False
@@ -123,6 +124,8 @@ class Mesh:
             while True:
                 os.waitpid(-1, 0)
         self._source.close()
+        for file in self._hosts_files.values():
+            file.close()
 
     async def news(self) -> None:
         """Returns after the next change of anything."""
@@ -158,9 +161,8 @@ class Mesh:
         folder = self._folder.files_of(*key)
         folder.mkdir(mode=0o700)
         files = namespaces.Files(folder / "hosts", folder / "resolv.conf", self._hidden())
-        for path, text in ((files.hosts, self._hosts(instance)), (files.resolver, hosts.resolver_file(key.namespace))):
-            path.write_text(text)
-            path.chmod(0o644)
+        self._hosts_files[key] = hosts.SharedFile(files.hosts, self._hosts(instance))
+        hosts.SharedFile(files.resolver, hosts.resolver_file(key.namespace)).close()
         holder = namespaces.make_instance(key.name, files)
         self._holders.append(holder)
         # Redirection comes before the way to the link: there is no moment without it.
@@ -171,12 +173,13 @@ class Mesh:
         namespaces.join(link, holder, index, address)
         log, sidecar_log = self._folder.logs_of(*key)
         port_name = namespaces.port_name(index)
-        place = Place(address, port_name, holder, self._rights, self._folder.feed_of(index), log, sidecar_log)
+        feed = self._folder.feed_of(index)
+        place = Place(address, port_name, holder, self._rights, feed, log, sidecar_log, files.hidden)
         self.units.append(Unit(instance, place, self._user, self.note_change))
 
     def _hidden(self) -> tuple[Path, ...]:
-        """The state of all meshes. Where applications are the user who made them: also the sockets of that user's
-        session, over which programs are started outside."""
+        """What neither applications nor sidecars see: the state of all meshes, and where they are the user who made
+        them, the sockets of that user's session, over which programs are started outside."""
         sessions = () if self._rights.mode == ROOT else (Path("/run/user"),)
         return (self._folder.path.parent, *sessions)
 
@@ -201,8 +204,7 @@ class Mesh:
         self._compiled = self._configuration.compile(loaded.resources, self._ended)
         self._distribute()
         for unit in self.units:
-            unit_hosts = self._folder.files_of(*unit.instance.key) / "hosts"
-            _rewrite(unit_hosts, self._hosts(unit.instance))
+            self._hosts_files[unit.instance.key].replace(self._hosts(unit.instance))
             if not unit.instance.sidecar:
                 self._translate(unit.place.holder)
         self.note_change()
@@ -287,16 +289,9 @@ def init_program() -> Path:
     return path
 
 
-def _rewrite(path: Path, text: str) -> None:
-    """In place: the file is bound into namespaces, where a renamed one would not appear."""
-    if path.read_text() != text:
-        with path.open("r+") as file:
-            file.write(text)
-            file.truncate()
-
-
-# Everything is captured but the sidecar's own ports that must answer anyone.
+# Everything is captured but the sidecar's own ports that must answer anyone. There is no tunnel, whose port is never
+# captured either: what listens on 15008 is an application, so that one of ours stands for it.
 INIT_ARGUMENTS = (
-    *("-p", "15001", "-z", "15006"),
+    *("-p", "15001", "-z", "15006", "-e", "15090"),
     *("-b", "*", "-d", "15090,15021,15020", "-i", "*"),
 )

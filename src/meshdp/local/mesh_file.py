@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from meshdp.documents import RawDocument, parse
 from meshdp.errors import Finding, Refused, UsageError, Where
+from meshdp.local.state import MESH_NAME, MESH_NAME_EXPECTED
 from meshdp.resources.shape import Problem, Shape, finding, read
 
 INSTANCE_LIMIT = 250
@@ -151,9 +152,9 @@ def _instances(workload: WorkloadShape, base: Path) -> Iterator[Instance]:
 
 
 def _problems(shape: MeshShape, mesh: MeshFile) -> Iterator[Problem]:
-    if not _MESH_NAME.fullmatch(shape.metadata.name):
-        expected = "expected lower-case letters, digits and '-', at most 40"
-        yield Problem("MDP0205", ("metadata", "name"), f"{shape.metadata.name[:60]!r}: {expected}")
+    if not MESH_NAME.fullmatch(shape.metadata.name):
+        problem = f"{shape.metadata.name[:60]!r}: expected {MESH_NAME_EXPECTED}"
+        yield Problem("MDP0205", ("metadata", "name"), problem)
     for index, written in enumerate(shape.spec.resources):
         if not mesh.resources[index].exists():
             yield Problem("MDP0204", ("spec", "resources", index), f"{written!r} does not exist beside this file")
@@ -212,6 +213,5 @@ def _object(raw: RawDocument) -> str:
 API_VERSION = "meshdp.io/v1alpha1"
 KIND = "LocalMesh"
 
-_MESH_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,38}[a-z0-9])?")
 _LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")

@@ -3,6 +3,7 @@
 In:      `MeshState` from the process that runs the mesh, the only writer, which holds the folder's lock.
 Out:     the same, read by other commands; a lock that is free says that the writer is gone.
 Limits:  the folder is under /run/meshdp for root, else where `homes` finds a place; MESHDP_STATE_DIR overrides both.
+         A folder is a mesh's when its lock lies beside it: no other is changed or removed, whatever it is named.
 Fails:   Refused when the mesh is up already, Unreachable when no such mesh is, UsageError when several are.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +87,8 @@ class Folder:
     """The state folder of one mesh."""
 
     def __init__(self, mesh: str, root: Path | None = None) -> None:
+        if not MESH_NAME.fullmatch(mesh):  # it becomes a path, below which all is removed in the end
+            raise UsageError(f"no mesh is named {mesh[:60]!r}: expected {MESH_NAME_EXPECTED}", "see them: meshdp ps")
         self.mesh = mesh
         self.path = (root or homes.state_root(os.environ)) / mesh
         self._lock = -1
@@ -124,13 +128,16 @@ class Folder:
         stay under another name.
 
         Raises:
-            Refused: another process has it.
+            Refused: another process has it, or its folder is something else's.
             UsageError: the folder lies too deep for sockets.
         """
         if len(os.fsencode(self.feed_of(_HIGHEST_INDEX))) > SOCKET_PATH_LIMIT_BYTES:
             hint = "name a shorter one: MESHDP_STATE_DIR=/tmp/mesh meshdp up"
             raise UsageError(f"a socket's path holds {SOCKET_PATH_LIMIT_BYTES} bytes, too few below {self.path}", hint)
         homes.make(self.path.parent)
+        if os.path.lexists(self.path) and not self.is_a_meshs:
+            hint = "name another folder in MESHDP_STATE_DIR, or remove this one"
+            raise Refused(f"{self.path} was not made by a mesh: the state of {self.mesh} cannot go there", hint)
         if not self._try_lock():
             raise Refused(f"mesh {self.mesh} is up already", f"stop it: meshdp down --mesh {self.mesh}")
         crashed = self.path.is_dir()
@@ -156,6 +163,11 @@ class Folder:
         self.leave()
         with contextlib.suppress(OSError):
             self.path.parent.rmdir()  # only when no other mesh is there
+
+    @property
+    def is_a_meshs(self) -> bool:
+        """A mesh runs here, or did and left its lock."""
+        return self._lock_path.is_file()
 
     @property
     def held(self) -> bool:
@@ -192,7 +204,7 @@ class Folder:
 
     @property
     def _lock_path(self) -> Path:
-        return self.path.with_name(f"{self.mesh}.lock")
+        return self.path.with_name(f"{self.mesh}{_LOCK}")
 
     def _try_lock(self) -> bool:
         while True:
@@ -230,7 +242,7 @@ def folders() -> Iterator[Folder]:
     root = homes.state_root(os.environ)
     if not root.is_dir():
         return
-    names = {path.name.removesuffix(".lock") for path in root.iterdir()}
+    names = {path.stem for path in root.iterdir() if path.suffix == _LOCK and MESH_NAME.fullmatch(path.stem)}
     for name in sorted(names):
         yield Folder(name, root)
 
@@ -267,8 +279,12 @@ def instance_named(mesh: MeshState, name: str) -> InstanceState:
     raise UsageError(f"{problem} named {name}", f"choose one of: {known}")
 
 
+MESH_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,38}[a-z0-9])?")
+MESH_NAME_EXPECTED = "lower-case letters, digits and '-', at most 40"
+
 PREVIOUS = ".1"
 """What the name of a log ends with that a crashed mesh wrote."""
 
 _STATE = "state.json"
+_LOCK = ".lock"
 _HIGHEST_INDEX = 9999

@@ -40,7 +40,7 @@ DRAIN_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an instance runs and what it writes to."""
+    """Where an instance runs, what it writes to, and what it must not see."""
 
     address: str
     port_name: str
@@ -49,6 +49,7 @@ class Place:
     feed_socket: Path
     log: Path
     sidecar_log: Path
+    hidden: tuple[Path, ...]
 
 
 class Unit:
@@ -153,9 +154,9 @@ class Unit:
         argv += ["--drain-s", str(self.drain_s)]
         user, keeps = launch.sidecar_user(rights, self._user), launch.sidecar_capabilities(rights)
         program = launch.Program(argv, sidecar_env(), user, log=self.place.sidecar_log, keeps=keeps)
-        visible = [*launch.interpreter_folders(), self.place.feed_socket.parent]
+        view = launch.View((*launch.interpreter_folders(), self.place.feed_socket.parent), self.place.hidden)
         try:
-            self._sidecar = launch.start_sidecar(self.place.holder, program, visible)
+            self._sidecar = launch.start_sidecar(self.place.holder, program, view)
         except MeshdpError as error:
             return f"its sidecar cannot be started: {error.message}"
         self._changed()

@@ -55,6 +55,15 @@ class Program:
     keeps: int = capabilities.NONE
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a sidecar sees of the machine's files: everything but `hidden` folders and those closed to others; of both
+    what is `shown` all the same."""
+
+    shown: tuple[Path, ...]
+    hidden: tuple[Path, ...]
+
+
 def invoking_user(environ: Mapping[str, str]) -> User:
     """The person behind this command: the one who called sudo, or else the process's own user.
 
@@ -107,15 +116,15 @@ def start_application(holder: Holder, program: Program) -> subprocess.Popen[byte
     return _start(holder.pid, program, enter)
 
 
-def start_sidecar(holder: Holder, program: Program, visible: Iterable[Path]) -> subprocess.Popen[bytes]:
-    """Starts a sidecar: the instance's network, the machine's files, and of closed folders only `visible`."""
-    shown = tuple(visible)
+def start_sidecar(holder: Holder, program: Program, view: View) -> subprocess.Popen[bytes]:
+    """Starts a sidecar: the instance's network, and what `view` leaves of the machine's files."""
 
     def enter() -> None:
         kernel.enter_one_of(holder.pid, "net", kernel.NEW_NETWORK)
         kernel.unshare(kernel.NEW_MOUNTS)
         kernel.mount("none", "/", flags=kernel.MOUNT_RECURSIVE | kernel.MOUNT_PRIVATE)
-        _open_up(shown)
+        os.umask(0o022)
+        _furnish(view)
         _become(program)
 
     return _start(holder.keeper, program, enter)
@@ -227,12 +236,17 @@ def _become(program: Program) -> None:
     os.chdir(program.folder)
 
 
-def _open_up(visible: Iterable[Path]) -> None:
-    """Shows folders that lie behind closed ones (an interpreter in root's home) without opening what is beside them."""
-    hidden = {path: top for path in visible if (top := _closed_ancestor(path)) is not None}
-    descriptors = {path: os.open(path, os.O_PATH) for path in hidden}
-    for top in sorted(set(hidden.values())):
-        kernel.mount("tmpfs", str(top), "tmpfs", kernel.MOUNT_NO_SUID | kernel.MOUNT_NO_DEV, "size=64k,mode=0755")
+def _furnish(view: View) -> None:
+    """Covers what is hidden and what lies behind closed folders (an interpreter in root's home), but for what is shown.
+
+    What is shown appears without what is beside it: not the mesh's keys, nor the feeds that prove others' identities.
+    """
+    covered = {path: top for path in view.shown if (top := _cover(path, view.hidden)) is not None}
+    descriptors = {path: os.open(path, os.O_PATH) for path in covered}
+    for top in sorted({*covered.values(), *view.hidden}):
+        if top.is_dir():  # not where a cover above it has taken it away
+            options = "size=64k,mode=0755"
+            kernel.mount("tmpfs", str(top), "tmpfs", kernel.MOUNT_NO_SUID | kernel.MOUNT_NO_DEV, options)
     for path, descriptor in sorted(descriptors.items()):
         if not path.exists():
             path.mkdir(parents=True)
@@ -240,10 +254,10 @@ def _open_up(visible: Iterable[Path]) -> None:
         os.close(descriptor)
 
 
-def _closed_ancestor(path: Path) -> Path | None:
-    """The outermost folder on the way to `path` that others may not pass through."""
+def _cover(path: Path, hidden: Iterable[Path]) -> Path | None:
+    """The outermost folder on the way to `path` that is hidden or that others may not pass through."""
     for ancestor in reversed(path.parents):
-        if not ancestor.stat().st_mode & 0o001:
+        if ancestor in hidden or not ancestor.stat().st_mode & 0o001:
             return ancestor
     return None
 

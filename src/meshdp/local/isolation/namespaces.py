@@ -224,7 +224,8 @@ def _furnish(files: Files) -> None:
             kernel.bind(path, path, read_only=True)
     for path, text in (("/etc/hosts", files.hosts), ("/etc/resolv.conf", files.resolver)):
         if Path(path).exists():
-            kernel.bind(str(text), path)
+            # Where applications are the mesh's user, these files are theirs, and `up` writes them again and again.
+            kernel.bind(str(text), path, read_only=True)
     for folder in filter(Path.is_dir, files.hidden):
         kernel.mount("tmpfs", str(folder), "tmpfs", kernel.MOUNT_READ_ONLY, "size=4k,mode=0555")
 
