@@ -107,6 +107,7 @@ def test_early_response(mesh: Mesh, direction: str) -> None:
         connection.sendall(get("/early", "Content-Length: 10000000", method="POST") + pattern(300_000))
         heard = wire.listen(connection, 1)
         assert (heard.statuses, heard.answers[0].body) == ([413], b"early")
+        assert heard.answers[0].value(b"connection") == b"close", "what ends without a word meets the next request"
     assert mesh.status(direction=direction) == 200
 
 

@@ -62,6 +62,7 @@ pub(crate) async fn accept(
             biased;
             accepted = listener.accept() => match accepted {
                 Ok((tcp, source)) => admit_contained(direction, tcp, source, &worker),
+                Err(_) if late > 0 => return,
                 Err(_) => tokio::time::sleep(PAUSE).await,
             },
             _ = doors.wait_for(|doors| doors.shut(direction)) => {

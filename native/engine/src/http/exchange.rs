@@ -281,6 +281,8 @@ impl Exchange {
         if answer == Answer::Switch && !switches_as_asked(&download.received, fields, asked) {
             return Err(Reason::MalformedResponse);
         }
+        // As Envoy: where the answer overtakes its request, nobody waits for the rest of that, and the client is told.
+        self.close_downstream |= answer == Answer::Final && !self.upload.done;
         let close = answer == Answer::Final && (self.close_downstream || head.framing == Framing::UntilClose);
         let edits = ResponseEdits { append: &[], close, ..ResponseEdits::default() };
         encode_response(&download.received, &head, fields, &edits, &mut download.out);

@@ -249,6 +249,7 @@ pub(crate) fn run(mut setup: Setup) -> std::io::Result<()> {
             let (serving, seen) = (Rc::clone(&worker), seen.clone());
             last(&worker, move || listener::accept(direction, Rc::clone(&listener), Rc::clone(&serving), seen.clone()));
         }
+        drop(seen);
         let ticking = Rc::clone(&worker);
         last(&worker, move || tick(Rc::clone(&ticking)));
         obey(&worker, commands, &doors).await;
@@ -280,7 +281,11 @@ async fn obey(
                 let _ = doors.send(Doors::OutboundOnly);
                 worker.registry.wake_all().await;
             }
-            Command::Close => drop(doors.send(Doors::Closed)),
+            Command::Close => {
+                let _ = doors.send(Doors::Closed);
+                // Whoever asks for the connections after this sees those that were still in the queue.
+                doors.closed().await;
+            }
             Command::Stop => return,
         }
     }
