@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from meshdp.errors import UsageError
 from meshdp.local import logs
 from meshdp.local.state import Folder, instance_named, running
 
@@ -41,6 +42,9 @@ def run(args: Namespace) -> int:
     """Copies the log to standard output."""
     folder, mesh = running(args.mesh)
     instance = instance_named(mesh, args.workload)
+    if args.sidecar and not instance.sidecar:
+        problem = f"{instance.namespace}/{instance.name} is outside the mesh: it has no sidecar"
+        raise UsageError(problem, f"what it wrote itself: meshdp logs {instance.name}")
     command_log, sidecar_log = folder.logs_of(instance.namespace, instance.name)
     path = sidecar_log if args.sidecar else command_log
     out = sys.stdout.buffer

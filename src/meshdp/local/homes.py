@@ -11,6 +11,7 @@ Source:  XDG Base Directory Specification.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,9 @@ def state_root(environ: Mapping[str, str]) -> Path:
     """Where the folders of all meshes of this user are."""
     if environ.get("MESHDP_STATE_DIR"):
         named = Path(environ["MESHDP_STATE_DIR"]).absolute()
-        if named.exists():
-            _demand_own(named)
+        with usable(named):
+            if named.exists():
+                _demand_own(named)
         return named
     if os.geteuid() == 0:
         return Path("/run/meshdp")
@@ -42,11 +44,22 @@ def state_root(environ: Mapping[str, str]) -> Path:
 def make(root: Path) -> None:
     """Makes the folder, closed to others where others could have made it first."""
     shared = root.parent == SHARED and root.name.startswith("meshdp-")
-    root.mkdir(mode=0o700 if shared else 0o755, parents=True, exist_ok=True)
+    with usable(root):
+        root.mkdir(mode=0o700 if shared else 0o755, parents=True, exist_ok=True)
     if shared:
         _demand_closed(root)
     else:
         _demand_own(root)
+
+
+@contextlib.contextmanager
+def usable(root: Path) -> Iterator[None]:
+    """Says what a person can do where the system refuses the folder or what is in it."""
+    try:
+        yield
+    except OSError as error:
+        hint = "name a folder of your own in MESHDP_STATE_DIR, such as /tmp/mesh"
+        raise MeshdpError(f"the state of meshes cannot be kept in {root}: {error.strerror}", hint) from error
 
 
 def _homes(environ: Mapping[str, str]) -> Iterator[tuple[Path, Path]]:
