@@ -86,19 +86,17 @@ def _can_be_made(home: Path, below: Path) -> bool:
 
 def _demand_own(folder: Path) -> None:
     """Refuses another user's folder, and one in which others may make what we would take for ours."""
-    found = folder.stat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        hint = "name such a folder in MESHDP_STATE_DIR; a mesh of another user is that user's to command"
-        raise MeshdpError(
-            f"{folder} must be a folder that belongs to user {os.geteuid()} and that nobody else may write", hint
-        )
+    hint = "name such a folder in MESHDP_STATE_DIR; a mesh of another user is that user's to command"
+    _demand(folder, folder.stat(), 0o022, ("that nobody else may write", hint))
 
 
 def _demand_closed(folder: Path) -> None:
     """Refuses a link, another user's folder, and one that others may enter."""
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        hint = "have it removed by whoever owns it, or name a folder of your own in MESHDP_STATE_DIR"
-        raise MeshdpError(
-            f"{folder} must be a folder that belongs to user {os.geteuid()} and is closed to all others", hint
-        )
+    hint = "have it removed by whoever owns it, or name a folder of your own in MESHDP_STATE_DIR"
+    _demand(folder, folder.lstat(), 0o077, ("is closed to all others", hint))
+
+
+def _demand(folder: Path, found: os.stat_result, refused_modes: int, said: tuple[str, str]) -> None:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & refused_modes:
+        expected, hint = said
+        raise MeshdpError(f"{folder} must be a folder that belongs to user {os.geteuid()} and {expected}", hint)
