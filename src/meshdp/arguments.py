@@ -1,30 +1,40 @@
 """What all verbs' parsers share. Apart from `cli`, so that a sidecar need not import argparse.
 
-Out:    `parser(verb)` for `meshdp.cli`.
+Out:    `parser_of(verb)` for `meshdp.cli`, and types of arguments that several verbs take.
 Fails:  with exit code 2 and one line that names the way to the help.
 """
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+import math
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from meshdp.cli import USAGE
-
-if TYPE_CHECKING:
-    from meshdp.cli import Command
+from meshdp.errors import UsageError
 
 FORMS = ("table", "json", "yaml")
+LONGEST_S = 86_400
 
 
-def parser_of(verb: str, command: Command) -> ArgumentParser:
+def parser_of(verb: str, configure: Callable[[ArgumentParser], None]) -> ArgumentParser:
     """Make the parser of a verb: its own options, then the common ones unless it brought its own."""
     parser = _Parser(prog=f"meshdp {verb}", formatter_class=RawDescriptionHelpFormatter)
-    command.configure(parser)
+    configure(parser)
     _add(parser, "-o", "--output", choices=FORMS, default="table", help="form of the answer")
     _add(parser, "--no-color", action="store_true", help="plain text even on a terminal")
     return parser
+
+
+def seconds(word: str) -> float:
+    """A span that something may take, for `type=`."""
+    try:
+        span = float(word)
+    except ValueError:
+        span = math.nan
+    if not 0 <= span <= LONGEST_S:
+        raise ArgumentTypeError(f"expected 0 to {LONGEST_S} seconds, found {word!r}")
+    return span
 
 
 def _add(parser: ArgumentParser, *names: str, **how: object) -> None:
@@ -41,4 +51,4 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Leave with one line."""
-        self.exit(USAGE, f"{self.prog}: {message}. `{self.prog} --help` explains.\n")
+        self.exit(UsageError.exit_code, f"{self.prog}: {message}. `{self.prog} --help` explains.\n")

@@ -42,7 +42,7 @@ VERBS = {
 
 EXAMPLES = """\
 examples:
-  meshdp demo                              see it work (root)
+  meshdp demo                              see it work
   meshdp check policies/                   all findings of a directory
   meshdp up -f mesh.yaml                   start the mesh that a file describes
   meshdp exec curl -- curl -s details:9080/details/0
@@ -75,7 +75,7 @@ def _run(verb: str, *words: str) -> int:
             return code
     from meshdp.arguments import parser_of
 
-    return command.run(parser_of(verb, command).parse_args(words))
+    return command.run(parser_of(verb, command.configure).parse_args(words))
 
 
 def _without_verb(words: list[str]) -> int:

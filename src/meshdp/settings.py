@@ -167,11 +167,11 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"--uid {settings.uid}: expected 0 or more")
     if settings.mark is not None and not 0 < settings.mark < 1 << 32:
         raise SettingsError(f"--mark {settings.mark:#x}: expected 1 to 0xffffffff")
-    if settings.drain_s < 0:
+    if not 0 <= settings.drain_s < float("inf"):  # a NaN is neither
         raise SettingsError(f"--drain-s {settings.drain_s}: expected 0 or more seconds")
-    if settings.idle_s <= 0:
+    if not 0 < settings.idle_s < float("inf"):
         raise SettingsError(f"--idle-s {settings.idle_s}: expected more than 0 seconds")
-    if settings.keepalive_s < 0:
+    if not 0 <= settings.keepalive_s < float("inf"):
         raise SettingsError(f"--keepalive-s {settings.keepalive_s}: expected seconds, or 0 for never")
     taken: dict[str, str] = {}
     for field in ADDRESSES:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import wire
-from tests.support.mesh import Mesh
+from tests.support.mesh import Mesh, opened_mesh
 from tests.support.origin import Origin, Request
 from tests.support.pair import AUTO_PORT, HTTP_PORT, TCP_PORT, Pair, Side, pair
 
@@ -128,14 +128,9 @@ def attacked() -> Iterator[Arena]:
 @pytest.fixture(scope="package")
 def patient() -> Iterator[Mesh]:
     """Another pair, whose sidecars wait as long as they do by default, but ask silent peers for a sign of life soon."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to make network namespaces")
-    limits = {"keepalive_ms": KEEPALIVE_MS}
-    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder), limits=limits) as made:
-        opened = Mesh(made, Origin(made.server, [HTTP_PORT, AUTO_PORT]), TCP_PORT)
+    with opened_mesh((HTTP_PORT, AUTO_PORT), {"keepalive_ms": KEEPALIVE_MS}) as opened:
         yield opened
-        opened.stop()
-        for side in (made.client, made.server):
+        for side in (opened.pair.client, opened.pair.server):
             assert json.loads(side.admin("/stats"))["panics"] == 0
 
 

@@ -341,6 +341,15 @@ def test_following_a_log_shows_what_comes(up: Meshdp) -> None:
         assert follower.wait(10) == 130
 
 
+def test_following_a_log_ends_when_nobody_reads_any_more(up: Meshdp) -> None:
+    """`| head -1`, though the log stays silent."""
+    with up.start("logs", "web", "-f", "--sidecar", "--tail", "1") as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline()
+        follower.stdout.close()
+        assert follower.wait(10) == 0
+
+
 def test_exec_has_the_terminal(up: Meshdp) -> None:
     ours, theirs = pty.openpty()
     script = "import os, sys; print(os.isatty(0), os.isatty(1), sys.stdin.readline().strip()); sys.exit(7)"

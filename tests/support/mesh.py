@@ -12,7 +12,7 @@ import socket
 import struct
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,12 @@ class Mesh:
 
 
 @contextlib.contextmanager
-def opened_mesh() -> Iterator[Mesh]:
-    """A pair of its own with its applications, for a module that breaks things."""
+def opened_mesh(ports: Sequence[int] = (HTTP_PORT,), limits: dict[str, int] | None = None) -> Iterator[Mesh]:
+    """A pair of its own with its applications, for a module that breaks things or needs other limits."""
     if os.geteuid() != 0:
         pytest.skip("needs root to make network namespaces")
-    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder)) as made:
-        opened = Mesh(made, Origin(made.server, [HTTP_PORT]), TCP_PORT)
+    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder), limits=limits) as made:
+        opened = Mesh(made, Origin(made.server, list(ports)), TCP_PORT)
         yield opened
         opened.stop()
 

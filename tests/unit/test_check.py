@@ -61,3 +61,14 @@ def test_an_empty_directory_is_fine_and_says_so(tmp_path: Path) -> None:
 def test_examples_have_no_findings() -> None:
     said = check("configs/examples/", "--strict", expect=0, cwd=ROOT)
     assert said.endswith("0 errors, 0 warnings, 1 document of other kinds passed over\n")
+
+
+def test_the_file_of_a_mesh_is_checked_as_up_would(tmp_path: Path) -> None:
+    file = tmp_path / "mesh.yaml"
+    head = "apiVersion: meshdp.io/v1alpha1\nkind: LocalMesh\nmetadata: {name: shop}\nspec:\n"
+    file.write_text(head + "  workloads: [{name: web, command: [web], replica: 2}]\n")
+    assert "unknown field 'replica': did you mean 'replicas'?" in check(str(tmp_path), expect=1)
+    file.write_text(head + "  workloads: [{name: web, command: [web]}]\n  resources: [nowhere.yaml]\n")
+    assert "'nowhere.yaml' does not exist beside this file" in check("mesh.yaml", expect=1, cwd=tmp_path)
+    file.write_text(head + "  workloads: [{name: web, command: [web]}]\n")
+    assert "0 errors" in check("mesh.yaml", expect=0, cwd=tmp_path)

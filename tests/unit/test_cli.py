@@ -85,3 +85,20 @@ def test_a_fed_sidecar_imports_little() -> None:
 def test_both_ways_of_reading_a_sidecars_flags_refuse_alike(words: tuple[str, ...]) -> None:
     said = run("sidecar", "--workload", "a/b", "--feed", "x", *words, expect=2).stderr
     assert said == "meshdp sidecar: --concurrency many: expected a number\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("up", "--drain-s", "-1"), "argument --drain-s: expected 0 to 86400 seconds, found '-1'"),
+        (("up", "--drain-s", "nan"), "argument --drain-s: expected 0 to 86400 seconds, found 'nan'"),
+        (("up", "--timeout", "inf"), "argument --timeout: expected 0 to 86400 seconds, found 'inf'"),
+        (("certs", "rotate", "--settle", "soon"), "argument --settle: expected 0 to 86400 seconds, found 'soon'"),
+        (("demo", "--also", "/nowhere"), "--also /nowhere: expected a folder of policies"),
+        (("demo", "--report", "/proc/nowhere/x"), "--report /proc/nowhere/x: No such file or directory"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_before_anything_starts(words: tuple[str, ...], problem: str) -> None:
+    done = run(*words, expect=2)
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr

@@ -72,6 +72,9 @@ def test_the_local_mesh_of_the_readme_is_the_documented_kind(tmp_path: Path) -> 
     blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert len(blocks) == 1
     (tmp_path / "mesh.yaml").write_text(blocks[0])
+    for folder in ("policies", "src"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "services.yaml").write_text("# what the mesh names must be there\n")
     command = [sys.executable, "-m", "meshdp", "check", "--strict", str(tmp_path)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 

@@ -141,14 +141,15 @@ def test_what_no_mesh_has_made_is_neither_listed_nor_removed_nor_adopted(capsys:
     kept = root / "letters" / "to-nobody"
     kept.parent.mkdir(parents=True)
     kept.write_text("kept")
+    (root / "letters.lock").write_text("[[package]]")  # as package managers write beside their folders
     assert list(states.folders()) == []
     down.run(Namespace(mesh=None, file=None))
     down.run(Namespace(mesh="letters", file=None))
-    assert capsys.readouterr().out == "no mesh is up\nmesh letters was down; nothing is left of it\n"
+    assert capsys.readouterr().out == "no mesh is up\nmesh letters is not up\n"
     with pytest.raises(Refused, match="was not made by a mesh"):
         Folder("letters").acquire()
     assert kept.read_text() == "kept"
-    assert list(root.iterdir()) == [kept.parent]
+    assert {path.name for path in root.iterdir()} == {"letters", "letters.lock"}
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
@@ -169,3 +170,23 @@ def test_a_state_folder_of_another_user_is_refused() -> None:
     for act in (folder.acquire, lambda: Folder("bookinfo"), lambda: states.running("bookinfo")):
         with pytest.raises(MeshdpError, match="must be a folder that belongs to user 0"):
             act()
+
+
+def test_a_misspelt_mesh_is_answered_with_those_that_are_up(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Folder("bookinfo")
+    folder.acquire()
+    assert down.run(Namespace(mesh="bokinfo", file=None)) == 0
+    assert capsys.readouterr().out == "mesh bokinfo is not up; these are: bookinfo\n"
+    assert folder.held
+    folder.release()
+
+
+def test_a_state_folder_that_cannot_be_used_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write everywhere but below a file or /proc: the same errors as an ordinary user's elsewhere."""
+    for place in (Path(__file__), Path("/proc/meshdp")):
+        monkeypatch.setenv("MESHDP_STATE_DIR", str(place / "state"))
+        folder = Folder("bookinfo")
+        assert not folder.held
+        with pytest.raises(MeshdpError, match=f"cannot be kept in {place}") as refused:
+            folder.acquire()
+        assert "MESHDP_STATE_DIR" in (refused.value.hint or "")

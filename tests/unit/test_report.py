@@ -151,3 +151,7 @@ def test_a_refusal_and_a_certificate_that_is_not_renewed_are_complained_about() 
     assert refused.complaints == ["refused: why"]
     troubled = status(config={"digest": "d"}, ready={"ready": True}, certs={"turnover": {"last_error": "no authority"}})
     assert (troubled.complaints, troubled.is_fine) == (["its certificate is not renewed: no authority"], False)
+
+
+def test_a_sidecar_that_is_silent_is_complained_about_with_the_next_step() -> None:
+    assert status().complaints == ["its sidecar does not answer: is it running, and is this its --admin?"]

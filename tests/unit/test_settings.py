@@ -63,6 +63,8 @@ def test_the_engine_reads_its_part_as_json() -> None:
         ({"mark": "0x100000000"}, {}, "--mark 0x100000000: expected 1 to 0xffffffff"),
         ({}, {"MESHDP_MARK": "ours"}, "MESHDP_MARK=ours: expected a number"),
         ({"drain_s": "-1"}, {}, "--drain-s -1.0: expected 0 or more seconds"),
+        ({"drain_s": "nan"}, {}, "--drain-s nan: expected 0 or more seconds"),
+        ({"keepalive_s": "inf"}, {}, "--keepalive-s inf: expected seconds, or 0 for never"),
         ({"idle_s": "0"}, {}, "--idle-s 0.0: expected more than 0 seconds"),
         ({}, {"MESHDP_KEEPALIVE_S": "-5"}, "--keepalive-s -5.0: expected seconds, or 0 for never"),
         ({"inbound": "15006"}, {}, "--inbound 15006: expected ADDRESS:PORT, such as 0.0.0.0:15006"),

@@ -9,11 +9,13 @@ import datetime
 import signal
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
-from meshdp.errors import MeshdpError, Refused
+from meshdp.arguments import seconds
+from meshdp.errors import MeshdpError, Refused, UsageError, printable
 from meshdp.local.control import Call, ask
-from meshdp.local.report import FORMS, Row, Voice, show
+from meshdp.local.report import FORMS, Row, Voice, duration, show
 from meshdp.local.state import running
 
 EXAMPLES = """\
@@ -39,12 +41,12 @@ def configure(parser: ArgumentParser) -> None:
     rotated.add_argument("--root", action="store_true", help="replace the root, then every certificate")
     rotated.add_argument(
         "--settle",
-        type=float,
+        type=seconds,
         default=10.0,
         metavar="SECONDS",
         help="how long its connections may last (10)",
     )
-    rotated.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="how long to wait (60)")
+    rotated.add_argument("--timeout", type=seconds, default=60.0, metavar="SECONDS", help="how long to wait (60)")
     served = _action(actions, "serve", "sign the requests of one workload until a signal")
     served.add_argument("--socket", required=True, metavar="PATH", help="where its sidecar connects (--csr-socket)")
     served.add_argument("--identity", required=True, metavar="SPIFFE-ID", help="whom every certificate names")
@@ -79,6 +81,8 @@ def _show(args: Namespace, answer: Call) -> int:
         voice = Voice(args)
         bundle = ", ".join(root[:_FINGERPRINT_SHOWN] for root in answer["roots"])
         voice.say(f"root {answer['signer'][:_FINGERPRINT_SHOWN]} signs; the bundle holds {bundle}; {answer['phase']}")
+        for complaint in [each for row in rows for each in _complaints(row)]:
+            voice.say(voice.palette.bad(printable(complaint)))
         for line in answer["waits_for"]:
             voice.say(f"  waits for {line}")
     else:
@@ -87,24 +91,25 @@ def _show(args: Namespace, answer: Call) -> int:
 
 
 def _row(facts: Call) -> Row:
-    """What fits into a line."""
+    """What fits into a line; `-o json` has the rest."""
     return {
         "workload": facts["workload"],
         "identity": facts["identity"],
         "serial": facts["serial"][:_FINGERPRINT_SHOWN],
-        "not_before": _moment(facts["not_before"]),
-        "not_after": _moment(facts["not_after"]),
-        "remaining_s": facts["remaining_s"],
-        "renewals": facts["renewals"],
         "issuer": facts["issuer"][:_FINGERPRINT_SHOWN],
-        "roots": " ".join(root[:_FINGERPRINT_SHOWN] for root in facts["roots"]),
-        "alarm": facts["alarm"],
-        "error": facts["error"],
+        "left": duration(facts["remaining_s"]) if facts["serial"] else None,
+        "renewals": facts["renewals"],
     }
 
 
-def _moment(unix_s: int) -> str:
-    return datetime.datetime.fromtimestamp(unix_s, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if unix_s else ""
+def _complaints(facts: Call) -> Iterator[str]:
+    """What is wrong with one sidecar's certificate, in words."""
+    if facts["alarm"]:
+        spent = "%" in facts["alarm"]
+        said = f"{facts['alarm']} of its life are over, and it is not renewed" if spent else facts["alarm"]
+        yield f"{facts['workload']}: {said}"
+    if facts["error"]:
+        yield f"{facts['workload']}: {facts['error']}"
 
 
 def _rotate(args: Namespace, control: Path) -> int:
@@ -128,7 +133,7 @@ def _rotate(args: Namespace, control: Path) -> int:
 def _rotate_root(args: Namespace, control: Path) -> int:
     """Starts the rotation, or follows the one under way, and says each phase."""
     if args.workload:
-        raise Refused("a root is everyone's", "leave the workload out")
+        raise UsageError("a root is everyone's", "leave the workload out: meshdp certs rotate --root")
     voice = Voice(args)
     answer = ask(control, "certs")
     if answer["phase"] == "steady":

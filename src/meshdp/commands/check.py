@@ -9,8 +9,9 @@ from pathlib import Path
 
 from meshdp.compiler import compile_all
 from meshdp.errors import Finding
+from meshdp.local import mesh_file
 from meshdp.resources import Loaded
-from meshdp.sources.files import read_once
+from meshdp.sources.files import listed, read_once
 
 EXAMPLES = """\
 examples:
@@ -40,7 +41,8 @@ def run(args: Namespace) -> int:
         return 2
     loaded = read_once(args.paths)
     compiled = compile_all(loaded.resources)  # what compiles here is what a sidecar would be handed
-    findings = sorted(loaded.findings, key=lambda finding: (finding.where, finding.code, finding.path))
+    of_meshes = [each for path in listed(args.paths) for each in mesh_file.mistakes(path)]
+    findings = sorted((*loaded.findings, *of_meshes), key=lambda finding: (finding.where, finding.code, finding.path))
     if args.output == "table":
         _show(findings, loaded, len(compiled), is_colored=sys.stdout.isatty() and not args.no_color)
     else:

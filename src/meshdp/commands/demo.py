@@ -9,6 +9,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from meshdp.demo import walk
+from meshdp.errors import UsageError
 from meshdp.local.report import Palette
 
 MESH = "bookinfo"
@@ -34,6 +35,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """0 only if every act holds."""
+    _demand_places(args)
     palette = Palette.of(args, sys.stdout)
     began = time.monotonic()
     files = walk.prepare(Path(args.also) if args.also else None)
@@ -55,6 +57,18 @@ def run(args: Namespace) -> int:
     if keep:
         print(f"Bookinfo keeps running; its policies are in {files / 'policies'}. `meshdp down --mesh {MESH}` ends it.")
     return 0 if all(each.ok for each in played) else 1
+
+
+def _demand_places(args: Namespace) -> None:
+    """Looks now at what would fail only after half a minute."""
+    if args.also and not Path(args.also).is_dir():
+        raise UsageError(f"--also {args.also}: expected a folder of policies")
+    if args.report:
+        try:
+            Path(args.report).open("a").close()
+        except OSError as error:
+            hint = "name a file in a folder that exists and that you may write to"
+            raise UsageError(f"--report {args.report}: {error.strerror}", hint) from error
 
 
 def _conclude(played: list[walk.Played], palette: Palette, seconds: float) -> None:

@@ -34,6 +34,10 @@ def run(args: Namespace) -> int:
     if folder is None:
         print("no mesh is up")
         return 0
+    if not folder.is_a_meshs:
+        others = ", ".join(each.mesh for each in folders())
+        print(f"mesh {folder.mesh} is not up" + (f"; these are: {others}" if others else ""))
+        return 0
     was_up = folder.held
     end(folder)
     print(f"mesh {folder.mesh} is down" if was_up else f"mesh {folder.mesh} was down; nothing is left of it")

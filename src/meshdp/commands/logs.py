@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
-import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from meshdp.errors import UsageError
 from meshdp.local import logs
 from meshdp.local.state import Folder, instance_named, running
 
@@ -41,6 +42,9 @@ def run(args: Namespace) -> int:
     """Copies the log to standard output."""
     folder, mesh = running(args.mesh)
     instance = instance_named(mesh, args.workload)
+    if args.sidecar and not instance.sidecar:
+        problem = f"{instance.namespace}/{instance.name} is outside the mesh: it has no sidecar"
+        raise UsageError(problem, f"what it wrote itself: meshdp logs {instance.name}")
     command_log, sidecar_log = folder.logs_of(instance.namespace, instance.name)
     path = sidecar_log if args.sidecar else command_log
     out = sys.stdout.buffer
@@ -50,7 +54,7 @@ def run(args: Namespace) -> int:
 
 
 def _copy(path: Path, tail: int | None, write: Write, followed: Folder | None) -> None:
-    """Writes what is there; with a folder also what comes, as long as its mesh is up."""
+    """Writes what is there; with a folder also what comes, as long as its mesh is up and somebody reads."""
     if not path.exists():
         return
     with logs.opened(path) as log:
@@ -60,9 +64,15 @@ def _copy(path: Path, tail: int | None, write: Write, followed: Folder | None) -
             while piece := log.read(_PIECE_BYTES):
                 write(piece)
             sys.stdout.buffer.flush()
-            if followed is None or not followed.held:
+            if followed is None or not followed.held or _reader_is_gone(_FOLLOW_S):
                 return
-            time.sleep(_FOLLOW_S)
+
+
+def _reader_is_gone(wait_s: float) -> bool:
+    """Whether who read us (`| head`) ends within this time: a log that stays silent would never tell."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    return bool(output.poll(wait_s * 1000))
 
 
 def _start_of_last(log: BinaryIO, lines: int) -> int:

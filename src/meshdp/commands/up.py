@@ -8,6 +8,7 @@ import signal
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from meshdp.arguments import seconds
 from meshdp.errors import UsageError
 from meshdp.local import background, mesh_file
 from meshdp.local.background import Report
@@ -35,11 +36,11 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--file", default="mesh.yaml", metavar="FILE", help="the LocalMesh file (mesh.yaml)")
     parser.add_argument("--detach", action="store_true", help="return once all is ready; `meshdp down` ends it")
     drain = "how long commands, then connections, may take to end (5)"
-    parser.add_argument("--drain-s", type=float, default=DRAIN_S, metavar="SECONDS", help=drain)
+    parser.add_argument("--drain-s", type=seconds, default=DRAIN_S, metavar="SECONDS", help=drain)
     parser.add_argument(
         "--certificate-life", type=int, default=LIFE_S, metavar="SECONDS", help="how long certificates live (3600)"
     )
-    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long all may take (30)")
+    parser.add_argument("--timeout", type=seconds, default=30.0, metavar="SECONDS", help="how long all may take (30)")
 
 
 def run(args: Namespace) -> int:

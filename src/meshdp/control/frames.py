@@ -1,7 +1,7 @@
 """The frames of the feed and of certificate sockets: a length, a kind of one letter, a body.
 
 In:      a stream of bytes from a sidecar.
-Out:     `Frame`s in their order, and the bytes of one.
+Out:     `Frame`s in their order, and the bytes of one; `listening` for sockets that their owner alone may open.
 Limits:  FRAME_LIMIT_BYTES of kind and body.
 Fails:   ProtocolError, after which the stream means nothing any more and is closed.
 Source:  docs/feed.md.
@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 FRAME_LIMIT_BYTES = 64 * 1024 * 1024
 
@@ -46,6 +49,25 @@ class Frame:
         if not isinstance(value, dict):
             raise ProtocolError(f"expected a JSON object in {self.kind}")
         return {name: text for name, text in value.items() if isinstance(text, str)}
+
+
+def listening(path: Path) -> socket.socket:
+    """A socket that only our user may connect to, in the place of what a process that fell left there.
+
+    Raises:
+        OSError: it cannot be made there.
+    """
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    return listener
 
 
 async def read_frame(reader: asyncio.StreamReader) -> Frame | None:

@@ -10,14 +10,12 @@ Source:  docs/feed.md ("A socket for certificates alone").
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import socket
 from pathlib import Path
 
 from meshdp.control.authority import Authority
 from meshdp.control.desk import Desk
-from meshdp.control.frames import ProtocolError, read_frame
+from meshdp.control.frames import ProtocolError, listening, read_frame
 
 CONNECTIONS_LIMIT = 64
 
@@ -36,14 +34,7 @@ class Signer:
         Raises:
             OSError: the socket cannot be made there.
         """
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(before)
+        listener = listening(path)
         if owner is not None:
             os.chown(path, owner, owner)
         server = await asyncio.start_unix_server(self._converse, sock=listener)

@@ -57,7 +57,7 @@ def _finish(live: Callable[[Report], int], writer: int) -> None:
     try:
         code = live(report)
     except MeshdpError as error:
-        print(f"meshdp: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        print(f"meshdp up: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from meshdp.control.frames import listening
 from meshdp.errors import MeshdpError, Refused, Unreachable, UsageError
 
 LINE_LIMIT_BYTES = 4 * 1024 * 1024
@@ -39,14 +40,7 @@ class ControlSocket:
 
     async def open(self, path: Path) -> None:
         """Listens; what a process that fell left behind is replaced."""
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(before)
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=LINE_LIMIT_BYTES)
+        self._server = await asyncio.start_unix_server(self._serve, sock=listening(path), limit=LINE_LIMIT_BYTES)
 
     def close(self) -> None:
         """Stops listening."""

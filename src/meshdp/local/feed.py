@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from pathlib import Path
 from meshdp.compiler.snapshot import Snapshot
 from meshdp.control.authority import Authority
 from meshdp.control.desk import Desk
-from meshdp.control.frames import Frame, ProtocolError, read_frame
+from meshdp.control.frames import Frame, ProtocolError, listening, read_frame
 from meshdp.local.isolation.rights import SIDECAR_ID
 
 ANSWER_TIMEOUT_S = 10.0
@@ -59,8 +58,7 @@ class Feed:
     async def open(self, path: Path, reader: int | None = SIDECAR_ID) -> None:
         """Listens in a folder of its own that only our user and the group `reader`, the sidecar's, may enter."""
         path.parent.mkdir(mode=0o700, parents=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(path))
+        listener = listening(path)
         for owned, mode in ((path, 0o660), (path.parent, 0o710)):
             if reader is not None:
                 os.chown(owned, -1, reader)  # the folder stays ours, so that it can be removed after a crash

@@ -11,6 +11,7 @@ Source:  XDG Base Directory Specification.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,9 @@ def state_root(environ: Mapping[str, str]) -> Path:
     """Where the folders of all meshes of this user are."""
     if environ.get("MESHDP_STATE_DIR"):
         named = Path(environ["MESHDP_STATE_DIR"]).absolute()
-        if named.exists():
-            _demand_own(named)
+        with usable(named):
+            if named.exists():
+                _demand_own(named)
         return named
     if os.geteuid() == 0:
         return Path("/run/meshdp")
@@ -42,11 +44,22 @@ def state_root(environ: Mapping[str, str]) -> Path:
 def make(root: Path) -> None:
     """Makes the folder, closed to others where others could have made it first."""
     shared = root.parent == SHARED and root.name.startswith("meshdp-")
-    root.mkdir(mode=0o700 if shared else 0o755, parents=True, exist_ok=True)
+    with usable(root):
+        root.mkdir(mode=0o700 if shared else 0o755, parents=True, exist_ok=True)
     if shared:
         _demand_closed(root)
     else:
         _demand_own(root)
+
+
+@contextlib.contextmanager
+def usable(root: Path) -> Iterator[None]:
+    """Says what a person can do where the system refuses the folder or what is in it."""
+    try:
+        yield
+    except OSError as error:
+        hint = "name a folder of your own in MESHDP_STATE_DIR, such as /tmp/mesh"
+        raise MeshdpError(f"the state of meshes cannot be kept in {root}: {error.strerror}", hint) from error
 
 
 def _homes(environ: Mapping[str, str]) -> Iterator[tuple[Path, Path]]:
@@ -73,19 +86,17 @@ def _can_be_made(home: Path, below: Path) -> bool:
 
 def _demand_own(folder: Path) -> None:
     """Refuses another user's folder, and one in which others may make what we would take for ours."""
-    found = folder.stat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        hint = "name such a folder in MESHDP_STATE_DIR; a mesh of another user is that user's to command"
-        raise MeshdpError(
-            f"{folder} must be a folder that belongs to user {os.geteuid()} and that nobody else may write", hint
-        )
+    hint = "name such a folder in MESHDP_STATE_DIR; a mesh of another user is that user's to command"
+    _demand(folder, folder.stat(), 0o022, ("that nobody else may write", hint))
 
 
 def _demand_closed(folder: Path) -> None:
     """Refuses a link, another user's folder, and one that others may enter."""
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        hint = "have it removed by whoever owns it, or name a folder of your own in MESHDP_STATE_DIR"
-        raise MeshdpError(
-            f"{folder} must be a folder that belongs to user {os.geteuid()} and is closed to all others", hint
-        )
+    hint = "have it removed by whoever owns it, or name a folder of your own in MESHDP_STATE_DIR"
+    _demand(folder, folder.lstat(), 0o077, ("is closed to all others", hint))
+
+
+def _demand(folder: Path, found: os.stat_result, refused_modes: int, said: tuple[str, str]) -> None:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & refused_modes:
+        expected, hint = said
+        raise MeshdpError(f"{folder} must be a folder that belongs to user {os.geteuid()} and {expected}", hint)

@@ -19,6 +19,7 @@ from meshdp.documents import RawDocument, parse
 from meshdp.errors import Finding, Refused, UsageError, Where
 from meshdp.local.state import MESH_NAME, MESH_NAME_EXPECTED
 from meshdp.resources.shape import Problem, Shape, finding, read
+from meshdp.sources import files
 
 INSTANCE_LIMIT = 250
 
@@ -114,14 +115,29 @@ def load(path: Path) -> MeshFile:
         hint = "give the mesh's file: meshdp up -f mesh.yaml"
         raise UsageError(f"cannot read {path}: {error.strerror}", hint) from error
     documents, findings = parse(text, str(path))
-    raw = _only_mesh(documents, findings, path)
+    mesh, wrong = _decoded(_only_mesh(documents, findings, path), path)
+    if mesh is None or wrong:
+        raise _refused(wrong)
+    return mesh
+
+
+def mistakes(path: Path) -> list[Finding]:
+    """What `load` would refuse in the LocalMesh documents of a file; nothing where there is none."""
+    text = files.read(path)
+    if not isinstance(text, bytes) or KIND.encode() not in text:
+        return []
+    documents, _ = parse(text, str(path))
+    ours = [raw for raw in documents if (raw.api_version, raw.kind) == (API_VERSION, KIND)]
+    return [each for raw in ours for each in _decoded(raw, path)[1]]
+
+
+def _decoded(raw: RawDocument, path: Path) -> tuple[MeshFile | None, list[Finding]]:
+    """The mesh of one document, and what is wrong with it."""
     shape, problems = read(raw, (), MeshShape)
-    if shape is not None:
-        mesh = decode(shape, path.resolve())
+    mesh = decode(shape, path.resolve()) if shape is not None else None
+    if shape is not None and mesh is not None:
         problems = [*problems, *_problems(shape, mesh)]
-        if not problems:
-            return mesh
-    raise _refused([finding(raw, problem, _object(raw)) for problem in problems])
+    return mesh, [finding(raw, problem, _object(raw)) for problem in problems]
 
 
 def decode(shape: MeshShape, path: Path) -> MeshFile:

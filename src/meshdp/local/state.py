@@ -14,6 +14,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,15 +168,17 @@ class Folder:
     @property
     def is_a_meshs(self) -> bool:
         """A mesh runs here, or did and left its lock."""
-        return self._lock_path.is_file()
+        with homes.usable(self.path.parent):
+            return _is_lock(self._lock_path)
 
     @property
     def held(self) -> bool:
         """Some process runs the mesh now."""
-        try:
-            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
+        with homes.usable(self.path.parent):
+            try:
+                descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -208,7 +211,8 @@ class Folder:
 
     def _try_lock(self) -> bool:
         while True:
-            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with homes.usable(self.path.parent):
+                descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -240,11 +244,21 @@ class Folder:
 def folders() -> Iterator[Folder]:
     """Every mesh that is up, or was and left something behind."""
     root = homes.state_root(os.environ)
-    if not root.is_dir():
-        return
-    names = {path.stem for path in root.iterdir() if path.suffix == _LOCK and MESH_NAME.fullmatch(path.stem)}
+    with homes.usable(root):
+        if not root.is_dir():
+            return
+        names = {path.stem for path in root.iterdir() if MESH_NAME.fullmatch(path.stem) and _is_lock(path)}
     for name in sorted(names):
         yield Folder(name, root)
+
+
+def _is_lock(path: Path) -> bool:
+    """A lock of ours is an empty file: another program's `NAME.lock` says something, and its folder is not ours."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return path.suffix == _LOCK and stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
 def running(name: str | None) -> tuple[Folder, MeshState]:

@@ -112,7 +112,8 @@ class Unit:
             return self.message or self.phase
         if self.instance.sidecar and not self._sidecar_ready.is_set():
             return "its sidecar is not ready"
-        return f"its command does not listen on {', '.join(map(str, self.ports))}"
+        ports = ", ".join(map(str, self.ports))
+        return f"its command does not listen on {ports}" if ports else "its command has not started"
 
     @property
     def children(self) -> set[int]:

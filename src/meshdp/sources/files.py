@@ -228,6 +228,11 @@ def read_once(paths: Iterable[Path]) -> Loaded:
     return _joined(listing, [_reading(path, read(path)) for path in listing.files])
 
 
+def listed(paths: Iterable[Path]) -> list[Path]:
+    """The files that these paths stand for: themselves, and every YAML file below a folder."""
+    return list(_Listing(paths).files)
+
+
 def read(path: Path) -> bytes | Finding:
     """Read one regular file whole, within its limit."""
     try:

@@ -66,9 +66,18 @@ class Status:
         return str(self.certs.get("turnover", {}).get("last_error", ""))
 
     @property
+    def cure(self) -> str:
+        """Where to look when it is silent."""
+        if self.sidecar.instance is None:
+            return "is it running, and is this its --admin?"
+        return f"see how it is: meshdp ps; meshdp logs {self.sidecar.name} --sidecar"
+
+    @property
     def complaints(self) -> list[str]:
         """What a person should know beyond the row."""
         said = [f"refused: {self.refusal}"] if self.refusal else []
+        if not self.config:
+            said.append(f"its sidecar does not answer: {self.cure}")
         if self.config.get("feed_lost"):
             said.append("it has lost its feed and keeps what is in force")
         if self.trouble:
