@@ -228,7 +228,15 @@ def test_a_command_of_exec_types_nothing_into_the_terminal_that_it_came_from(mes
     """What is typed there runs outside the mesh, as the person who called `meshdp exec`."""
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (24, 123))
-    shell = ["setsid", "--ctty", "sh", "-c", '"$@"; echo back; read -r line; echo "read $line."', "sh", *mesh.meshdp.prefix]
+    shell = [
+        "setsid",
+        "--ctty",
+        "sh",
+        "-c",
+        '"$@"; echo back; read -r line; echo "read $line."',
+        "sh",
+        *mesh.meshdp.prefix,
+    ]
     words = [sys.executable, "-m", "meshdp", "exec", "client", "--", "python3", "-c", TYPE_INTO_THE_TERMINAL]
     with subprocess.Popen([*shell, *words], stdin=theirs, stdout=theirs, stderr=theirs, env=mesh.meshdp.env) as person:
         os.close(theirs)
@@ -294,4 +302,6 @@ def test_a_sidecar_that_is_taken_over_finds_no_key_and_no_other_feed(mesh: Captu
     assert owned["client"] != owned["web"]
     for files in owned.values():
         assert files[0].startswith("captured/feed/") and files[0].endswith("/feed.sock")
-    assert (mesh.meshdp.state / "captured" / "authority" / "root-key.pem").exists(), "the control: there is more outside"
+    assert (mesh.meshdp.state / "captured" / "authority" / "root-key.pem").exists(), (
+        "the control: there is more outside"
+    )

@@ -3,8 +3,8 @@
 In:      the environment, the user, what exists and may be written.
 Out:     /run/meshdp for root; for anyone else meshdp/ in the first of $XDG_STATE_HOME, ~/.local/state and
          $XDG_RUNTIME_DIR that can be written, else /tmp/meshdp-UID. The same for every command, while these stay.
-Limits:  it must be a folder of this user's in which nobody else may write: who owns it owns the mesh's authority, and says
-         which processes `down` ends. The one in /tmp, where anyone may put one first, nobody else may even enter.
+Limits:  it must be a folder of this user's in which nobody else may write: who owns it owns the mesh's authority, and
+         says which processes `down` ends. The one in /tmp, where anyone may put one first, nobody else may even enter.
 Fails:   MeshdpError when it is not.
 Source:  XDG Base Directory Specification.
 """

@@ -4,8 +4,8 @@ In:      whichever of this process's standard descriptors are a terminal.
 Out:     descriptors for the command; what is typed and what is shown, carried both ways.
 Limits:  PIECE_BYTES at once; what is typed waits in the person's terminal while the command does not read.
 Fails:   OSError where the machine has no further terminal.
-Source:  pty(7), ioctl_tty(2): whoever shares a terminal types into it (TIOCSTI) and reads from it, so that a program inside
-         would run commands outside, as the person, in the shell that `meshdp exec` came from.
+Source:  pty(7), ioctl_tty(2): whoever shares a terminal types into it (TIOCSTI) and reads from it, so that a program
+         inside would run commands outside, as the person, in the shell that `meshdp exec` came from.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OWN: Streams = (0, 1, 2)
 
 
 class Terminal:
-    """A terminal that stands in for the person's. `streams` is what the command gets; `carry` serves it until its end."""
+    """A terminal that stands in for the person's: `streams` for the command, which `carry` serves until its end."""
 
     def __init__(self, owner: int) -> None:
         self._near, self._far = os.openpty()
