@@ -38,7 +38,7 @@ pub(crate) struct Settings {
 pub(crate) enum Proxy {
     /// Who made the socket. Invariant: both lists hold something.
     Owners { uids: Vec<u32>, gids: Vec<u32> },
-    /// The mark that it puts on its sockets, which takes NET_ADMIN and so is out of the application's reach.
+    /// The mark that it puts on its sockets, which takes `NET_ADMIN` and so is out of the application's reach.
     /// Invariant: not 0, the mark of everybody's packets.
     Mark(u32),
 }

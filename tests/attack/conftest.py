@@ -19,12 +19,13 @@ import pytest
 from tests.support import wire
 from tests.support.mesh import Mesh
 from tests.support.origin import Origin, Request
-from tests.support.pair import HTTP_PORT, TCP_PORT, Pair, Side, pair
+from tests.support.pair import AUTO_PORT, HTTP_PORT, TCP_PORT, Pair, Side, pair
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: server\r\nX-Nonce: smuggled\r\n\r\n"
 # Of a message that comes whole within the first read, not one byte goes upstream before all of it is judged.
 FIRST_READ = 4_000
 HEAD_TIMEOUT_MS, IDLE_TIMEOUT_MS = 1_500, 1_500
+KEEPALIVE_MS = 4_000
 
 
 class Arena:
@@ -118,8 +119,24 @@ def attacked() -> Iterator[Arena]:
         arena.healthy()
         yield arena
         for side in (made.client, made.server):
+            ended = side.process.poll() if side.process is not None else 0
+            assert ended is None, f"{side.name} has ended ({ended}):\n{side.log.read_text()[-3000:]}"
             assert json.loads(side.admin("/stats"))["panics"] == 0
         origin.stop()
+
+
+@pytest.fixture(scope="package")
+def patient() -> Iterator[Mesh]:
+    """Another pair, whose sidecars wait as long as they do by default, but ask silent peers for a sign of life soon."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to make network namespaces")
+    limits = {"keepalive_ms": KEEPALIVE_MS}
+    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder), limits=limits) as made:
+        opened = Mesh(made, Origin(made.server, [HTTP_PORT, AUTO_PORT]), TCP_PORT)
+        yield opened
+        opened.stop()
+        for side in (made.client, made.server):
+            assert json.loads(side.admin("/stats"))["panics"] == 0
 
 
 @pytest.fixture(scope="module")

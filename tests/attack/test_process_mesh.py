@@ -6,6 +6,7 @@ Source: attack-cases 2.16, PR-03, PR-17; issue 4, item 4; docs/local.md, "Its en
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -129,7 +130,10 @@ def test_pr_03_up_ends_while_it_starts(meshdp: Meshdp, number: signal.Signals, p
             time.sleep(0.005)
         process.send_signal(number)
         everything |= descendants(process.pid)
-        process.wait(15)
+        try:
+            process.wait(15)
+        finally:
+            process.kill()
     wait_until(lambda: not any(alive(pid) for pid in everything))
     assert picture_of_the_host() == before
     if number != signal.SIGKILL:
@@ -265,9 +269,10 @@ def test_pr_17_as_process_one_it_collects_what_nobody_waits_for(meshdp: Meshdp) 
 
 
 def children(pid: int) -> list[tuple[str, str]]:
-    """Number and state of every child."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        (child, Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0].replace("R", "S"))
-        for child in found
-    ]
+    """Number and state of every child; one that runs counts as one that waits."""
+    found: list[tuple[str, str]] = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+            found.append((child, state.replace("R", "S")))
+    return found

@@ -83,6 +83,20 @@ def test_pr_08_a_panic_in_one_connection(faulty: Faulty) -> None:
     assert faulty.side.process is not None and faulty.side.process.poll() is None
 
 
+def test_pr_08_a_panic_in_an_accept_loop(faulty: Faulty) -> None:
+    """It costs the connection that it met; the port takes the next one."""
+    faulty.start("accept@2")
+    mesh = faulty.mesh
+    assert mesh.status("/", "inbound") == 200
+    before = mesh.origin.received()
+    with wire.connect(mesh.pair, "inbound") as unlucky:
+        assert wire.listen(unlucky).ended in ("fin", "reset")
+    assert mesh.origin.received() == before
+    assert faulty.panicked()
+    assert mesh.status("/", "inbound") == 200
+    assert "a fault was asked for at accept" in faulty.said()
+
+
 def test_pr_08_a_panic_in_a_timer(faulty: Faulty) -> None:
     """The next look at the deadlines comes all the same: what they keep moving (here: the log's lines) moves on."""
     faulty.start("timer@12")

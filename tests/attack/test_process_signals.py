@@ -15,6 +15,7 @@ import pytest
 
 from tests.support import wire
 from tests.support.mesh import Mesh, Opaque, get
+from tests.support.origin import Origin
 from tests.support.pair import CLIENT_IP, HTTP_PORT, SERVER_IP, SERVICE_IP, TCP_PORT, Side
 
 DRAIN_S = 6.0
@@ -118,6 +119,31 @@ def test_pr_01_the_way_out_stays_open_for_the_application(fresh: Mesh) -> None:
         assert server.process.wait(5) == 0
     finally:
         elsewhere.stop()
+
+
+def test_pr_01_a_connection_made_while_it_drains_has_time_for_its_request(fresh: Mesh) -> None:
+    """Nobody sends a request together with the last packet of a handshake."""
+    server = fresh.pair.server
+    elsewhere, other = Origin(fresh.pair.client, [HTTP_PORT]), Opaque(fresh.pair.client, TCP_PORT)
+    try:
+        with server.connect((CLIENT_IP, TCP_PORT)) as held:
+            held.sendall(b"E")
+            exchange(held, b"before", b"before")
+            tell(server)
+            assert fresh.origin.wait(lambda: readiness(server) == 503, 3)
+            for pause_s in (0.0, 0.02, 0.2):
+                with server.connect((CLIENT_IP, HTTP_PORT)) as new:
+                    time.sleep(pause_s)
+                    new.sendall(get(host="elsewhere"))
+                    heard = wire.listen(new)
+                    assert (heard.statuses, heard.ended) == ([200], "fin"), pause_s
+            with server.connect((CLIENT_IP, HTTP_PORT)) as silent:
+                assert silent.recv(1) == b"", "who never asks is not waited for till the deadline"
+                assert server.process is not None and server.process.poll() is None
+        assert server.process.wait(5) == 0
+    finally:
+        elsewhere.stop()
+        other.stop()
 
 
 @pytest.mark.parametrize("kind", ["tcp", "websocket"])

@@ -37,8 +37,13 @@ class Meshdp:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s, env=self.env)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """Starts a command and leaves it running."""
-        command = [*self.prefix, sys.executable, "-m", "meshdp", *words]
+        """Starts a command and leaves it running; Ctrl-C means something to it, also when these tests run behind a `&`."""
+        # In a program of its own, not in preexec_fn: there are threads here.
+        script = (
+            "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+        )
+        restored = [sys.executable, "-S", "-c", script]
+        command = [*restored, *self.prefix, sys.executable, "-m", "meshdp", *words]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.env)
 
     def rows(self) -> dict[str, dict[str, Any]]:

@@ -94,13 +94,15 @@ class Opaque:
     """A TCP application that says what each connection is to be: the first byte chooses.
 
     `E` echoes until the end and then says `bye`; `S` counts what it gets and answers with the count at the end;
-    `G<size>\\n` sends so many bytes and closes; `R` resets; with `greeting` set it speaks first.
+    `G<size>\\n` sends so many bytes and closes; `H<size>\\n` sends them, ends its side and counts on; `R<size>\\n` sends them
+    and resets (`R` alone: at once); with `greeting` set it speaks first.
     """
 
     def __init__(self, side: Side, port: int) -> None:
         self.greeting = b""
         self.peers: list[tuple[str, int]] = []
         self.resets = 0
+        self.counted: list[int] = []
         self._listener = side.inside(lambda: socket.create_server(("0.0.0.0", port), backlog=128))
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -132,13 +134,15 @@ class Opaque:
                 while chunk := connection.recv(1 << 20):
                     count += len(chunk)
                 connection.sendall(b"%d" % count)
+            elif kind == b"H":
+                connection.sendall(self._block(self._size(connection)))
+                connection.shutdown(socket.SHUT_WR)
+                self.counted.append(sum(iter(lambda: len(connection.recv(1 << 20)), 0)))
             elif kind == b"R":
+                connection.sendall(self._block(self._size(connection)))
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             elif kind == b"G":
-                size = b""
-                while not size.endswith(b"\n"):
-                    size += connection.recv(1)
-                self._send(connection, int(size))
+                self._send(connection, self._size(connection))
 
     @contextlib.contextmanager
     def _counting_resets(self) -> Iterator[None]:
@@ -147,6 +151,22 @@ class Opaque:
         except ConnectionResetError:
             self.resets += 1
             raise
+
+    @staticmethod
+    def _size(connection: socket.socket) -> int:
+        size = b""
+        connection.settimeout(0.5)  # `R` alone
+        with contextlib.suppress(TimeoutError):
+            while not size.endswith(b"\n"):
+                size += connection.recv(1)
+        connection.settimeout(None)
+        return int(size or b"0")
+
+    @staticmethod
+    def _block(size: int) -> bytes:
+        from tests.support.origin import pattern
+
+        return pattern(size)
 
     @staticmethod
     def _send(connection: socket.socket, size: int) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -336,6 +337,15 @@ def send_canned(origin: Origin, connection: Connection, request: Request) -> boo
     return not key.startswith(b"close")
 
 
+def reset_after(origin: Origin, connection: Connection, request: Request) -> bool:
+    """/reset/KEY: the bytes the test laid down, and then a reset."""
+    for piece in origin.canned[request.target.split(b"/")[2]]:
+        connection.socket.sendall(piece)
+        time.sleep(0.05)  # what a reset finds in a queue, it takes along
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return False
+
+
 Answer = Callable[[Origin, Connection, Request], bool]
 ANSWERS: list[tuple[bytes, Answer]] = [
     (b"/echo", echo_body),
@@ -349,6 +359,7 @@ ANSWERS: list[tuple[bytes, Answer]] = [
     (b"/upgrade", switch_protocols),
     (b"/only-first", only_first),
     (b"/canned/", send_canned),
+    (b"/reset/", reset_after),
 ]
 # Answers that come before the body, or read it themselves.
 UNREAD: tuple[Answer, ...] = (answer_early, continue_first, switch_protocols)

@@ -14,14 +14,16 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from tests.support.pair import HTTP_PORT, SERVER_IP, SERVICE_IP, Pair, Side
 
 SYS_SETRESUID = {"x86_64": 117, "aarch64": 147}[os.uname().machine]
 SIDECAR_UID = 1337
 DIRECTIONS = ("outbound", "inbound")
+T = TypeVar("T")
 _NONCES = itertools.count(1)
 
 
@@ -72,15 +74,20 @@ def connect(pair: Pair, direction: str, port: int = HTTP_PORT) -> socket.socket:
 
 def connect_uncaptured(side: Side, address: tuple[str, int]) -> socket.socket:
     """A connection that the redirection rules leave alone: its owner is the sidecar's user."""
+    return side.inside(as_sidecar(lambda: socket.create_connection(address, timeout=5)))
 
-    def dial() -> socket.socket:
-        # The raw call changes this thread alone, and the thread ends with the call of `inside`.
+
+def as_sidecar(function: Callable[[], T]) -> Callable[[], T]:
+    """The function as the sidecar's user; for `inside`, whose thread ends with the call."""
+
+    def changed() -> T:
+        # The raw call changes this thread alone.
         user = ctypes.c_long(SIDECAR_UID)
         if ctypes.CDLL(None, use_errno=True).syscall(SYS_SETRESUID, user, user, user) != 0:
             raise OSError(ctypes.get_errno(), "setresuid")
-        return socket.create_connection(address, timeout=5)
+        return function()
 
-    return side.inside(dial)
+    return changed
 
 
 def send_pieces(connection: socket.socket, pieces: Iterable[bytes], pause_s: float = 0.002) -> None:

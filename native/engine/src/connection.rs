@@ -36,15 +36,20 @@ pub(crate) async fn serve(accepted: Accepted, admitted: Admitted, worker: Rc<Wor
 /// pins anew for each request.
 async fn stages(accepted: Accepted, worker: &Rc<Worker>, entry: &Rc<Entry>) -> Result<(), Failure> {
     let pinned = worker.pin();
-    let port = downstream::port(&pinned, &accepted)?;
+    let secured = begin(accepted, &pinned, worker, entry).await?;
+    fault::point("connection");
+    match secured.chain.protocol {
+        ChainProtocol::Tcp => tcp_session::run(secured, &pinned, worker).await,
+        ChainProtocol::Http => http_session::run(secured, &pinned, worker).await,
+    }
+}
+
+/// From the first byte to a known peer. On its own, so that its room is used again by what follows.
+async fn begin(accepted: Accepted, pinned: &Pinned, worker: &Worker, entry: &Rc<Entry>) -> Result<Secured, Failure> {
+    let port = downstream::port(pinned, &accepted)?;
     let sniffed = downstream::sniff(accepted, &port, worker).await?;
     let chain = port.filter_chain(&sniffed)?;
-    let secured = downstream::secure(sniffed, &chain, worker, entry).await?;
-    fault::point("connection");
-    match chain.protocol {
-        ChainProtocol::Tcp => tcp_session::run(secured, &pinned, worker).await,
-        ChainProtocol::Http => http_session::run(secured, pinned, worker).await,
-    }
+    downstream::secure(sniffed, &chain, worker, entry).await
 }
 
 /// A connection whose peer is known: what sessions work on.

@@ -5,7 +5,10 @@
 //! may speak first, B.3), half of a first message as long as a handshake; detection and handshake time-outs.
 //! Fails: no configuration, no filter chain (closed without an answer, B.3), TLS refused.
 
+use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,7 +25,7 @@ use tokio::time::timeout;
 use crate::connection::{Chain, Detection, Failure, Secured};
 use crate::listener::Accepted;
 use crate::observe::outcome::Reason;
-use crate::stream::Stream;
+use crate::stream::{Stream, uninterrupted};
 use crate::tls::{self, ServerAlpn, TlsFailure};
 use crate::worker::registry::Entry;
 use crate::worker::{Pinned, Worker};
@@ -156,7 +159,7 @@ async fn read_prefix(
 ) -> Result<Found, Failure> {
     let silence = Duration::from_millis(worker.settings.limits.idle_ms);
     prefix.reserve(FIRST_READ);
-    match timeout(silence, tcp.read_buf(prefix)).await {
+    match timeout(silence, read_some(tcp, prefix)).await {
         Ok(Ok(count)) if count > 0 => {}
         Ok(_) => return Err(Reason::DownstreamClosed.into()),
         Err(_) => return Err(Reason::IdleTimeout.into()),
@@ -174,12 +177,16 @@ async fn read_on(tcp: &mut TcpStream, prefix: &mut Vec<u8>, wanted: Wanted) -> R
             return Ok(Found::default());
         }
         prefix.reserve(FIRST_READ);
-        match tcp.read_buf(prefix).await {
+        match read_some(tcp, prefix).await {
             Ok(0) => return Ok(Found::default()),
             Ok(_) => {}
             Err(_) => return Err(Reason::DownstreamClosed.into()),
         }
     }
+}
+
+async fn read_some(tcp: &mut TcpStream, prefix: &mut Vec<u8>) -> io::Result<usize> {
+    poll_fn(|context| uninterrupted(|| pin!(tcp.read_buf(prefix)).poll(context))).await
 }
 
 fn judge(prefix: &[u8], wanted: Wanted) -> Option<Found> {
@@ -247,7 +254,9 @@ async fn terminate(
         ChainProtocol::Tcp => ServerAlpn::Tcp,
     };
     let offers_http11 = detection.application.iter().any(|name| &**name == b"http/1.1");
-    let handshake = tls::accept(tcp, prefix, &credentials, alpn, offers_http11);
+    let hello = prefix.as_slice().into();
+    worker.buffers.give(prefix);
+    let handshake = tls::accept(tcp, hello, &credentials, alpn, offers_http11);
     match timeout(worker.settings.handshake(), handshake).await {
         Err(_) => Err(Reason::DownstreamTlsTimeout.into()),
         Ok(Err(failure)) => {

@@ -5,6 +5,7 @@
 //! Fails: `EngineError`, each a sentence with its cure; a failed start leaves nothing bound.
 //! Source: DESIGN sections 4.3 and 5 ("Runtime").
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::os::fd::AsFd;
@@ -23,6 +24,8 @@ use crate::control::admin::{self, Face};
 use crate::control::client::{self, Scope};
 use crate::control::force::Force;
 use crate::control::memory;
+use crate::lasting::lasting;
+use crate::observe::notice;
 use crate::settings::Settings;
 use crate::sys;
 use crate::worker::{self, Command, Setup};
@@ -78,7 +81,7 @@ impl Engine {
         self.force.attach(commands);
         let mut workers = Vec::new();
         for setup in setups {
-            workers.push(spawn("meshdp-worker", move || drop(worker::run(setup)))?);
+            workers.push(spawn("meshdp-worker", move || worker::run(setup))?);
         }
         let (stop_control, stopped) = oneshot::channel();
         let force = Arc::clone(&self.force);
@@ -265,36 +268,50 @@ fn connection_limit(open_files: usize, workers: usize) -> usize {
     (open_files.saturating_sub(RESERVED_FILES) / 2 / workers).max(1)
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, EngineError> {
+fn spawn(
+    name: &'static str,
+    body: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<JoinHandle<()>, EngineError> {
     let guarded = move || {
         // A thread that is lost cannot be replaced: whoever started this process starts it again, and nothing passes meanwhile.
-        if catch_unwind(AssertUnwindSafe(body)).is_err() {
-            std::process::abort();
-        }
+        let Err(why) = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(io::Error::other("a panic"))) else {
+            return;
+        };
+        notice::say(&format!(
+            "the thread {name} ended and with it this process: {why}; look at its limits (descriptors, memory)"
+        ));
+        std::process::abort();
     };
     std::thread::Builder::new().name(name.to_owned()).spawn(guarded).map_err(EngineError::Thread)
 }
 
-fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: oneshot::Receiver<()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-    let Ok(runtime) = runtime else { return };
+fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: oneshot::Receiver<()>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async move {
         for (face, listener) in faces {
-            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { continue };
-            tokio::spawn(admin::serve(listener, face, Arc::clone(force) as Arc<dyn admin::AdminState>));
+            let listener = Arc::new(tokio::net::TcpListener::from_std(listener)?);
+            last(force, move |force| admin::serve(Arc::clone(&listener), face, force));
         }
-        if let Some(feed) = &force.settings.feed {
-            let target = Arc::clone(force) as Arc<dyn client::FeedTarget>;
-            tokio::spawn(client::follow(feed.clone(), Scope::Feed, target));
+        if let Some(feed) = force.settings.feed.clone() {
+            last(force, move |force| client::follow(feed.clone(), Scope::Feed, force));
         }
-        if let Some(signer) = &force.settings.csr_socket {
-            let target = Arc::clone(force) as Arc<dyn client::FeedTarget>;
-            tokio::spawn(client::follow(signer.clone(), Scope::Certificates, target));
+        if let Some(signer) = force.settings.csr_socket.clone() {
+            last(force, move |force| client::follow(signer.clone(), Scope::Certificates, force));
         }
-        tokio::spawn(watch_certificate(Arc::clone(force)));
-        tokio::spawn(memory::watch(Arc::clone(&force.memory_tight)));
+        last(force, watch_certificate);
+        last(force, |force| memory::watch(Arc::clone(&force.memory_tight)));
         let _ = stopped.await;
-    });
+        Ok(())
+    })
+}
+
+/// Spawns what this process cannot do without.
+fn last<Turn: Future<Output = ()> + Send + 'static>(
+    force: &Arc<Force>,
+    begin: impl Fn(Arc<Force>) -> Turn + Send + 'static,
+) {
+    let (acting, counting) = (Arc::clone(force), Arc::clone(force));
+    tokio::spawn(lasting(move || begin(Arc::clone(&acting)), move || counting.telemetry.panicked()));
 }
 
 async fn watch_certificate(force: Arc<Force>) {

@@ -3,7 +3,8 @@
 //! Read `connection` first: one `async fn` names the stages of a connection in order. Then, in the order of the data:
 //! `engine` and `control::force` (start, and what is in force) → `worker` (with `buffers`, `load`, `registry`) → `listener` →
 //! `original_dst` → `connection` → `downstream` → `tls` → `tcp_session` with `relay` and `splice`, or `http` → `upstream` → `pool` →
-//! `stream` → `observe`; beside them `control` (admin and feed), `settings`, `sys`, which holds every unsafe call, and `fault` for tests.
+//! `stream` → `observe`; beside them `control` (admin and feed), `lasting` (tasks that outlive their panics), `settings`, `sys`, which holds every unsafe
+//! call, and `fault` for tests.
 #![deny(unsafe_code)]
 
 mod connection;
@@ -12,6 +13,7 @@ mod downstream;
 mod engine;
 mod fault;
 pub mod http;
+mod lasting;
 mod listener;
 pub mod observe;
 mod original_dst;

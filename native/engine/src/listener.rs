@@ -2,9 +2,11 @@
 //!
 //! In: a bound listener.  Out: one task per accepted connection, running `connection::serve`.
 //! Limits: the registry's, and memory's; above them a new connection is closed at once and counted (refuse new work, never skip checks).
-//! Fails: out of descriptors: the loop pauses 100 ms and goes on, and what was accepted before goes on meanwhile.
+//! Fails: out of descriptors: the loop pauses 100 ms and goes on, and what was accepted before goes on meanwhile. A panic costs the
+//! connection that it met and is counted: the listener lives outside the loop.
 
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,10 +16,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::connection;
+use crate::fault;
 use crate::observe::outcome::Reason;
 use crate::observe::record;
 use crate::original_dst::{Unusable, original_destination};
-use crate::worker::Worker;
+use crate::worker::{BACKLOG, Worker};
 
 /// A connection with the place it was going to.
 pub(crate) struct Accepted {
@@ -44,28 +47,45 @@ impl Doors {
     }
 }
 
-/// Accepts until its door is shut, and then empties the accept queue before the socket closes, so that no client that
-/// the kernel has already greeted is reset.
+/// Accepts until its door is shut, and then empties the accept queue, so that no client that the kernel has already greeted
+/// is reset. The queue is bounded: who comes after that does not keep the door open.
 pub(crate) async fn accept(
     direction: Direction,
-    listener: StdListener,
+    listener: Rc<TcpListener>,
     worker: Rc<Worker>,
     mut doors: watch::Receiver<Doors>,
 ) {
-    let Ok(listener) = TcpListener::from_std(listener) else { return };
-    loop {
+    let mut late = 0;
+    let mut looked_again = false;
+    while late <= BACKLOG {
         tokio::select! {
             biased;
             accepted = listener.accept() => match accepted {
-                Ok((tcp, source)) => admit(direction, tcp, source, &worker),
+                Ok((tcp, source)) => admit_contained(direction, tcp, source, &worker),
                 Err(_) => tokio::time::sleep(PAUSE).await,
             },
-            _ = doors.wait_for(|doors| doors.shut(direction)) => return,
+            _ = doors.wait_for(|doors| doors.shut(direction)) => {
+                if looked_again {
+                    return;
+                }
+                // Until the kernel is asked again, the queue looks as empty as it was when this worker last had time.
+                looked_again = true;
+                tokio::task::yield_now().await;
+            }
         }
+        late += i32::from(doors.borrow().shut(direction));
+    }
+}
+
+/// Without this a panic would begin the loop anew, after a pause that those who wait in the queue need not share.
+fn admit_contained(direction: Direction, tcp: TcpStream, source: SocketAddr, worker: &Rc<Worker>) {
+    if catch_unwind(AssertUnwindSafe(|| admit(direction, tcp, source, worker))).is_err() {
+        worker.telemetry.borrow().panicked();
     }
 }
 
 fn admit(direction: Direction, tcp: TcpStream, source: SocketAddr, worker: &Rc<Worker>) {
+    fault::point("accept");
     let original_destination = match original_destination(&tcp, worker.capture_ports()) {
         Ok(address) => address,
         Err(why) => return refuse(direction, worker, why),

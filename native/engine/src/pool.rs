@@ -148,6 +148,23 @@ mod tests {
     }
 
     #[test]
+    fn one_sweep_sees_the_end_of_more_connections_than_a_task_may_ask_for_in_a_row() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let mut pool = Pool::new(1_024, 1_024, 60_000);
+            for _ in 0..300 {
+                let (near, far) = idle(&listener).await;
+                pool.give(&key(1), near, (0, 0));
+                drop(far);
+            }
+            tokio::task::yield_now().await; // the ends are known to the runtime
+            pool.sweep(0, 0);
+            assert_eq!(pool.count, 0);
+        });
+    }
+
+    #[test]
     fn above_the_total_the_longest_unused_connection_goes() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
         runtime.block_on(async {

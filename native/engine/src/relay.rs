@@ -143,12 +143,12 @@ impl Flow {
         to: &Stream,
         buffers: &Buffers,
     ) -> Poll<io::Result<()>> {
-        if self.moved >= COPIED_BYTES && !self.thin {
-            if let (Some(source), Some(_)) = (from.plain(), to.plain()) {
-                ready!(source.poll_read_ready(context))?;
-                if let Some(spliced) = self.splice_from(source, buffers)? {
-                    return Poll::Ready(Ok(self.received(spliced)));
-                }
+        let transfer = self.moved >= COPIED_BYTES && !self.thin && to.plain().is_some();
+        if let Some(source) = from.plain().filter(|_| transfer) {
+            ready!(source.poll_read_ready(context))?;
+            if let Some(spliced) = self.splice_from(source, buffers)? {
+                self.received(spliced);
+                return Poll::Ready(Ok(()));
             }
         }
         let limit = if self.thin { read_limit(self.moved).min(THIN_READ) } else { read_limit(self.moved) };
@@ -161,7 +161,8 @@ impl Flow {
             Poll::Ready(read) => {
                 let read = read?;
                 self.thin &= read < limit.min(WORTH_A_PIPE as usize);
-                Poll::Ready(Ok(self.received(read)))
+                self.received(read);
+                Poll::Ready(Ok(()))
             }
         }
     }
@@ -171,16 +172,20 @@ impl Flow {
         let Some(mut pipe) = buffers.pipes.lend() else { return Ok(None) };
         buffers.give(std::mem::take(&mut self.bytes));
         match pipe.fill(source) {
-            Ok(spliced) => {
+            Ok(spliced @ 1..) => {
                 // So little is probably all; the read that comes next remembers it, and a splice would not.
                 self.thin = spliced < WORTH_A_PIPE as usize;
                 self.pipe = Some(pipe);
                 Ok(Some(spliced))
             }
-            Err(error) => {
+            // Nothing is no end yet: TCP's urgent mark stops a splice just so, with bytes behind it.
+            nothing => {
                 buffers.pipes.give(pipe);
                 self.thin = true;
-                if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
+                match nothing {
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+                    _ => Ok(None),
+                }
             }
         }
     }
@@ -201,3 +206,7 @@ const WORTH_A_PIPE: u64 = 16 << 10;
 const THIN_READ: usize = 64 << 10;
 /// What a direction may move before the worker's other connections have their turn.
 const TURN_BYTES: u64 = 1 << 20;
+
+#[cfg(test)]
+#[path = "relay_tests.rs"]
+mod tests;

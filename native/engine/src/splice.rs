@@ -2,7 +2,8 @@
 //!
 //! In: flows between two plaintext sockets that are clearly transfers.  Out: bytes moved by `splice(2)`.
 //! Limits: `PIPES` pipes per worker, lent while a flow has bytes in one; a spare one that nobody needed is closed.
-//! Fails: without a pipe (descriptors, the user's pipe pages) the flow goes on by reading; errors are the sockets'.
+//! Fails: without a pipe (descriptors, the user's pipe pages) the flow goes on by reading, and none is asked for until the next
+//! sweep; errors are the sockets'.
 //!
 //! `EAGAIN` of a splice into a pipe means "socket empty" or "pipe full", so a pipe is filled only while it is empty, and
 //! whether the socket has more is decided by an ordinary read, which also gets past TCP's urgent mark, where splicing
@@ -27,6 +28,8 @@ pub(crate) struct Pipes {
     open: Rc<Cell<usize>>,
     /// The fewest spares at hand since the last sweep: so many lay about unused.
     unused: Cell<usize>,
+    /// The kernel gave none since the last sweep: asking before each read would cost more than the copy.
+    refused: Cell<bool>,
 }
 
 impl Pipes {
@@ -35,7 +38,12 @@ impl Pipes {
         let mut spare = self.spare.borrow_mut();
         let pipe = spare.pop();
         self.unused.set(self.unused.get().min(spare.len()));
-        pipe.or_else(|| if self.open.get() < PIPES { Pipe::open(&self.open) } else { None })
+        if pipe.is_some() || self.refused.get() || self.open.get() >= PIPES {
+            return pipe;
+        }
+        let made = Pipe::open(&self.open);
+        self.refused.set(made.is_none());
+        made
     }
 
     /// Takes a pipe back. One that holds bytes is closed: they were for one connection alone.
@@ -45,8 +53,15 @@ impl Pipes {
         }
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn open(&self) -> usize {
+        self.open.get()
+    }
+
     /// Closes what lay about unused since the last sweep.
     pub(crate) fn sweep(&self) {
+        self.refused.set(false);
         let mut spare = self.spare.borrow_mut();
         let needed = spare.len() - self.unused.get().min(spare.len());
         spare.truncate(needed);
@@ -77,7 +92,7 @@ impl Pipe {
         self.held
     }
 
-    /// Fills the empty pipe from a socket; 0 is the end of the peer's side.
+    /// Fills the empty pipe from a socket; 0 is the end of the peer's side, or the urgent mark before a part of it.
     ///
     /// # Errors
     /// `WouldBlock` when nothing can be taken this way now, or the socket's error.

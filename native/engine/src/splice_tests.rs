@@ -59,7 +59,9 @@ fn pipes_are_bounded_and_unused_ones_are_closed() {
     let lent: Vec<_> = std::iter::from_fn(|| pipes.lend()).take(PIPES + 1).collect();
     assert!(!lent.is_empty() && lent.len() <= PIPES);
     let count = lent.len();
-    lent.into_iter().for_each(|pipe| pipes.give(pipe));
+    for pipe in lent {
+        pipes.give(pipe);
+    }
     assert_eq!(pipes.open.get(), count);
     pipes.sweep();
     assert_eq!(pipes.open.get(), count, "all were needed since the last sweep");
@@ -79,4 +81,13 @@ fn a_pipe_with_bytes_is_never_lent_to_another() {
         pipes.give(pipe);
         assert_eq!((pipes.open.get(), pipes.spare.borrow().len()), (0, 0));
     });
+}
+
+#[test]
+fn a_kernel_that_gave_no_pipe_is_not_asked_again_before_the_sweep() {
+    let pipes = Pipes::default();
+    pipes.refused.set(true);
+    assert!(pipes.lend().is_none());
+    pipes.sweep();
+    assert!(pipes.lend().is_some());
 }

@@ -11,10 +11,11 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::coop;
 
 use crate::tls::TlsStream;
 use crate::tls::verify::RootId;
-use crate::worker::buffers::Buffers;
+use crate::worker::buffers::{Buffers, FIRST};
 
 /// One connection, either side of the proxy.
 pub(crate) enum Stream {
@@ -41,7 +42,7 @@ impl Stream {
     /// Takes some of `bytes`. Over TLS they may still wait for [`Stream::poll_flush`].
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Plain(tcp) => uninterrupted(|| Pin::new(&mut *tcp).poll_write(cx, bytes)),
             Self::Tls(tls) => tls.poll_write(cx, bytes),
         }
     }
@@ -100,7 +101,7 @@ impl Stream {
         buffers: &Buffers,
     ) -> Poll<io::Result<usize>> {
         if buf.capacity() == 0 {
-            *buf = buffers.lend();
+            *buf = buffers.lend_for(limit);
         }
         let read = self.poll_read(cx, buf, limit);
         if read.is_pending() && buf.is_empty() {
@@ -112,7 +113,7 @@ impl Stream {
     /// Whether a pool may keep this connection: nothing unread, nothing unsent, not ended.
     pub(crate) fn is_idle_clean(&self) -> bool {
         match self {
-            Self::Plain(tcp) => tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending(),
+            Self::Plain(tcp) => nothing_arrived(tcp),
             Self::Tls(tls) => tls.is_idle_clean(),
         }
     }
@@ -142,6 +143,13 @@ impl Stream {
     }
 }
 
+/// Whether neither bytes nor an end wait to be read, asked by whoever does not wait. tokio lets a task ask 128 times in a row
+/// and answers "nothing yet" from then on: a sweep over more connections would never see those that have ended.
+pub(crate) fn nothing_arrived(tcp: &TcpStream) -> bool {
+    let asked = coop::unconstrained(poll_fn(|cx| tcp.poll_read_ready(cx)));
+    pin!(asked).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
 /// Reads into spare capacity. tokio remembers a short read, so the next one waits instead of asking the kernel in vain.
 fn poll_read_plain(
     tcp: &mut TcpStream,
@@ -150,8 +158,27 @@ fn poll_read_plain(
     limit: usize,
 ) -> Poll<io::Result<usize>> {
     debug_assert!(limit > 0, "a read of nothing would look like the end");
-    buf.reserve(limit);
-    let mut bounded = AsyncReadExt::take(tcp, limit as u64);
-    // The future holds no state between polls: it may be made anew for each.
-    pin!(bounded.read_buf(buf)).poll(cx)
+    // A message uses what is left of its lent buffer before that grows.
+    let room = if limit <= FIRST { limit.min(LEAST_ROOM) } else { limit };
+    if buf.capacity() - buf.len() < room {
+        buf.reserve(limit);
+    }
+    uninterrupted(|| {
+        let mut bounded = AsyncReadExt::take(&mut *tcp, limit as u64);
+        // The future holds no state between polls: it may be made anew for each.
+        pin!(bounded.read_buf(buf)).poll(cx)
+    })
 }
+
+/// Makes a system call again that a signal interrupted (signal(7)); tokio takes that for a failure.
+pub(crate) fn uninterrupted<T>(mut call: impl FnMut() -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    loop {
+        match call() {
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+/// A read into less room than this is not worth its system call.
+const LEAST_ROOM: usize = 1_024;

@@ -109,6 +109,7 @@ pub(crate) fn forbid_inspection() -> io::Result<()> {
 
 /// A pipe for `splice` (its end to read, its end to write) and its size, which is `want` bytes if the kernel grants so much.
 pub(crate) fn pipe(want: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {
+    let want = libc::c_int::try_from(want).unwrap_or(libc::c_int::MAX);
     let mut ends: [libc::c_int; 2] = [-1; 2];
     // SAFETY: the pointer describes room for the two descriptors.
     if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) } != 0 {
@@ -118,7 +119,7 @@ pub(crate) fn pipe(want: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {
     let (read, write) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
     // SAFETY: both calls take a descriptor that is open and a number.
     let size = unsafe {
-        libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, want as libc::c_int);
+        libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, want);
         libc::fcntl(write.as_raw_fd(), libc::F_GETPIPE_SZ)
     };
     usize::try_from(size).map(|size| (read, write, size)).map_err(|_| io::Error::last_os_error())

@@ -20,7 +20,7 @@ EXAMPLES = """\
 examples:
   meshdp certs show                        who has which certificate, until when, under which root
   meshdp certs rotate productpage-v1       one sidecar renews now
-  meshdp certs rotate --root               a new root in three phases; no connection is cut
+  meshdp certs rotate --root               a new root in three phases; only connections older than --settle are cut
   meshdp certs serve --socket /run/mesh/csr.sock --identity spiffe://cluster.local/ns/default/sa/web --authority ca/
 """
 _FINGERPRINT_SHOWN = 12

@@ -58,7 +58,7 @@ pub enum Face {
 }
 
 /// Serves `listener` for ever; drop the future to stop, which also ends what it is answering.
-pub async fn serve(listener: TcpListener, face: Face, state: Arc<dyn AdminState>) {
+pub async fn serve(listener: Arc<TcpListener>, face: Face, state: Arc<dyn AdminState>) {
     let mut running = JoinSet::new();
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {

@@ -53,7 +53,7 @@ fn with_server<F: Future<Output = ()>>(face: Face, state: &Arc<Fake>, test: impl
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let state: Arc<dyn AdminState> = Arc::<Fake>::clone(state);
-        let server = tokio::spawn(serve(listener, face, state));
+        let server = tokio::spawn(serve(Arc::new(listener), face, state));
         test(address).await;
         server.abort();
     });
@@ -260,7 +260,7 @@ fn a_slow_peer_is_cut_at_the_deadline() {
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
-        let server = tokio::spawn(serve(listener, Face::Metrics, Arc::new(Fake::default())));
+        let server = tokio::spawn(serve(Arc::new(listener), Face::Metrics, Arc::new(Fake::default())));
         let mut stream = TcpStream::connect(address).await.expect("the server listens");
         stream.write_all(b"GET /metrics HTTP/1.1\r\n").await.expect("it reads");
         let started = std::time::Instant::now();

@@ -123,7 +123,7 @@ impl Force {
         if before.is_some_and(|epoch| epoch != credentials.trust_epoch())
             && let Err(stuck) = self.put_in_force(&self.snapshot())
         {
-            eprintln!("meshdp sidecar: live connections were not judged by the new roots: {stuck}");
+            notice::say(&format!("live connections were not judged by the new roots: {stuck}"));
         }
         let validity = (credentials.not_before_unix(), credentials.not_after_unix());
         Ok(Renewal::plan(Instant::now(), now_ms, validity, spread()))
@@ -151,11 +151,11 @@ impl Force {
         if let Some((alarm, report)) = self.turnover.news(now_ms, renewed_here) {
             let why = if report.last_error.is_empty() { "nobody sent one" } else { report.last_error.as_str() };
             let effect = if alarm == Alarm::Expired { "mutual TLS is refused both ways" } else { "trying again" };
-            eprintln!(
-                "meshdp sidecar: certificate: {} % of its life is gone without a new one, {} s remain: {why}; {effect}",
+            notice::say(&format!(
+                "certificate: {} % of its life is gone without a new one, {} s remain: {why}; {effect}",
                 alarm.percent(),
                 report.remaining_s
-            );
+            ));
         }
     }
 

@@ -31,27 +31,20 @@ use crate::observe::telemetry::SeriesCache;
 use crate::tls::ClientAlpn;
 use crate::upstream::Target;
 use crate::worker::buffers::FIRST;
+use crate::worker::registry::Entry;
 use crate::worker::{Pinned, Worker};
 
 /// Runs an HTTP connection until either side closes it.
 ///
 /// # Errors
 /// What ended the connection, when it was not the end of a request; requests record their own outcomes.
-pub(crate) async fn run(secured: Secured, pinned: Rc<Pinned>, worker: &Rc<Worker>) -> Result<(), Failure> {
-    let mut session = HttpSession {
-        forwarded: forward::Forwarded::new(&secured, &pinned),
-        policy_context: RefCell::new(pinned.snapshot.connection_context(&secured.facts)),
-        secured,
-        accepted_under: pinned.epoch,
-        worker,
-        limits: Limits::default(),
-        series: RefCell::default(),
-    };
+pub(crate) async fn run(secured: Secured, pinned: &Pinned, worker: &Rc<Worker>) -> Result<(), Failure> {
+    let mut session = HttpSession::open(secured, pinned, worker);
     loop {
         match session.request().await? {
             Next::Request => {}
             Next::Close => {
-                reply::linger(&mut session.secured.stream).await;
+                Box::pin(reply::linger(&mut session.secured.stream)).await;
                 return Ok(());
             }
             Next::Cut => return Ok(()),
@@ -90,27 +83,40 @@ pub(crate) struct Request {
     pub(crate) started: Instant,
 }
 
-impl HttpSession<'_> {
+impl<'w> HttpSession<'w> {
+    fn open(secured: Secured, pinned: &Pinned, worker: &'w Rc<Worker>) -> Box<Self> {
+        Box::new(Self {
+            forwarded: forward::Forwarded::new(&secured, pinned),
+            policy_context: RefCell::new(pinned.snapshot.connection_context(&secured.facts)),
+            secured,
+            accepted_under: pinned.epoch,
+            worker,
+            limits: Limits::default(),
+            series: RefCell::default(),
+        })
+    }
+
+    /// Answers of our own are boxed: idle connections must not keep room for them.
     async fn request(&mut self) -> Result<Next, Failure> {
         let request = match self.receive_head().await? {
             Received::Head(request) => request,
-            Received::Refused(outcome, pinned) => return Ok(self.refuse(&outcome, &pinned).await),
+            Received::Refused(outcome, pinned) => return Ok(Box::pin(self.refuse(&outcome, &pinned)).await),
             Received::Closed => {
-                reply::hang_up(&mut self.secured.stream).await;
+                Box::pin(reply::hang_up(&mut self.secured.stream)).await;
                 return Ok(Next::Cut);
             }
         };
         let permit = match self.authorize(&request) {
             Ok(permit) => permit,
-            Err(denial) => return self.deny(&request, &denial).await,
+            Err(denial) => return Box::pin(self.deny(&request, &denial)).await,
         };
         let next = match self.route(&permit, &request) {
             Ok(target) => match upstream::serve(self, &request, &permit, target).await? {
                 Served::Next(next) => next,
-                Served::Unanswered(reason) => self.answer(&request, reason).await?,
-                Served::UnansweredMidBody(reason) => self.answer_and_close(&request, reason).await,
+                Served::Unanswered(reason) => Box::pin(self.answer(&request, reason)).await?,
+                Served::UnansweredMidBody(reason) => Box::pin(self.answer_and_close(&request, reason)).await,
             },
-            Err(reason) => self.answer(&request, reason).await?,
+            Err(reason) => Box::pin(self.answer(&request, reason)).await?,
         };
         let requests = &self.secured.entry.requests;
         requests.set(requests.get() + 1);
@@ -158,7 +164,7 @@ impl HttpSession<'_> {
                 self.secured.entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
                 Some(Received::Head(Request { head, pinned, started }))
             }
-            Err(refusal) => Some(Received::Refused(refused_as(&refusal), pinned)),
+            Err(refusal) => Some(Received::Refused(refused_as(refusal), pinned)),
         })
     }
 
@@ -184,7 +190,7 @@ impl HttpSession<'_> {
                 }
                 // A request that is here already is answered, also while draining.
                 let read = stream.poll_read_lent(context, received, FIRST, &worker.buffers).map(Woken::Read);
-                if read.is_pending() && (worker.draining.get() || entry.deadline_ms.get() <= worker.coarse_ms()) {
+                if read.is_pending() && has_waited_enough(&entry, worker) {
                     return Poll::Ready(Woken::Ended);
                 }
                 read
@@ -313,7 +319,18 @@ impl HttpSession<'_> {
     }
 }
 
-fn refused_as(refusal: &Refusal) -> Outcome {
+/// Idle connections end with a drain. One that has brought no request yet may have been made for one that is on its way.
+fn has_waited_enough(entry: &Entry, worker: &Worker) -> bool {
+    if worker.draining.get() && entry.requests.get() > 0 {
+        return true;
+    }
+    if worker.draining.get() {
+        entry.deadline_ms.set(entry.deadline_ms.get().min(worker.coarse_ms() + FIRST_REQUEST_MS));
+    }
+    entry.deadline_ms.get() <= worker.coarse_ms()
+}
+
+fn refused_as(refusal: Refusal) -> Outcome {
     let too_large = matches!(refusal.status, 413 | 414 | 431);
     let reason = if too_large { Reason::RequestHeadTooLarge } else { Reason::MalformedRequest };
     Outcome::of(reason).because(refusal.reason.code()).answered(refusal.status)
@@ -337,3 +354,6 @@ enum Woken {
     Swapped,
     Ended,
 }
+
+/// How long a drain waits for the first request of a connection.
+const FIRST_REQUEST_MS: u64 = 1_000;

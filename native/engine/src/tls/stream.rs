@@ -6,11 +6,11 @@
 //! Fails: with an `io::Error` that carries a [`TlsFailure`]; a FIN without `close_notify` is `UnexpectedEof`, never an end.
 //! Source: RFC 8446 section 6.1 (closure), attack cases TL-18, TL-22, TL-23.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::thread::LocalKey;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use super::failure::TlsFailure;
 use super::session::{Advance, Opened, RECORD_PLAINTEXT, Sealed, Session};
 use super::verify::RootId;
+use crate::stream::{nothing_arrived, uninterrupted};
 
 /// A TLS connection. Both directions are polled by one task.
 pub(crate) struct TlsStream {
@@ -166,7 +167,7 @@ impl TlsStream {
             sealed.clear();
             self.seal(sealed, |session, records, opened, sealed| session.seal(batch, records, opened, sealed))?;
             let sent = poll_send(&mut self.tcp, cx, sealed.records())?;
-            self.sealed.extend_from_slice(&sealed.records()[sent..]);
+            hold_back(&mut self.sealed, &sealed.records()[sent..]);
             Ok(batch.len())
         });
         self.closing |= sealing.is_err();
@@ -187,7 +188,7 @@ impl TlsStream {
             Ok(_) => {}
             Err(_) => self.closing = true,
         }
-        self.sealed = Vec::new();
+        give_spare(&mut self.sealed);
         Poll::Ready(sending.map(drop))
     }
 
@@ -207,8 +208,7 @@ impl TlsStream {
     pub(crate) fn is_idle_clean(&self) -> bool {
         let open = !self.peer_closed && !self.closing && self.broken.is_none();
         let quiet = self.unfinished.is_empty() && self.plaintext.is_empty() && self.sealed.is_empty();
-        let nothing_arrived = self.tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending();
-        open && quiet && nothing_arrived
+        open && quiet && nothing_arrived(&self.tcp)
     }
 
     /// Reads once from the socket and opens what came. Ready does not promise plaintext: it may have been a fragment.
@@ -262,21 +262,22 @@ impl TlsStream {
     /// Opens `received`, which starts with `unfinished`, and keeps the tail that ends no record.
     fn open(&mut self, received: &mut [u8], buf: &mut Vec<u8>, limit: usize) -> Result<(), TlsFailure> {
         let mut opened = Opened { into: buf, room: limit, overflow: &mut self.plaintext };
-        let mut sealed = Sealed::default();
-        let advance = self.session.advance(received, &mut opened, &mut sealed);
-        self.sealed.extend_from_slice(sealed.records());
-        let advance = advance?;
+        let advance = lend(&WRITE_BUFFER, |sealed| {
+            sealed.clear();
+            let advance = self.session.advance(received, &mut opened, sealed);
+            hold_back(&mut self.sealed, sealed.records());
+            advance
+        })?;
         self.peer_closed |= advance.closed;
         // RFC 8446 section 6.1: what follows `close_notify` is ignored.
         let tail = if self.peer_closed { &[] } else { &received[advance.consumed..] };
         if tail.len() > PENDING_BYTES {
             return Err(TlsFailure::Protocol(format!("an unfinished message of {} bytes", tail.len())));
         }
+        self.unfinished.clear();
+        hold_back(&mut self.unfinished, tail);
         if tail.is_empty() {
-            self.unfinished = Vec::new();
-        } else {
-            self.unfinished.clear();
-            self.unfinished.extend_from_slice(tail);
+            give_spare(&mut self.unfinished);
         }
         if self.sealed.len() > SEALED_BYTES {
             return Err(TlsFailure::Protocol("the peer asks for answers and does not read them".to_owned()));
@@ -288,7 +289,7 @@ impl TlsStream {
 /// One read. tokio remembers a short read, so the next one waits instead of asking the kernel in vain.
 fn poll_socket(tcp: &mut TcpStream, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
     let mut space = ReadBuf::new(space);
-    ready!(Pin::new(tcp).poll_read(cx, &mut space))?;
+    ready!(uninterrupted(|| Pin::new(&mut *tcp).poll_read(cx, &mut space)))?;
     Poll::Ready(Ok(space.filled().len()))
 }
 
@@ -296,7 +297,7 @@ fn poll_socket(tcp: &mut TcpStream, cx: &mut Context<'_>, space: &mut [u8]) -> P
 fn poll_send(tcp: &mut TcpStream, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {
-        match Pin::new(&mut *tcp).poll_write(cx, &bytes[sent..]) {
+        match uninterrupted(|| Pin::new(&mut *tcp).poll_write(cx, &bytes[sent..])) {
             Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
             Poll::Ready(Ok(count)) => sent += count,
             Poll::Ready(Err(error)) => return Err(error),
@@ -304,6 +305,25 @@ fn poll_send(tcp: &mut TcpStream, cx: &mut Context<'_>, bytes: &[u8]) -> io::Res
         }
     }
     Ok(sent)
+}
+
+/// Keeps bytes until the next read or write, in a spare buffer of the worker if there is one.
+fn hold_back(kept: &mut Vec<u8>, bytes: &[u8]) {
+    if kept.capacity() == 0 && !bytes.is_empty() {
+        *kept = SPARE.with_borrow_mut(|spare| spare.pop().unwrap_or_default());
+    }
+    kept.extend_from_slice(bytes);
+}
+
+/// Leaves `kept` without capacity.
+fn give_spare(kept: &mut Vec<u8>) {
+    let mut buffer = std::mem::take(kept);
+    buffer.clear();
+    SPARE.with_borrow_mut(|spare| {
+        if buffer.capacity() > 0 && spare.len() < SPARES {
+            spare.push(buffer);
+        }
+    });
 }
 
 fn take_front(from: &mut Vec<u8>, into: &mut Vec<u8>, limit: usize) {
@@ -321,6 +341,8 @@ thread_local! {
     static READ_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     /// The worker's buffer for records that are written at once.
     static WRITE_BUFFER: Cell<Sealed> = Cell::default();
+    /// Empty buffers that held what a socket did not take, or an unfinished record.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 fn lend<B: Default, T>(pool: &'static LocalKey<Cell<B>>, with: impl FnOnce(&mut B) -> T) -> T {
@@ -330,6 +352,8 @@ fn lend<B: Default, T>(pool: &'static LocalKey<Cell<B>>, with: impl FnOnce(&mut 
     result
 }
 
+/// Spare buffers of a worker, each of at most `SEALED_BYTES`.
+const SPARES: usize = 8;
 /// The most ciphertext of one socket read.
 const READ_BYTES: usize = 64 << 10;
 /// The plaintext of one write: four full records.

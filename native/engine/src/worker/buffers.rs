@@ -1,7 +1,7 @@
 //! Byte buffers and pipes lent by a worker while data is in flight, so that idle connections hold none.
 //!
 //! In: sessions that are about to read.  Out: empty vectors with capacity; empty pipes (`splice.rs` bounds those).
-//! Limits: `KEPT` spare buffers per worker, none larger than `LARGEST_KEPT` bytes; after a burst the surplus goes.
+//! Limits: `KEPT` spare buffers per worker of at most `LARGEST_KEPT` bytes and `KEPT_LARGE` above; after a burst they go.
 
 use std::cell::{Cell, RefCell};
 
@@ -13,37 +13,58 @@ pub(crate) struct Buffers {
     /// Its pipes.
     pub(crate) pipes: Pipes,
     spare: RefCell<Vec<Vec<u8>>>,
+    /// Those of transfers.
+    large: RefCell<Vec<Vec<u8>>>,
     /// The fewest spares at hand since the last sweep: so many lay about unused.
     unused: Cell<usize>,
 }
 
 impl Buffers {
     /// Lends an empty buffer with room for a usual message.
+    ///
+    /// New ones are made in batches, which lie together: single ones would lie between what lives on, and leave holes of less
+    /// than a page there, which no allocator gives back.
     pub(crate) fn lend(&self) -> Vec<u8> {
         let mut spare = self.spare.borrow_mut();
+        if spare.is_empty() {
+            spare.extend((0..BATCH).map(|_| Vec::with_capacity(FIRST)));
+        }
         let buffer = spare.pop();
         self.unused.set(self.unused.get().min(spare.len()));
-        buffer.unwrap_or_else(|| Vec::with_capacity(FIRST))
+        buffer.unwrap_or_default()
+    }
+
+    /// Lends an empty buffer to a reader that will ask for so much; a large one if there is one.
+    pub(crate) fn lend_for(&self, limit: usize) -> Vec<u8> {
+        let large = if limit > LARGEST_KEPT { self.large.borrow_mut().pop() } else { None };
+        large.unwrap_or_else(|| self.lend())
     }
 
     /// Takes a buffer back; its bytes are forgotten.
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
-        let mut spare = self.spare.borrow_mut();
-        if buffer.capacity() == 0 || buffer.capacity() > LARGEST_KEPT || spare.len() >= KEPT {
-            return;
+        let (mut kept, limit) = match buffer.capacity() {
+            0 => return,
+            1..=LARGEST_KEPT => (self.spare.borrow_mut(), KEPT),
+            _ => (self.large.borrow_mut(), KEPT_LARGE),
+        };
+        if kept.len() < limit {
+            buffer.clear();
+            kept.push(buffer);
         }
-        buffer.clear();
-        spare.push(buffer);
     }
 
-    /// Drops what lay about unused since the last sweep.
-    pub(crate) fn sweep(&self) {
+    /// Drops what lay about unused since the last sweep; true when there was nothing to drop.
+    pub(crate) fn sweep(&self) -> bool {
         let mut spare = self.spare.borrow_mut();
-        let needed = spare.len() - self.unused.get().min(spare.len());
+        let had = spare.len();
+        let needed = had - self.unused.get().min(had);
         spare.truncate(needed.max(KEPT_IDLE));
         spare.shrink_to(KEPT_IDLE);
         self.unused.set(spare.len());
         self.pipes.sweep();
+        // One a sweep: a transfer that goes on takes it again long before.
+        self.large.borrow_mut().pop();
+        spare.len() == had
     }
 }
 
@@ -60,7 +81,9 @@ pub(crate) const fn read_limit(moved: u64) -> usize {
 /// Room of a fresh buffer: a head and a small body.
 pub(crate) const FIRST: usize = 4 * 1024;
 const LARGEST_KEPT: usize = 64 * 1024;
-const KEPT: usize = 256;
+const KEPT: usize = 1_024;
+const BATCH: usize = 16;
+const KEPT_LARGE: usize = 4;
 const KEPT_IDLE: usize = 16;
 
 #[cfg(test)]
@@ -82,26 +105,30 @@ mod tests {
     #[test]
     fn a_sweep_drops_what_was_not_needed_since_the_last_one() {
         let buffers = Buffers::default();
-        let lent: Vec<_> = (0..100).map(|_| buffers.lend()).collect();
+        let lent: Vec<_> = (0..6 * BATCH).map(|_| buffers.lend()).collect();
         for buffer in lent {
             buffers.give(buffer);
         }
-        buffers.sweep();
-        assert_eq!(buffers.spare.borrow().len(), 100, "all were needed");
-        let lent: Vec<_> = (0..40).map(|_| buffers.lend()).collect();
+        assert!(buffers.sweep());
+        assert_eq!(buffers.spare.borrow().len(), 6 * BATCH, "all were needed");
+        let lent: Vec<_> = (0..3 * BATCH).map(|_| buffers.lend()).collect();
         for buffer in lent {
             buffers.give(buffer);
         }
-        buffers.sweep();
-        assert_eq!(buffers.spare.borrow().len(), 40);
-        buffers.sweep();
+        let _ = buffers.sweep();
+        assert_eq!(buffers.spare.borrow().len(), 3 * BATCH);
+        let _ = buffers.sweep();
         assert_eq!(buffers.spare.borrow().len(), KEPT_IDLE);
     }
 
     #[test]
-    fn large_buffers_are_not_kept() {
+    fn few_large_buffers_are_kept_and_lent_to_transfers_alone() {
         let buffers = Buffers::default();
-        buffers.give(Vec::with_capacity(LARGEST_KEPT + 1));
-        assert!(buffers.spare.borrow().is_empty());
+        for _ in 0..=KEPT_LARGE {
+            buffers.give(Vec::with_capacity(LARGEST_KEPT + 1));
+        }
+        assert_eq!((buffers.spare.borrow().len(), buffers.large.borrow().len()), (0, KEPT_LARGE));
+        assert!(buffers.lend().capacity() <= LARGEST_KEPT);
+        assert!(buffers.lend_for(LARGEST_KEPT + 1).capacity() > LARGEST_KEPT);
     }
 }

@@ -11,7 +11,6 @@ pub(crate) mod registry;
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::AsFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -20,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use meshdp_model::facts::Direction;
 use meshdp_model::snapshot::Snapshot;
+use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
@@ -27,6 +27,7 @@ use crate::connection::Failure;
 use crate::control::turnover;
 use crate::fault;
 use crate::http::decide::Scratch;
+use crate::lasting::lasting;
 use crate::listener::{self, Doors};
 use crate::observe::access_log::AccessLog;
 use crate::observe::outcome::Reason;
@@ -97,6 +98,7 @@ pub(crate) struct Worker {
     /// Connections admitted at the last sweep, and when memory was last given back.
     admitted: Cell<u64>,
     settled: Cell<u64>,
+    quiet_sweeps: Cell<u32>,
 }
 
 impl Worker {
@@ -124,6 +126,7 @@ impl Worker {
             random: Cell::new(seed()),
             admitted: Cell::new(0),
             settled: Cell::new(0),
+            quiet_sweeps: Cell::new(0),
             credentials,
             settings,
         }
@@ -214,16 +217,18 @@ impl Worker {
         if matches!(self.own_credentials(), Err(Reason::CredentialsExpired)) {
             self.pool.borrow_mut().retire(|key| key.security.is_none());
         }
-        self.buffers.sweep();
-        self.settle();
+        let calm = self.buffers.sweep();
+        self.settle(calm);
         self.access_log.borrow_mut().flush();
     }
 
     /// Gives memory back once a burst of connections is over: handshakes leave the heap full of holes.
-    fn settle(&self) {
+    fn settle(&self, calm: bool) {
         let admitted = self.registry.admitted();
-        let quiet = admitted == self.admitted.replace(admitted);
-        if quiet && admitted - self.settled.get() >= BURST {
+        let quiet = admitted == self.admitted.replace(admitted) && calm;
+        self.quiet_sweeps.set(if quiet { self.quiet_sweeps.get() + 1 } else { 0 });
+        // By then the newcomers' requests are answered, and the buffers that they needed dropped.
+        if self.quiet_sweeps.get() >= SETTLED_SWEEPS && admitted - self.settled.get() >= BURST {
             self.settled.set(admitted);
             sys::release_free_memory();
         }
@@ -240,13 +245,22 @@ pub(crate) fn run(mut setup: Setup) -> std::io::Result<()> {
     runtime.block_on(async move {
         let (doors, seen) = tokio::sync::watch::channel(Doors::Open);
         for (direction, listener) in listeners {
-            tokio::task::spawn_local(listener::accept(direction, listener, Rc::clone(&worker), seen.clone()));
+            let listener = Rc::new(TcpListener::from_std(listener)?);
+            let (serving, seen) = (Rc::clone(&worker), seen.clone());
+            last(&worker, move || listener::accept(direction, Rc::clone(&listener), Rc::clone(&serving), seen.clone()));
         }
-        tokio::task::spawn_local(tick(Rc::clone(&worker)));
+        let ticking = Rc::clone(&worker);
+        last(&worker, move || tick(Rc::clone(&ticking)));
         obey(&worker, commands, &doors).await;
         worker.access_log.borrow_mut().flush();
-    });
-    Ok(())
+        Ok(())
+    })
+}
+
+/// Spawns what this worker cannot do without.
+fn last<Turn: Future<Output = ()> + 'static>(worker: &Rc<Worker>, begin: impl Fn() -> Turn + 'static) {
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(lasting(begin, move || worker.telemetry.borrow().panicked()));
 }
 
 async fn obey(
@@ -277,10 +291,7 @@ async fn tick(worker: Rc<Worker>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        // What one look at the deadlines trips over must not end all later looks.
-        if catch_unwind(AssertUnwindSafe(|| worker.sweep())).is_err() {
-            worker.telemetry.borrow().panicked();
-        }
+        worker.sweep();
     }
 }
 
@@ -311,6 +322,8 @@ pub(crate) fn bind(address: SocketAddr, settings: &Settings) -> std::io::Result<
 
 /// How often deadlines, idle pools and the access log are looked at.
 const SWEEP: Duration = Duration::from_millis(100);
-const BACKLOG: i32 = 1_024;
+/// Connections that the kernel may greet before we take them.
+pub(crate) const BACKLOG: i32 = 1_024;
+const SETTLED_SWEEPS: u32 = 3;
 /// Connections after which looking for free memory is worth its milliseconds.
 const BURST: u64 = 128;

@@ -1,0 +1,279 @@
+"""Life cycle of HTTP connections: slow peers, races of reuse, peers that leave, upgrades. LC-01 to LC-07, LC-09, LC-11.
+
+In:     `arena` (bounds of 1.5 s, post-conditions after each case), `patient` (the default bounds).
+Limits: what waits is in `lifecycle_waiting.json`.
+Source: attack cases 2.11; RFC 9112 9.3 to 9.6.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import socket
+import statistics
+import struct
+import threading
+import time
+
+import pytest
+
+from tests.attack.conftest import Arena, request
+from tests.attack.test_h1_random import resident_bytes
+from tests.support import wire
+from tests.support.mesh import Mesh, get
+from tests.support.pair import HTTP_PORT, Side
+
+RESET = struct.pack("ii", 1, 0)
+
+
+def counted(side: Side, status: int) -> int:
+    """How many requests this sidecar has counted with a status."""
+    lines = [line for line in side.admin("/stats/prometheus").splitlines() if line.startswith("istio_requests_total{")]
+    return sum(int(line.rpartition(" ")[2]) for line in lines if f'response_code="{status}"' in line)
+
+
+def test_lc_01_slow_head(arena: Arena) -> None:
+    side = arena.pair.client if arena.direction == "outbound" else arena.pair.server
+    before = counted(side, 408)
+    with wire.connect(arena.pair, arena.direction) as connection:
+        began = time.monotonic()
+        sender = threading.Thread(
+            target=wire.send_pieces, args=(connection, [bytes([b]) for b in request()[:30]], 0.15)
+        )
+        sender.start()
+        heard = wire.listen(connection, None, 10)
+        took = time.monotonic() - began
+        sender.join()
+    assert (heard.statuses, heard.ended) == ([408], "fin")
+    assert 1 < took < 4, took
+    assert arena.origin.wait(lambda: counted(side, 408) == before + 1), "a 408 is counted like any other answer"
+
+
+def test_lc_02_body_that_stalls(arena: Arena) -> None:
+    with wire.connect(arena.pair, arena.direction) as connection:
+        head = request("/echo", "Content-Length: 9", method="POST")
+        wire.send_pieces(connection, [head, b"a", b"b"], 0.2)
+        assert wire.listen(connection, None, 10).statuses == [408]
+
+
+def test_lc_02_body_that_comes_slowly_is_no_stall(arena: Arena) -> None:
+    with wire.connect(arena.pair, arena.direction) as connection:
+        head = request("/echo", "Content-Length: 4", method="POST")
+        wire.send_pieces(connection, [head, *(bytes([byte]) for byte in b"slow")], 0.6)
+        assert [one.body for one in wire.listen(connection, 1, 10).answers] == [b"slow"]
+
+
+def test_lc_03_reader_that_stops(arena: Arena) -> None:
+    pids = [side.process.pid for side in (arena.pair.client, arena.pair.server) if side.process is not None]
+    memory = [resident_bytes(pid) for pid in pids]
+    with wire.connect(arena.pair, arena.direction) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        wire.send_pieces(connection, [request("/bytes/60000000")])
+        assert arena.origin.wait(lambda: arena.origin.connections[-1].ended != "", 12), "the application is let go"
+        grown = [resident_bytes(pid) - had for pid, had in zip(pids, memory, strict=True)]
+        assert max(grown) < 4 << 20, grown
+        heard = wire.listen(connection, None, 10)
+    assert not heard.answers[0].complete, "and what was cut does not look whole"
+
+
+def test_lc_04_idle_connection_is_closed_cleanly(arena: Arena) -> None:
+    with wire.connect(arena.pair, arena.direction) as connection:
+        wire.send_pieces(connection, [request()])
+        assert wire.listen(connection, 1).statuses == [200]
+        heard = wire.listen(connection, None, 8)
+    assert (heard.raw, heard.ended) == (b"", "fin")
+
+
+def test_lc_04_reused_connection_that_dies_costs_no_request(arena: Arena) -> None:
+    """The application closes each kept connection at the moment its second request arrives."""
+    arena.origin.drop_connections()
+    with wire.connect(arena.pair, arena.direction) as connection:
+        for number in range(40):
+            before = len(arena.origin.requests)
+            wire.send_pieces(connection, [request("/only-first")])
+            assert wire.listen(connection, 1).statuses == [200], number
+            seen = len(arena.origin.requests) - before
+            assert seen <= 2, "once on the connection that died and once more, never again"
+
+
+def test_lc_04_a_post_is_not_sent_twice(arena: Arena) -> None:
+    arena.origin.drop_connections()
+    with wire.connect(arena.pair, arena.direction) as connection:
+        answers = []
+        for _ in range(2):
+            before = len(arena.origin.requests)
+            wire.send_pieces(connection, [request("/only-first", "Content-Length: 0", method="POST")])
+            answers += wire.listen(connection, 1).statuses
+            assert len(arena.origin.requests) - before <= 1
+    assert answers == [200, 503]
+
+
+LEAVING = {
+    "while it waits": (request("/slow/700", nonce=b"left"), b""),
+    "mid-response": (request("/stream", nonce=b"left"), b"tick"),
+    "mid-upload": (request("/echo", "Content-Length: 100", method="POST", body=b"part", nonce=b"left"), b""),
+}
+
+
+@pytest.mark.parametrize("way", ["reset", "end"])
+@pytest.mark.parametrize("when", LEAVING)
+def test_lc_06_client_that_leaves(arena: Arena, when: str, way: str) -> None:
+    """The upstream is told within 100 ms: the quickest of three, for the machine may be busy."""
+    data, await_bytes = LEAVING[when]
+    took = []
+    for _ in range(3):
+        arena.origin.drop_connections()
+        had = len(arena.origin.connections)
+        with wire.connect(arena.pair, arena.direction) as connection:
+            wire.send_pieces(connection, [data])
+            connection.settimeout(5)
+            heard = b""
+            while await_bytes not in heard:
+                heard += connection.recv(4096)
+            assert arena.origin.wait(lambda had=had: arrived(arena, had))
+            if way == "reset":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        left = time.monotonic()
+        served = arena.origin.connections[had]
+        assert arena.origin.wait(lambda served=served: peer_gone(served.socket), 3), "the upstream is never told"
+        took.append(time.monotonic() - left)
+    assert min(took) < 0.1, took
+
+
+def arrived(arena: Arena, had: int) -> bool:
+    """Whether the application has the marked request on a connection made since."""
+    return any(b"left" in bytes(one.received) for one in arena.origin.connections[had:])
+
+
+def peer_gone(connection: socket.socket) -> bool:
+    """Whether the peer has ended or reset its side: no more is to come (TCP_INFO's state is not ESTABLISHED)."""
+    try:
+        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != 1
+    except OSError:
+        return True
+
+
+def test_lc_06_what_is_sent_ahead_is_kept(arena: Arena) -> None:
+    with wire.connect(arena.pair, arena.direction) as connection:
+        wire.send_pieces(connection, [request("/slow/300"), request("/second", nonce=b"kept")], 0.1)
+        heard = wire.listen(connection, 2)
+    assert heard.statuses == [200, 200]
+    assert heard.answers[1].body == b"nonce:kept"
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
+BROKEN = {
+    "before the head": ([], [503], None),
+    "after the head": ([HEAD], [200], False),
+    "mid-body": ([HEAD + b"12345"], [200], False),
+    "mid-chunk": ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n123"], [200], False),
+    "until close": ([b"HTTP/1.1 200 OK\r\n\r\n", b"12345"], [200], False),
+    "after the body": ([HEAD + b"1234567890"], [200], True),
+}
+
+
+@pytest.mark.parametrize("when", BROKEN)
+def test_lc_07_upstream_reset(arena: Arena, when: str) -> None:
+    pieces, statuses, whole = BROKEN[when]
+    arena.origin.canned[b"broken"] = pieces
+    heard = arena.send([request("/reset/broken", "Connection: close")], 0, 1)
+    assert heard.statuses == statuses, heard
+    if whole is not None:
+        assert heard.answers[0].complete is whole, heard
+
+
+@pytest.mark.parametrize("direction", wire.DIRECTIONS)
+def test_lc_11_upgraded_connection_through_many_swaps(patient: Mesh, direction: str) -> None:
+    """Frames of random sizes both ways while the configuration changes; every byte comes back, in capitals."""
+    chance = random.Random(f"LC-11 {direction}")
+    sent, heard = bytearray(), bytearray()
+    with wire.connect(patient.pair, direction) as connection:
+        behind = chance.randbytes(500)
+        connection.sendall(get("/upgrade", "Connection: upgrade", "Upgrade: websocket") + behind)
+        sent += behind
+        connection.settimeout(20)
+        done = threading.Event()
+
+        def pump() -> None:
+            while not done.is_set():
+                frame = chance.randbytes(int(chance.paretovariate(0.4)) % 150_000)
+                sent.extend(frame)
+                connection.sendall(frame)
+            connection.shutdown(socket.SHUT_WR)
+
+        def change() -> None:
+            for number in range(30):
+                patient.pair.configure(f"# swap {number}\n" + POLICY.format(number=number))
+            done.set()
+
+        workers = [threading.Thread(target=work) for work in (pump, change)]
+        for worker in workers:
+            worker.start()
+        while chunk := connection.recv(1 << 20):
+            heard += chunk
+        for worker in workers:
+            worker.join()
+    patient.pair.configure("# none\n")
+    head, _, body = bytes(heard).partition(b"\r\n\r\n")
+    assert re.match(rb"HTTP/1\.1 101 ", head)
+    assert len(body) == len(sent) + 3, (len(body), len(sent))
+    assert body == bytes(sent).upper() + b"BYE"
+
+
+POLICY = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: others, namespace: default}}
+spec:
+  selector: {{matchLabels: {{app: server}}}}
+  action: DENY
+  rules: [{{to: [{{operation: {{paths: ["/other-{number}"]}}}}]}}]
+"""
+
+
+@pytest.mark.parametrize("direction", wire.DIRECTIONS)
+def test_lc_11_bytes_directly_behind_the_101(patient: Mesh, direction: str) -> None:
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    patient.origin.canned[b"close-early"] = [switch + b"spoke first", b", and again"]
+    with wire.connect(patient.pair, direction, HTTP_PORT) as connection:
+        connection.sendall(get("/canned/close-early", "Connection: upgrade", "Upgrade: websocket"))
+        connection.settimeout(5)
+        heard = b""
+        while chunk := connection.recv(65536):
+            heard += chunk
+    assert heard.endswith(b"\r\n\r\nspoke first, and again"), heard
+
+
+def test_lc_09_both_sides_stop_reading(arena: Arena) -> None:
+    """An upgraded connection whose two ends only write: nothing locks up, and the idle bound ends it."""
+    had = len(arena.origin.connections)
+    with wire.connect(arena.pair, arena.direction) as connection:
+        connection.sendall(request("/upgrade", "Connection: upgrade", "Upgrade: loud"))
+        connection.settimeout(10)
+        assert connection.recv(12) == b"HTTP/1.1 101"
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            write_for_ever(connection)
+    assert arena.origin.wait(lambda: all(one.ended for one in arena.origin.connections[had:]), 5)
+
+
+def write_for_ever(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"x" * 1_000_000)
+
+
+def test_lc_06_many_clients_that_leave(arena: Arena) -> None:
+    """Ten clients at once leave: all upstream connections are told."""
+    arena.origin.drop_connections()
+    had = len(arena.origin.connections)
+    connections = [wire.connect(arena.pair, arena.direction) for _ in range(10)]
+    for connection in connections:
+        wire.send_pieces(connection, [request("/slow/900")])
+    assert arena.origin.wait(lambda: sum(bool(one.received) for one in arena.origin.connections[had:]) == 10)
+    left = time.monotonic()
+    for connection in connections:
+        connection.close()
+    told: list[float] = []
+    for served in arena.origin.connections[had:]:
+        assert arena.origin.wait(lambda served=served: peer_gone(served.socket), 3)
+        told.append(time.monotonic() - left)
+    assert statistics.median(told) < 0.6, told
