@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -138,6 +139,39 @@ def test_the_sockets_of_the_users_session_are_hidden_from_applications(meshdp: M
     assert subprocess.run([*private(session), "sh", "-c", shown], capture_output=True, check=True).stdout == b"bus\n"
     assert up(meshdp, *private(session)).returncode == 0
     assert meshdp("exec", "web", "--", "ls", "-A", "/run/user").stdout == ""
+
+
+WITH_A_KEY = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+own, session = ctypes.c_long(1), ctypes.c_long(-3)
+libc.syscall(250, own, None)
+if libc.syscall(248, b"user", b"meshdp-test", b"secret", ctypes.c_size_t(6), session) < 0:
+    sys.exit("no key")
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+LOOK_FOR_THE_KEY = """
+import ctypes
+search, session = ctypes.c_long(10), ctypes.c_long(-3)
+found = ctypes.CDLL(None).syscall(250, search, session, b"user", b"meshdp-test", ctypes.c_long(0))
+print("found" if found > 0 else "missing", flush=True)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of its calls differ elsewhere")
+def test_the_keys_of_the_users_session_stay_out_of_the_mesh(meshdp: Meshdp) -> None:
+    """A keyring goes from process to process, whatever user each is: with sudo it would be root's."""
+    look = meshdp.make(meshdp.folder / "look.py", LOOK_FOR_THE_KEY)
+    meshdp.make(
+        meshdp.folder / "mesh.yaml", MESH.replace("sleep, infinity", f"sh, -c, python3 {look} && sleep infinity")
+    )
+    with_a_key = [sys.executable, "-c", WITH_A_KEY]
+    control = subprocess.run([*with_a_key, sys.executable, str(look)], capture_output=True, text=True, check=True)
+    assert control.stdout == "found\n"
+    assert up(meshdp, *with_a_key).returncode == 0
+    wait_until(lambda: meshdp("logs", "web").stdout)
+    assert meshdp("logs", "web").stdout == "missing\n"
+    assert meshdp("exec", "web", "--", "python3", str(look)).stdout == "missing\n"
 
 
 @pytest.mark.parametrize("home", ["missing", "closed", "unset"])

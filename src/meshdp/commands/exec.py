@@ -11,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from meshdp.errors import UsageError
-from meshdp.local.isolation import launch, terminal
+from meshdp.local.isolation import kernel, launch, terminal
 from meshdp.local.isolation.namespaces import Holder
 from meshdp.local.state import instance_named, running
 
@@ -42,6 +42,7 @@ def run(args: Namespace) -> int:
     user = launch.invoking_user(os.environ)
     env = launch.application_env(user, os.environ, {})
     holder = Holder(instance.holder.pid, instance.holder.started)
+    kernel.leave_keys()
     screen = terminal.stand_in(user.uid)
     streams = terminal.OWN if screen is None else screen.streams
     process = launch.start_application(holder, launch.Program(command, env, user, Path("/"), streams=streams))

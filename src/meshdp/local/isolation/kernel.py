@@ -1,14 +1,17 @@
 """Turns the Linux calls that CPython 3.11 lacks (namespaces, mounts, processes in them, holes) into plain functions.
 
 Fails: OSError with the kernel's errno and the call's name; the caller says what it means and how to cure it.
-Source: unshare(2), setns(2), mount(2), clone(2), prctl(2), fallocate(2), mount_namespaces(7), user_namespaces(7).
+Source: unshare(2), setns(2), mount(2), clone(2), prctl(2), fallocate(2), keyctl(2), mount_namespaces(7),
+        user_namespaces(7).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
+import platform
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +92,14 @@ def die_with_parent() -> None:
     _checked("prctl", _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0))
 
 
+def leave_keys() -> None:
+    """Gives this process and its future children a session keyring of their own: whoever inherits one reads its keys."""
+    joined = _libc.syscall(_SYS_KEYCTL.get(platform.machine(), _SYS_KEYCTL_ELSEWHERE), _JOIN_SESSION_KEYRING, None)
+    # A kernel without keys has none to lose; who may not ask for a keyring (in a container) can read none either.
+    if joined < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
+        raise OSError(ctypes.get_errno(), f"keyctl: {os.strerror(ctypes.get_errno())}")
+
+
 @contextlib.contextmanager
 def network_of(pid: int) -> Iterator[None]:
     """Runs its body in the network namespace of a process: sockets made there stay there. Never await inside."""
@@ -135,6 +146,9 @@ def _checked(call: str, status: int) -> None:
 _PR_SET_PDEATHSIG = 1
 _SYS_CLONE3 = 435  # the same on every architecture
 _STAT_START_AFTER_NAME = 19
+_SYS_KEYCTL = {"x86_64": 250, "armv7l": 311, "i686": 288, "ppc64le": 271, "s390x": 280}
+_SYS_KEYCTL_ELSEWHERE = 219  # where calls are numbered alike
+_JOIN_SESSION_KEYRING = 1
 _MOUNTINFO_POINT, _MOUNTINFO_OPTIONS = 4, 5
 _LASTING_FLAGS = {
     "nosuid": MOUNT_NO_SUID,
