@@ -41,7 +41,7 @@ class Frame:
         """The body's JSON object with its text fields."""
         try:
             value = json.loads(self.body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ProtocolError(f"expected a JSON body in {self.kind}") from error
         if not isinstance(value, dict):
             raise ProtocolError(f"expected a JSON object in {self.kind}")
