@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -308,3 +309,14 @@ def test_bytecode_of_the_checkout_is_not_needed(meshdp: Meshdp) -> None:
     assert done.returncode == 3, done.stderr
     assert "no mesh is up" in done.stderr
     assert json.dumps(done.stdout) == '""'
+
+
+def test_an_authority_spoiled_after_a_crash_is_named_with_its_cure(meshdp: Meshdp) -> None:
+    assert up(meshdp).returncode == 0
+    os.kill(meshdp.state_of("small")["supervisor"]["pid"], signal.SIGKILL)
+    (meshdp.state / "small" / "authority" / "root-key.pem").write_text("spoiled")
+    wait_until(lambda: "no mesh is up" in meshdp("ps").stderr)
+    done = meshdp("up", "-f", str(meshdp.folder / "mesh.yaml"), "--detach")
+    assert done.returncode == 1, done.stdout
+    assert f"remove {meshdp.state / 'small' / 'authority'} to have a new root made" in done.stderr
+    assert "Traceback" not in done.stderr

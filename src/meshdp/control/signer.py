@@ -10,7 +10,6 @@ Source:  docs/feed.md ("A socket for certificates alone").
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from pathlib import Path
@@ -36,16 +35,19 @@ class Signer:
         Raises:
             OSError: the socket cannot be made there.
         """
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        if path.is_socket():
+            path.unlink()  # of a process that fell; anything else is somebody's, and binding says so
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)
         try:
             listener.bind(str(path))
+        except OSError:
+            listener.close()
+            raise
         finally:
             os.umask(before)
         if owner is not None:
-            os.chown(path, owner, owner)
+            os.chown(path, owner, owner, follow_symlinks=False)
         server = await asyncio.start_unix_server(self._converse, sock=listener)
         try:
             await server.serve_forever()
