@@ -309,7 +309,7 @@ def test_an_answer_that_is_no_sidecars_is_said_to_be_none(up: Meshdp, page: Any)
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *_: Any) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Impostor) as impostor:

@@ -93,7 +93,7 @@ def die_with_parent() -> None:
 
 
 def leave_keys() -> None:
-    """Gives this process and its future children a session keyring of their own: whoever inherits one reads its keys."""
+    """Gives this process and its children to come a session keyring of their own: who inherits one reads its keys."""
     joined = _libc.syscall(_SYS_KEYCTL.get(platform.machine(), _SYS_KEYCTL_ELSEWHERE), _JOIN_SESSION_KEYRING, None)
     # A kernel without keys has none to lose; who may not ask for a keyring (in a container) can read none either.
     if joined < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
