@@ -320,3 +320,14 @@ def test_an_authority_spoiled_after_a_crash_is_named_with_its_cure(meshdp: Meshd
     assert done.returncode == 1, done.stdout
     assert f"remove {meshdp.state / 'small' / 'authority'} to have a new root made" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_resolver_file_that_is_a_link_is_replaced_and_closed_too(meshdp: Meshdp) -> None:
+    """As systemd-resolved has it: what is mounted is where the link leads."""
+    etc, led_to = meshdp.folder / "etc", meshdp.folder / "stub"
+    linked = f"cp -a /etc {etc}; touch {led_to}; chmod 666 {led_to}; ln -sf {led_to} {etc}/resolv.conf"
+    assert up(meshdp, *private(f"{linked}; mount --bind {etc} /etc")).returncode == 0
+    assert "nameserver 127.0.0.1" in meshdp("exec", "web", "--", "cat", "/etc/resolv.conf").stdout
+    done = meshdp("exec", "web", "--", "sh", "-c", "echo changed > /etc/resolv.conf")
+    assert "Read-only file system" in done.stderr
+    assert led_to.read_text() == ""

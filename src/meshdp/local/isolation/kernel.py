@@ -76,6 +76,7 @@ def mount(source: str, target: str, filesystem: str = "", flags: int = 0, option
 
 def bind(source: str, target: str, *, read_only: bool = False) -> None:
     """Binds a file or folder over another, which must exist; read-only holds for what is mounted below, too."""
+    target = os.path.realpath(target)  # the name under which the kernel lists what is mounted
     mount(source, target, flags=MOUNT_BIND | MOUNT_RECURSIVE)
     if read_only:
         for point, kept in _mounted_at_or_below(target):
