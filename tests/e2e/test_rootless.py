@@ -142,6 +142,19 @@ def test_the_sockets_of_the_users_session_are_hidden_from_applications(meshdp: M
     assert meshdp("exec", "web", "--", "ls", "-A", "/run/user").stdout == ""
 
 
+def test_with_root_the_sockets_of_the_callers_session_are_hidden_too() -> None:
+    """With sudo applications are the caller: what they have started outside would not be in the mesh."""
+    session = "mkdir -p /run/user; mount -t tmpfs none /run/user; mkdir /run/user/session; touch /run/user/session/bus"
+    with folder_for(rights.ROOT) as folder:
+        meshdp = Meshdp(folder, rights.ROOT)
+        meshdp.make(folder / "mesh.yaml", MESH)
+        try:
+            assert up(meshdp, *private(session)).returncode == 0
+            assert meshdp("exec", "web", "--", "ls", "-A", "/run/user").stdout == ""
+        finally:
+            meshdp("down", "--mesh", "small")
+
+
 WITH_A_KEY = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None)
