@@ -109,7 +109,18 @@ def unreadable_chain(folder: Path) -> None:
     (folder / "cert-chain.pem").write_bytes(chain[: len(chain) // 2])
 
 
-SPOILED = [emptied, cut, mismatched, circular, unreadable_chain]
+def endless(folder: Path) -> None:
+    (folder / "fresh").symlink_to("/dev/zero")
+    (folder / "fresh").replace(folder / "key.pem")
+
+
+def a_pipe(folder: Path) -> None:
+    """Whoever opens it to read waits for somebody who writes."""
+    os.mkfifo(folder / "fresh")
+    (folder / "fresh").replace(folder / "key.pem")
+
+
+SPOILED = [emptied, cut, mismatched, circular, endless, a_pipe, unreadable_chain]
 
 
 @pytest.mark.parametrize("spoil", SPOILED)

@@ -10,6 +10,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -207,6 +210,46 @@ for name in (line.split()[7] for line in open("/proc/net/unix").read().splitline
     done = mesh.run("client", script, str(mesh.meshdp.state))
     assert done.returncode == 0, done.stderr
     assert "answered" not in done.stdout, done.stdout
+
+
+TYPE_INTO_THE_TERMINAL = """
+import fcntl, os, termios
+for descriptor in (0, 1, 2, os.open("/dev/tty", os.O_RDWR)):
+    for key in b"evil\\n":
+        try:
+            fcntl.ioctl(descriptor, termios.TIOCSTI, bytes([key]))
+        except OSError:
+            pass
+print("tried", os.isatty(0), os.isatty(1), os.get_terminal_size().columns, flush=True)
+"""
+
+
+def test_a_command_of_exec_types_nothing_into_the_terminal_that_it_came_from(mesh: Captured) -> None:
+    """What is typed there runs outside the mesh, as the person who called `meshdp exec`."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 123))
+    shell = [
+        "setsid",
+        "--ctty",
+        "sh",
+        "-c",
+        '"$@"; echo back; read -r line; echo "read $line."',
+        "sh",
+        *mesh.meshdp.prefix,
+    ]
+    words = [sys.executable, "-m", "meshdp", "exec", "client", "--", "python3", "-c", TYPE_INTO_THE_TERMINAL]
+    with subprocess.Popen([*shell, *words], stdin=theirs, stdout=theirs, stderr=theirs, env=mesh.meshdp.env) as person:
+        os.close(theirs)
+        said = b""
+        while b"back" not in said:
+            said += os.read(ours, 1024)
+        os.write(ours, b"honest\n")
+        while b"read " not in said or not said.endswith(b".\r\n"):
+            said += os.read(ours, 1024)
+        assert person.wait(20) == 0
+    os.close(ours)
+    assert b"tried True True 123" in said, "the control: it had a terminal"
+    assert b"read honest." in said, said
 
 
 def test_the_exclusive_name_taken_by_an_application_hurts_only_itself(mesh: Captured) -> None:

@@ -13,7 +13,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +285,41 @@ def test_a_sidecar_without_a_mesh_is_named_by_its_admin_address(tmp_path: Path, 
         assert answer(up, "proxy-config", "certs", "--admin", admin)["certificate"] is None
         # No browser and no other host gets what these commands get.
         assert sidecar.get("admin", "/config?sections=")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        {},
+        {"digest": 1, "sections": {"authz": {"policies": 7}}, "since_unix_ms": "x", "refused": 1, "turnover": 5},
+        {"digest": "", "sections": {"inbound/1": [1]}, "since_unix_ms": 1e300, "connections": []},
+        [],
+        "[" * 100_000,
+    ],
+    ids=["nothing", "other-types", "beyond-time", "no-object", "too-deep"],
+)
+def test_an_answer_that_is_no_sidecars_is_said_to_be_none(up: Meshdp, page: Any) -> None:
+    """While a sidecar is away, its application may answer in its place; one of them must not hide the others."""
+    body = (page if isinstance(page, str) else json.dumps(page)).encode()
+
+    class Impostor(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Impostor) as impostor:
+        threading.Thread(target=impostor.serve_forever, daemon=True).start()
+        admin = f"127.0.0.1:{impostor.server_port}"
+        for words in (("proxy-status",), ("proxy-config", "listeners"), ("proxy-config", "all")):
+            done = up(*words, "--admin", admin)
+            assert done.returncode != 0
+            assert "Traceback" not in done.stderr, done.stderr
+        impostor.shutdown()
 
 
 def test_what_a_sidecar_refuses_is_said_with_its_reason_until_it_accepts(tmp_path: Path, up: Meshdp) -> None:

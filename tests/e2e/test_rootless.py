@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -138,6 +140,52 @@ def test_the_sockets_of_the_users_session_are_hidden_from_applications(meshdp: M
     assert subprocess.run([*private(session), "sh", "-c", shown], capture_output=True, check=True).stdout == b"bus\n"
     assert up(meshdp, *private(session)).returncode == 0
     assert meshdp("exec", "web", "--", "ls", "-A", "/run/user").stdout == ""
+
+
+def test_with_root_the_sockets_of_the_callers_session_are_hidden_too() -> None:
+    """With sudo applications are the caller: what they have started outside would not be in the mesh."""
+    session = "mkdir -p /run/user; mount -t tmpfs none /run/user; mkdir /run/user/session; touch /run/user/session/bus"
+    with folder_for(rights.ROOT) as folder:
+        meshdp = Meshdp(folder, rights.ROOT)
+        meshdp.make(folder / "mesh.yaml", MESH)
+        try:
+            assert up(meshdp, *private(session)).returncode == 0
+            assert meshdp("exec", "web", "--", "ls", "-A", "/run/user").stdout == ""
+        finally:
+            meshdp("down", "--mesh", "small")
+
+
+WITH_A_KEY = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+own, session = ctypes.c_long(1), ctypes.c_long(-3)
+libc.syscall(250, own, None)
+if libc.syscall(248, b"user", b"meshdp-test", b"secret", ctypes.c_size_t(6), session) < 0:
+    sys.exit("no key")
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+LOOK_FOR_THE_KEY = """
+import ctypes
+search, session = ctypes.c_long(10), ctypes.c_long(-3)
+found = ctypes.CDLL(None).syscall(250, search, session, b"user", b"meshdp-test", ctypes.c_long(0))
+print("found" if found > 0 else "missing", flush=True)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of its calls differ elsewhere")
+def test_the_keys_of_the_users_session_stay_out_of_the_mesh(meshdp: Meshdp) -> None:
+    """A keyring goes from process to process, whatever user each is: with sudo it would be root's."""
+    look = meshdp.make(meshdp.folder / "look.py", LOOK_FOR_THE_KEY)
+    meshdp.make(
+        meshdp.folder / "mesh.yaml", MESH.replace("sleep, infinity", f"sh, -c, python3 {look} && sleep infinity")
+    )
+    with_a_key = [sys.executable, "-c", WITH_A_KEY]
+    control = subprocess.run([*with_a_key, sys.executable, str(look)], capture_output=True, text=True, check=True)
+    assert control.stdout == "found\n"
+    assert up(meshdp, *with_a_key).returncode == 0
+    wait_until(lambda: meshdp("logs", "web").stdout)
+    assert meshdp("logs", "web").stdout == "missing\n"
+    assert meshdp("exec", "web", "--", "python3", str(look)).stdout == "missing\n"
 
 
 @pytest.mark.parametrize("home", ["missing", "closed", "unset"])
@@ -274,3 +322,25 @@ def test_bytecode_of_the_checkout_is_not_needed(meshdp: Meshdp) -> None:
     assert done.returncode == 3, done.stderr
     assert "no mesh is up" in done.stderr
     assert json.dumps(done.stdout) == '""'
+
+
+def test_an_authority_spoiled_after_a_crash_is_named_with_its_cure(meshdp: Meshdp) -> None:
+    assert up(meshdp).returncode == 0
+    os.kill(meshdp.state_of("small")["supervisor"]["pid"], signal.SIGKILL)
+    (meshdp.state / "small" / "authority" / "root-key.pem").write_text("spoiled")
+    wait_until(lambda: "no mesh is up" in meshdp("ps").stderr)
+    done = meshdp("up", "-f", str(meshdp.folder / "mesh.yaml"), "--detach")
+    assert done.returncode == 1, done.stdout
+    assert f"remove {meshdp.state / 'small' / 'authority'} to have a new root made" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_resolver_file_that_is_a_link_is_replaced_and_closed_too(meshdp: Meshdp) -> None:
+    """As systemd-resolved has it: what is mounted is where the link leads."""
+    etc, led_to = meshdp.folder / "etc", meshdp.folder / "stub"
+    linked = f"cp -a /etc {etc}; touch {led_to}; chmod 666 {led_to}; ln -sf {led_to} {etc}/resolv.conf"
+    assert up(meshdp, *private(f"{linked}; mount --bind {etc} /etc")).returncode == 0
+    assert "nameserver 127.0.0.1" in meshdp("exec", "web", "--", "cat", "/etc/resolv.conf").stdout
+    done = meshdp("exec", "web", "--", "sh", "-c", "echo changed > /etc/resolv.conf")
+    assert "Read-only file system" in done.stderr
+    assert led_to.read_text() == ""

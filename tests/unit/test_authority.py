@@ -1,6 +1,8 @@
 """The certificate authority: what it signs, for whom, and what it refuses."""
 
+import asyncio
 import datetime
+import os
 import stat
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meshdp.control.authority import Authority, AuthorityDamaged, RequestRefused
+from meshdp.control.signer import Signer
 
 IDENTITY = "spiffe://cluster.local/ns/default/sa/details"
 EVIL = "spiffe://cluster.local/ns/default/sa/admin"
@@ -109,3 +112,30 @@ def test_a_root_whose_files_do_not_belong_together_is_not_used(tmp_path: Path) -
     (tmp_path / "one" / "root-cert.pem").write_text(other.bundle)
     with pytest.raises(AuthorityDamaged, match="does not belong"):
         Authority.open(tmp_path / "one", "one")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770])
+def test_a_folder_in_which_others_may_write_holds_no_authority(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "authority"
+    Authority.open(folder, "test root")
+    folder.chmod(mode)
+    with pytest.raises(AuthorityDamaged, match="closed to the writing of others"):
+        Authority.open(folder, "test root")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make another user's folder")
+def test_another_users_folder_holds_no_authority_of_ours(tmp_path: Path) -> None:
+    folder = tmp_path / "authority"
+    Authority.open(folder, "planted root")
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(AuthorityDamaged, match="must belong to user 0"):
+        Authority.open(folder, "test root")
+
+
+def test_a_file_in_the_place_of_a_certificate_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    path.write_text("kept")
+    signer = Signer(Authority.open(tmp_path / "authority", "test root"), IDENTITY)
+    with pytest.raises(OSError, match="Address already in use"):
+        asyncio.run(signer.serve(path))
+    assert path.read_text() == "kept"

@@ -219,6 +219,8 @@ def test_certificates_are_for_the_sockets_identity(play: Callable[[Play], None])
         Frame("A", b"{}").encode(),
         Frame("H", b'{"workload": "default/b"}').encode(),
         Frame("H", b"no json").encode(),
+        Frame("H", b"[" * 100_000).encode(),
+        Frame("H", b'{"workload": "default/a"}').encode() + Frame("I", b'{"x":' + b"[" * 100_000).encode(),
         struct.pack(">I", 1 << 30) + b"H",
         Frame("H", b'{"workload": "default/a"}').encode() + Frame("A", b'{"digest": "x"}').encode(),
         Frame("H", b'{"workload": "default/a"}').encode() + Frame("Z", b"").encode(),
@@ -231,6 +233,24 @@ def test_a_peer_that_breaks_the_protocol_is_cut_off_and_reported(play: Callable[
         assert await asyncio.wait_for(reader.read(), 2) == b""
         assert "broke the feed's protocol" in feed.refusal
         writer.close()
+
+    play(test)
+
+
+def test_connections_that_say_nothing_are_few(play: Callable[[Play], None]) -> None:
+    """Their descriptors are the whole mesh's: without them no sidecar is restarted, and none is fed."""
+
+    async def test(feed: Feed, path: Path) -> None:
+        silent = [await asyncio.open_unix_connection(str(path)) for _ in range(3 * feeds.CONNECTIONS_LIMIT)]
+        ends = [asyncio.create_task(reader.read()) for reader, _ in silent]
+        done, waiting = await asyncio.wait(ends, timeout=0.5)
+        assert (len(waiting), {end.result() for end in done}) == (feeds.CONNECTIONS_LIMIT, {b""})
+        for _, writer in silent:
+            writer.close()
+        await asyncio.wait(ends)
+        feed.offer(snapshot(a="x"), IDENTITY)
+        sidecar = await Sidecar.connect(path)
+        assert (await sidecar.transaction())["base"] == ""
 
     play(test)
 

@@ -84,8 +84,9 @@ def test_a_state_of_another_version_is_none() -> None:
 def test_folders_are_closed_but_can_be_passed_through() -> None:
     folder = Folder("bookinfo")
     folder.acquire()
+    folder.write(mesh())
     modes = {path.name: path.stat().st_mode & 0o777 for path in (folder.path, *folder.path.iterdir())}
-    assert modes == {"bookinfo": 0o711, "logs": 0o700, "files": 0o700, "feed": 0o711}
+    assert modes == {"bookinfo": 0o711, "logs": 0o700, "files": 0o700, "feed": 0o711, "state.json": 0o600}
     folder.release()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from meshdp.errors import UsageError
-from meshdp.local.isolation import launch
+from meshdp.local.isolation import kernel, launch, terminal
 from meshdp.local.isolation.namespaces import Holder
 from meshdp.local.state import instance_named, running
 
@@ -41,13 +42,23 @@ def run(args: Namespace) -> int:
     user = launch.invoking_user(os.environ)
     env = launch.application_env(user, os.environ, {})
     holder = Holder(instance.holder.pid, instance.holder.started)
-    process = launch.start_application(holder, launch.Program(command, env, user, Path("/")))
-    return _wait(process)
+    kernel.leave_keys()
+    screen = terminal.stand_in(user.uid)
+    streams = terminal.OWN if screen is None else screen.streams
+    process = launch.start_application(holder, launch.Program(command, env, user, Path("/"), streams=streams))
+    return _wait(process, screen)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """The command's exit code as a shell would give it; Ctrl-C is the command's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _wait(process: subprocess.Popen[bytes], screen: terminal.Terminal | None) -> int:
+    """The command's exit code as a shell would give it. It has a session of its own: Ctrl-C is passed on."""
+
+    def pass_on(number: int, frame: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+    signal.signal(signal.SIGINT, pass_on)
     signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    if screen is not None:
+        screen.carry(process.pid)
     code = process.wait()
     return code if code >= 0 else 128 - code

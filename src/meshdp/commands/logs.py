@@ -129,7 +129,7 @@ def _object(line: bytes) -> dict[str, object]:
     if line.startswith(b"{"):
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if isinstance(found, dict):
             return found

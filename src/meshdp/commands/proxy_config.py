@@ -8,7 +8,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from meshdp.errors import UsageError
+from meshdp.errors import Unreachable, UsageError
 from meshdp.local.inspection import sidecars
 from meshdp.local.inspection.configuration import KINDS, Filters
 from meshdp.local.inspection.sidecars import Sidecar
@@ -45,7 +45,12 @@ def run(args: Namespace) -> int:
     """Prints the tables, or the same rows for a program."""
     sidecar = _one(args)
     wanted = [*KINDS, CERTS] if args.kind == ALL else [args.kind]
-    head, shown = asyncio.run(_collect(sidecar, wanted, Filters(args.port, args.fqdn, args.direction, args.name)))
+    filters = Filters(args.port, args.fqdn, args.direction, args.name)
+    try:
+        head, shown = asyncio.run(_collect(sidecar, wanted, filters))
+    except sidecars.MALFORMED as error:
+        problem = f"what answers for {sidecar.name} is not a sidecar's configuration"
+        raise Unreachable(problem, "is its sidecar there? meshdp ps") from error
     if args.output != "table":
         dump({**head, **shown} if args.kind == ALL else shown[args.kind], args.output)
         return 0
@@ -69,8 +74,8 @@ async def _collect(sidecar: Sidecar, kinds: list[str], filters: Filters) -> tupl
             shown[kind] = await sidecar.page("/certs")
         else:
             shown[kind] = [row for row in KINDS[kind][2](config["sections"]) if filters.keep(row)]
-    head = {"workload": sidecar.name, "version": config["digest"], "since": moment(config.get("since_unix_ms"), 1000)}
-    return head, shown
+    since = moment(config.get("since_unix_ms"), 1000)
+    return {"workload": sidecar.name, "version": str(config["digest"]), "since": since}, shown
 
 
 def _table(kind: str, shown: Any) -> str:

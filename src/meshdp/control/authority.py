@@ -50,6 +50,7 @@ class Authority:
     def open(cls, folder: Path, name: str, leaf_life: datetime.timedelta | None = None) -> Authority:
         """Reads the roots in `folder`, or makes one named for the mesh `name`; a rotation goes on where it was."""
         files = RootFolder(folder)
+        files.demand_own()
         if files.is_empty():
             files.make(1, name)
         authority = cls(files, name, leaf_life)

@@ -120,7 +120,7 @@ class Desk:
         """
         try:
             said = msgspec.json.decode(frame.body, type=InUse)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ProtocolError(f"expected what is in use in I: {error}") from error
         self._unanswered = max(self._unanswered - 1, 0)
         self.error = said.reason

@@ -44,7 +44,7 @@ class Frame:
         """The body's JSON object with its text fields."""
         try:
             value = json.loads(self.body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ProtocolError(f"expected a JSON body in {self.kind}") from error
         if not isinstance(value, dict):
             raise ProtocolError(f"expected a JSON object in {self.kind}")
@@ -57,7 +57,8 @@ def listening(path: Path) -> socket.socket:
     Raises:
         OSError: it cannot be made there.
     """
-    path.unlink(missing_ok=True)
+    if path.is_socket():
+        path.unlink()  # of a process that fell; anything else is somebody's, and binding says so
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:

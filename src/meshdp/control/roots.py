@@ -67,6 +67,19 @@ class RootFolder:
         """No root was ever finished here."""
         return not self._key_path(1).exists() and not self._ledger_path.exists()
 
+    def demand_own(self) -> None:
+        """Refuses a folder in which others could put roots of theirs, or take ours away.
+
+        Raises:
+            AuthorityDamaged: another user's it is, or others may write in it.
+        """
+        if not self._folder.exists():
+            return
+        found = self._folder.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            expected = f"must belong to user {os.geteuid()} and be closed to the writing of others"
+            raise AuthorityDamaged(f"{self._folder} {expected}: chmod go-w, or name another folder")
+
     def make(self, number: int, name: str) -> Root:
         """Makes a root; it exists for others once the ledger names it."""
         root = _make_root(name)

@@ -36,7 +36,7 @@ class Signer:
         """
         listener = listening(path)
         if owner is not None:
-            os.chown(path, owner, owner)
+            os.chown(path, owner, owner, follow_symlinks=False)
         server = await asyncio.start_unix_server(self._converse, sock=listener)
         try:
             await server.serve_forever()

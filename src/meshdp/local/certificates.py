@@ -2,7 +2,8 @@
 
 In:      the feeds of the mesh; calls from `meshdp certs` through the control socket.
 Out:     facts, renewals, the progress of a rotation.
-Fails:   UsageError for a workload that is not there, Refused for a step that cannot be; a full disk delays a rotation.
+Fails:   MeshdpError for an authority that cannot be used, UsageError for a workload that is not there, Refused for a
+         step that cannot be; a full disk delays a rotation.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import datetime
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from meshdp.control.authority import Authority, WrongOrder
+from meshdp.control.authority import Authority, AuthorityDamaged, WrongOrder
 from meshdp.control.desk import Desk
 from meshdp.control.rotation import SETTLE_S, Rotation
-from meshdp.errors import Refused, UsageError
+from meshdp.errors import MeshdpError, Refused, UsageError
 from meshdp.local.control import Call, Verb
 from meshdp.local.feed import Feed
 
@@ -29,7 +30,10 @@ class Certificates:
 
     def __init__(self, folder: Path, mesh: str, life_s: int, say: Callable[[str], None]) -> None:
         life = datetime.timedelta(seconds=life_s)
-        self.authority = Authority.open(folder, f"{mesh} root", life)
+        try:
+            self.authority = Authority.open(folder, f"{mesh} root", life)
+        except AuthorityDamaged as damaged:
+            raise MeshdpError(str(damaged)) from damaged
         self._say = say
         self._desks: dict[str, Desk] = {}
         self._rotation = Rotation(self.authority, lambda: list(self._desks.values()))

@@ -63,7 +63,7 @@ class ControlSocket:
     def _answer(self, line: bytes) -> Call:
         try:
             call = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return _described(UsageError("expected one line of JSON"))
         if not isinstance(call, dict) or (verb := self._verbs.get(str(call.get("verb")))) is None:
             return _described(UsageError(f"expected a verb: {', '.join(sorted(self._verbs))}"))

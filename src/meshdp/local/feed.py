@@ -3,8 +3,8 @@
 In:      snapshots from `configuration`, certificate requests from sidecars.
 Out:     transactions, certificates (`desk`); what each sidecar says is in force.
 Limits:  frames of at most 64 MiB; UNREAD_LIMIT_BYTES of small answers that a sidecar does not read; one transaction in
-         flight, answered within 10 s; one connection per sidecar, the newest; the last 8 snapshots are bases for
-         short transactions.
+         flight, answered within 10 s; one connection per sidecar, the newest that said hello, CONNECTIONS_LIMIT at all;
+         the last 8 snapshots are bases for short transactions.
 Fails:   a peer that breaks the protocol is disconnected and reported; it reconnects and is told again.
 Source:  docs/feed.md.
 """
@@ -26,6 +26,7 @@ from meshdp.local.isolation.rights import SIDECAR_ID
 
 ANSWER_TIMEOUT_S = 10.0
 BASES_KEPT = 8
+CONNECTIONS_LIMIT = 4  # one that ends, one that begins, and as many again: descriptors belong to the whole mesh
 UNREAD_LIMIT_BYTES = 1024 * 1024
 
 
@@ -44,6 +45,7 @@ class Feed:
         self._whole_next = False
         self._server: asyncio.Server | None = None
         self._session: _Session | None = None
+        self._connections = 0
 
     @property
     def wanted(self) -> str:
@@ -84,14 +86,17 @@ class Feed:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = _Session(writer)
+        self._connections += 1
         try:
-            await self._converse(reader, session)
+            if self._connections <= CONNECTIONS_LIMIT:
+                await self._converse(reader, session)
         except ProtocolError as error:
             self.refusal = f"the sidecar broke the feed's protocol: {error}"
             self._changed()
         except ConnectionError:
             pass  # it comes back
         finally:
+            self._connections -= 1
             session.drop()
             if self._session is session:
                 self._session = None

@@ -24,7 +24,7 @@ from meshdp.local.control import ControlSocket
 from meshdp.local.isolation import kernel, namespaces
 from meshdp.local.isolation.launch import User
 from meshdp.local.isolation.namespaces import Holder
-from meshdp.local.isolation.rights import MARKED, ROOT, SIDECAR_ID, Rights
+from meshdp.local.isolation.rights import MARKED, SIDECAR_ID, Rights
 from meshdp.local.mesh_file import Instance, InstanceKey, MeshFile
 from meshdp.local.state import Folder, MeshState, ProcessState
 from meshdp.local.unit import DRAIN_S, Place, Unit
@@ -178,10 +178,9 @@ class Mesh:
         self.units.append(Unit(instance, place, self._user, self.note_change))
 
     def _hidden(self) -> tuple[Path, ...]:
-        """What neither applications nor sidecars see: the state of all meshes, and where they are the user who made
-        them, the sockets of that user's session, over which programs are started outside."""
-        sessions = () if self._rights.mode == ROOT else (Path("/run/user"),)
-        return (self._folder.path.parent, *sessions)
+        """What neither applications nor sidecars see: the state of all meshes, and the sockets of the caller's session,
+        over which programs are started outside; with sudo, too, applications are the caller."""
+        return (self._folder.path.parent, Path("/run/user"))
 
     def _look(self) -> None:
         """The documents may have changed: if so, they are read once they are quiet."""

@@ -195,7 +195,9 @@ class Folder:
     def write(self, state: MeshState) -> None:
         """Replaces the state in one step."""
         fresh = self.path / f"{_STATE}.new"
-        fresh.write_bytes(msgspec.json.encode(state))
+        # Closed as the logs are, whose last lines it may hold.
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(state))
         fresh.rename(self.path / _STATE)
 
     def read(self) -> MeshState | None:

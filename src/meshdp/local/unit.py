@@ -203,9 +203,11 @@ class Unit:
             self._changed()
 
     async def _await_command(self) -> None:
-        """Notices when the command listens where its services expect it."""
+        """Notices when the command listens where its services expect it; ever more rarely, for it may never do so."""
+        wait_s = _POLL_S
         while not inside.listening_ports(self.place.holder.pid).issuperset(self.ports):
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * _POLL_GROWTH, _POLL_LAST_S)
         self.phase, self.message = "ready", ""
         self._changed()
 
@@ -281,4 +283,6 @@ def sidecar_env() -> dict[str, str]:
 
 
 _POLL_S = 0.01
+_POLL_GROWTH = 1.2  # so that a look comes late by a fifth of what the start has taken
+_POLL_LAST_S = 0.5
 _SIDECAR_EXTRA_S = 1.0  # what its own end takes after the deadline of its drain

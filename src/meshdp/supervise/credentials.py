@@ -8,6 +8,7 @@ Fails:  never ends the process: what cannot be read or is refused is reported, a
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -77,8 +78,13 @@ class CredentialDirectory:
         self._watch.set(wanted)
 
     def _read(self, name: str) -> bytes:
-        with open(self._directory / name, "rb") as file:
+        with open(self._directory / name, "rb", opener=_open_without_waiting) as file:
             text = file.read(SIZE_LIMIT_BYTES + 1)
         if len(text) > SIZE_LIMIT_BYTES:
             raise ValueError(f"{name} is larger than {SIZE_LIMIT_BYTES} bytes")
         return text
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """A pipe has no writer for ever; such a file is read as what it holds, which is nothing."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -43,11 +43,15 @@ class Sidecar:
             raise Unreachable(f"the sidecar of {self.name} does not answer", hint)
         try:
             found = json.loads(answer.body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Unreachable(f"what answers for {self.name} is not a sidecar's admin page") from error
         if not isinstance(found, dict) or "error" in found:
             raise Unreachable(f"the sidecar of {self.name} does not know {path}: is it of another version?")
         return found
+
+
+# What reading a page comes to that no sidecar has written: while one is away, its application may answer in its place.
+MALFORMED = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, OSError)
 
 
 def add_options(parser: ArgumentParser) -> None:

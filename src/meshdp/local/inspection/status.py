@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshdp.errors import Unreachable
-from meshdp.local.inspection.sidecars import Sidecar
+from meshdp.local.inspection.sidecars import MALFORMED, Sidecar
 from meshdp.local.report import Row, duration, moment
 
 
@@ -134,7 +134,12 @@ async def _look(sidecar: Sidecar) -> Status:
         pages = await asyncio.gather(*(sidecar.page(path) for path in _PAGES))
     except Unreachable:
         return Status(sidecar)
-    return Status(sidecar, *pages)
+    found = Status(sidecar, *pages)
+    try:
+        found.table_row()
+    except MALFORMED:
+        return Status(sidecar)
+    return found
 
 
 _PAGES = ("/config?sections=", "/ready", "/stats", "/certs")

@@ -1,14 +1,17 @@
 """Turns the Linux calls that CPython 3.11 lacks (namespaces, mounts, processes in them, holes) into plain functions.
 
 Fails: OSError with the kernel's errno and the call's name; the caller says what it means and how to cure it.
-Source: unshare(2), setns(2), mount(2), clone(2), prctl(2), fallocate(2), mount_namespaces(7), user_namespaces(7).
+Source: unshare(2), setns(2), mount(2), clone(2), prctl(2), fallocate(2), keyctl(2), mount_namespaces(7),
+        user_namespaces(7).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
+import platform
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +76,7 @@ def mount(source: str, target: str, filesystem: str = "", flags: int = 0, option
 
 def bind(source: str, target: str, *, read_only: bool = False) -> None:
     """Binds a file or folder over another, which must exist; read-only holds for what is mounted below, too."""
+    target = os.path.realpath(target)  # the name under which the kernel lists what is mounted
     mount(source, target, flags=MOUNT_BIND | MOUNT_RECURSIVE)
     if read_only:
         for point, kept in _mounted_at_or_below(target):
@@ -87,6 +91,14 @@ def punch_hole(descriptor: int, end: int) -> None:
 def die_with_parent() -> None:
     """Has the kernel kill this process when the thread that made it ends; survives exec of ordinary programs."""
     _checked("prctl", _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0))
+
+
+def leave_keys() -> None:
+    """Gives this process and its children to come a session keyring of their own: who inherits one reads its keys."""
+    joined = _libc.syscall(_SYS_KEYCTL.get(platform.machine(), _SYS_KEYCTL_ELSEWHERE), _JOIN_SESSION_KEYRING, None)
+    # A kernel without keys has none to lose; who may not ask for a keyring (in a container) can read none either.
+    if joined < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
+        raise OSError(ctypes.get_errno(), f"keyctl: {os.strerror(ctypes.get_errno())}")
 
 
 @contextlib.contextmanager
@@ -135,6 +147,9 @@ def _checked(call: str, status: int) -> None:
 _PR_SET_PDEATHSIG = 1
 _SYS_CLONE3 = 435  # the same on every architecture
 _STAT_START_AFTER_NAME = 19
+_SYS_KEYCTL = {"x86_64": 250, "armv7l": 311, "i686": 288, "ppc64le": 271, "s390x": 280}
+_SYS_KEYCTL_ELSEWHERE = 219  # where calls are numbered alike
+_JOIN_SESSION_KEYRING = 1
 _MOUNTINFO_POINT, _MOUNTINFO_OPTIONS = 4, 5
 _LASTING_FLAGS = {
     "nosuid": MOUNT_NO_SUID,

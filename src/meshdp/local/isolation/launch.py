@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshdp.errors import MeshdpError, UsageError
-from meshdp.local.isolation import capabilities, doors, kernel
+from meshdp.local.isolation import capabilities, doors, kernel, terminal
 from meshdp.local.isolation.namespaces import Holder
 from meshdp.local.isolation.rights import AS_ROOT, MARKED, ROOT, SIDECAR_ID, Rights
 
@@ -42,7 +42,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run, as whom and with what; `log` receives what it prints, None leaves the caller's own descriptors.
+    """What to run, as whom and with what; `log` receives what it prints, without one it has `streams`.
 
     keeps: the capabilities that it has, and the most that it can ever have.
     """
@@ -53,6 +53,7 @@ class Program:
     folder: Path = Path("/")
     log: Path | None = None
     keeps: int = capabilities.NONE
+    streams: terminal.Streams = terminal.OWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +139,17 @@ def _start(processes: int, program: Program, enter: Callable[[], None]) -> subpr
 
     def prepare() -> None:
         _be_inside(processes, number)
-        if output is not None:
-            os.setsid()
+        terminal.take_control()
         enter()
 
+    stdin, stdout, stderr = program.streams if output is None else (subprocess.DEVNULL, output, output)
     try:
         process = subprocess.Popen(
             list(program.argv),
             env=dict(program.env),
-            stdin=None if output is None else subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
             preexec_fn=_reporting(prepare, writer),  # noqa: PLW1509 - this process has one thread
         )
         process.wait()  # the one that went in first; the program is the one that followed

@@ -61,11 +61,12 @@ class Lent(NamedTuple):
 
 
 def take() -> Rights:
-    """Takes them for this process and its children, for good.
+    """Takes them for this process and its children, for good; what the session's keyring holds stays behind.
 
     Raises:
         MeshdpError: the machine does not let this user make namespaces.
     """
+    kernel.leave_keys()
     if os.geteuid() == 0 and _is_mapped(SIDECAR_ID):
         return AS_ROOT
     uid, gid = os.geteuid(), os.getegid()
