@@ -119,6 +119,10 @@ class Mesh:
         """Ends what is left and takes the namespaces away. Safe after a failure anywhere above."""
         for holder in reversed(self._holders):
             holder.kill()
+        # A start that was interrupted may have made a holder that nobody has noted: it would be waited for without end.
+        for pid in kernel.children():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
         # A holder is gone once everything inside is: its commands and sidecars are this process's children, too.
         with contextlib.suppress(ChildProcessError):
             while True:
