@@ -87,7 +87,7 @@ fn admit_contained(direction: Direction, tcp: TcpStream, source: SocketAddr, wor
 
 fn admit(direction: Direction, tcp: TcpStream, source: SocketAddr, worker: &Rc<Worker>) {
     fault::point("accept");
-    let original_destination = match original_destination(&tcp, worker.capture_ports()) {
+    let original_destination = match original_destination(&tcp, source, worker.capture_ports()) {
         Ok(address) => address,
         Err(why) => return refuse(direction, worker, why),
     };
