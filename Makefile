@@ -89,7 +89,7 @@ pytest: build
 
 bench:
 	@$(MAKE) PROFILE=release build
-	@scripts/debian-packages $(PYTHON) bench
+	@scripts/debian-packages "$$(scripts/choose-python $(PYTHON) 2> /dev/null)" bench
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement bench/requirements.txt
 	@$(BIN)/python bench/run.py $(ARGS)
 

@@ -54,7 +54,8 @@ def main(words: Sequence[str] | None = None) -> int:
         folder = Path(made)
         folder.chmod(0o755)
         _measure(chosen, folder, found)
-    found.write(chosen.results / ("latest" if whole else "part"))
+    if whole:
+        found.write(chosen.results / "latest")
     print(found.markdown(), end="")
     return 1 if found.failed else 0
 
@@ -99,6 +100,7 @@ def _measure(chosen: argparse.Namespace, folder: Path, found: Report) -> None:
         setting = Setting(lanes, programs, sidecars, _amount(chosen), say)
         for part in chosen.parts or PARTS:
             _measure_part(setting, part, found)
+            found.write(chosen.results / "part")  # an interrupted run keeps what it has measured
 
 
 def _measure_part(setting: Setting, part: str, found: Report) -> None:
