@@ -65,7 +65,7 @@ pub(crate) async fn accept(
                 Err(_) if late > 0 => return,
                 Err(_) => tokio::time::sleep(PAUSE).await,
             },
-            _ = doors.wait_for(|doors| doors.shut(direction)) => {
+            () = shut(&mut doors, direction) => {
                 if looked_again {
                     return;
                 }
@@ -76,6 +76,12 @@ pub(crate) async fn accept(
         }
         late += i32::from(doors.borrow().shut(direction));
     }
+}
+
+/// Returns once the door is shut. What `wait_for` gives locks the doors, and whoever shuts them next runs on this thread:
+/// it must be gone before anything is awaited.
+async fn shut(doors: &mut watch::Receiver<Doors>, direction: Direction) {
+    let _ = doors.wait_for(|doors| doors.shut(direction)).await;
 }
 
 /// Without this a panic would begin the loop anew, after a pause that those who wait in the queue need not share.
