@@ -212,14 +212,18 @@ def test_cf_10_a_hundred_updates_a_second_are_coalesced_and_end_on_the_last(quie
     assert load.failures == []
     assert quiet.status("/never-299") == 200
     made = stat(quiet, "swaps") - swaps
-    for number in range(1000):
-        put(quiet, "policies.yaml", deny(f"/burst-{number}"))
+    process.send_signal(signal.SIGSTOP)  # however fast the machine compiles, all of the burst finds it busy
+    try:
+        for number in range(1000):
+            put(quiet, "policies.yaml", deny(f"/burst-{number}"))
+    finally:
+        process.send_signal(signal.SIGCONT)
     until(lambda: (quiet.status("/burst-999"), quiet.status("/secret")) == (403, 200))
     burst = stat(quiet, "swaps") - swaps - made
     grown = resident_kib(process.pid) - memory
     print(f"CF-10: 301 updates, {made} versions; at once 1,000 updates, {burst} versions; {grown} KiB")
     assert 1 <= made <= 301
-    assert 1 <= burst <= 500, "what comes while one is taken is one more"
+    assert 1 <= burst <= 3, "what comes while one is taken is one more"
     assert grown < 16 * 1024
 
 
