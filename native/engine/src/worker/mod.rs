@@ -37,6 +37,7 @@ use crate::settings::Settings;
 use crate::stream::Stream;
 use crate::sys;
 use crate::tls::credentials::{CredentialStore, Credentials};
+use crate::tls::verify::RootId;
 use crate::worker::buffers::Buffers;
 use crate::worker::load::Load;
 use crate::worker::registry::{ConnectionRow, Registry};
@@ -179,7 +180,15 @@ impl Worker {
     /// # Errors
     /// `TrustChanged` when its root has left the bundle since.
     pub(crate) fn still_trusts(&self, stream: &Stream) -> Result<(), Failure> {
-        let Some((root, _)) = stream.proof() else { return Ok(()) };
+        self.still_trusts_root(stream.proof().map(|(root, _)| root))
+    }
+
+    /// As `still_trusts`, for the root that a certificate led to.
+    ///
+    /// # Errors
+    /// `TrustChanged` when it has left the bundle since.
+    pub(crate) fn still_trusts_root(&self, root: Option<&RootId>) -> Result<(), Failure> {
+        let Some(root) = root else { return Ok(()) };
         if self.credentials.load().is_none_or(|credentials| credentials.trusts(root)) {
             return Ok(());
         }
