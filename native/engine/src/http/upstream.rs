@@ -136,7 +136,7 @@ async fn run(
             }
             let mut scratch = worker.scratch.borrow_mut();
             let moved = exchange.moved();
-            let lent = (&mut scratch.response_fields, &worker.buffers);
+            let lent = (&mut scratch.response_fields, &*worker.buffers);
             let polled = exchange.poll(context, &mut down, upstream, lent);
             if exchange.moved() != moved {
                 entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);

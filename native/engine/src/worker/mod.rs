@@ -83,7 +83,7 @@ pub(crate) struct Worker {
     pub(crate) settings: Arc<Settings>,
     pub(crate) credentials: Arc<CredentialStore>,
     pub(crate) registry: Rc<Registry>,
-    pub(crate) buffers: Buffers,
+    pub(crate) buffers: Rc<Buffers>,
     pub(crate) pool: RefCell<Pool>,
     pub(crate) load: Load,
     pub(crate) scratch: RefCell<Scratch>,
@@ -112,7 +112,7 @@ impl Worker {
         let pool_total = limits.pool_total.min(connection_limit / 2);
         Self {
             registry: Rc::new(Registry::new(id, connection_limit)),
-            buffers: Buffers::default(),
+            buffers: Rc::default(),
             pool: RefCell::new(Pool::new(limits.pool_per_endpoint, pool_total, limits.pool_idle_ms)),
             load: Load::default(),
             scratch: RefCell::default(),
