@@ -13,6 +13,7 @@ pub mod http1_conn;
 pub mod http1_fields;
 pub mod http1_forward;
 pub mod http1_head;
+pub mod http1_reason;
 pub mod http1_response;
 mod http1_scan;
 pub mod path;

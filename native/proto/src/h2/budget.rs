@@ -18,6 +18,10 @@ pub(super) const FULL: u32 = 5_000;
 pub(super) const RESET: u32 = 10;
 /// DATA without bytes and without end: no honest sender needs it, some send a few.
 pub(super) const EMPTY_DATA: u32 = 5;
+/// A stream above the announced limit: clients may open some before they have read the limit.
+pub(super) const REFUSED: u32 = 3;
+/// An interim response.
+pub(super) const INTERIM: u32 = 5;
 /// A frame that asks for little work: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown ones, frames on closed streams.
 pub(super) const FRAME: u32 = 1;
 
@@ -56,8 +60,8 @@ impl Budget {
         self.give(1 + (bytes / SENT_BYTES) as u32);
     }
 
-    pub(super) fn tick(&mut self) {
-        self.give(TICK);
+    pub(super) fn tick(&mut self, periods: u32) {
+        self.give(periods.saturating_mul(TICK));
     }
 
     fn give(&mut self, points: u32) {

@@ -89,7 +89,8 @@ fn responses_take_edits() {
     let mut fields = FieldTable::new();
     let head = parse_response(input, &Limits::default(), RequestKind::Other, &mut fields).unwrap().unwrap();
     let mut out = Vec::new();
-    let edits = ResponseEdits { drop: &[Known::Server], append: &[("server", b"meshdp")], close: true };
+    let edits =
+        ResponseEdits { drop: &[Known::Server], append: &[("server", b"meshdp")], close: true, ..Default::default() };
     encode_response(input, &head, &fields, &edits, &mut out);
     let expected = "HTTP/1.1 200 OK\r\nX: y\r\ncontent-length: 0\r\nconnection: close\r\nserver: meshdp\r\n\r\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
