@@ -28,6 +28,7 @@ fn edits_replace_drop_and_append() {
         host: Some(b"b"),
         drop: &[Known::XForwardedClientCert, Known::XEnvoy],
         append: &[("x-forwarded-client-cert", b"By=x"), ("x-request-id", b"1")],
+        ..RequestEdits::default()
     };
     let mut out = b"before ".to_vec();
     encode_request(input, &head, &fields, &edits, &mut out);

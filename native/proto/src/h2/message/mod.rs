@@ -27,6 +27,6 @@ pub use grpc::{grpc_status, is_grpc, write_grpc_message};
 pub use origin::Origin;
 pub use request::{RequestShape, Scheme, Tunnel, write_request};
 pub use response::{ResponseShape, write_response};
-#[allow(unused_imports)]
+
 pub(crate) use trailers::forwards_trailer;
 pub use trailers::write_trailers;
