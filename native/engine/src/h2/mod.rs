@@ -2,7 +2,10 @@
 //! for its streams, `stream` the handle on one of them, `driver` the socket under all of them. Towards upstreams, `choice`
 //! says which requests are carried so, `client` makes the connections, `pool` shares them.
 
+pub(crate) mod choice;
+pub(crate) mod client;
 pub(crate) mod driver;
+pub(crate) mod pool;
 pub(crate) mod shared;
 mod slots;
 pub(crate) mod stream;
