@@ -136,7 +136,7 @@ impl Driver {
         let ticks = now_ms.saturating_sub(self.ticked_ms) / TICK_MS;
         if ticks > 0 {
             self.ticked_ms = now_ms;
-            (0..ticks.min(TICKS)).for_each(|_| state.core.tick());
+            state.core.tick(ticks.min(TICKS) as u32);
         }
     }
 

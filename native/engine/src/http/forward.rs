@@ -69,7 +69,7 @@ impl Forwarded {
         }
         let drop: &[Known] = if self.inbound { &[Known::XForwardedClientCert] } else { &[] };
         let host = if head.authority_in_target { head.authority.map(|span| span.of(text)) } else { None };
-        let edits = RequestEdits { target, host, drop, append: &append[..count] };
+        let edits = RequestEdits { target, host, drop, append: &append[..count], ..RequestEdits::default() };
         encode(fields, &edits);
     }
 }
