@@ -14,11 +14,11 @@ use std::time::Duration;
 use meshdp_model::authz::Permit;
 use meshdp_model::balance::{self, EndpointSet};
 use meshdp_model::sections::{Cluster, Endpoint, PortProtocol};
+use meshdp_model::version::{Use, Version};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::h2::choice::{self, Asked, Version};
 use crate::observe::outcome::Reason;
 use crate::pool::PoolKey;
 use crate::settings::Settings;
@@ -95,9 +95,11 @@ impl Target {
     }
 
     /// Which version of HTTP carries a request to this target; `application` is what was declared of the application's port.
-    pub(crate) fn version(&self, asked: Asked, application: PortProtocol) -> Version {
-        let Some(member) = &self.member else { return choice::towards_application(application, asked) };
-        choice::towards_endpoint(&member.cluster, member.endpoint(), asked)
+    pub(crate) fn version(&self, application: PortProtocol, asked: Version, wanted: Use) -> Version {
+        match &self.member {
+            Some(member) => member.cluster.spoken_to(member.endpoint(), asked, wanted),
+            None => application.spoken_to_application(asked, wanted),
+        }
     }
 
     /// The key under which connections to this target may be shared.

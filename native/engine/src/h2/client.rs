@@ -55,6 +55,8 @@ pub(super) struct Life {
     /// Bytes received, at the last sweep that saw some, and when that was.
     pub(super) heard: Cell<u64>,
     pub(super) heard_ms: Cell<u64>,
+    /// The connection's window was used up at the last sweep.
+    pub(super) braked: Cell<bool>,
     /// When we asked whether the peer is still there.
     pub(super) asked_ms: Cell<Option<u64>>,
 }
@@ -204,7 +206,7 @@ impl ClientConnection {
 
     /// Whether a new stream would wait for the windows of the old ones.
     pub(super) fn is_braked(&self) -> bool {
-        false
+        self.life.braked.get() && self.shared.is_braked()
     }
 
     pub(super) fn is_unused(&self) -> bool {
@@ -231,6 +233,7 @@ impl ClientConnection {
         if unused && now_ms.saturating_sub(since) >= idle_ms {
             self.retire();
         }
+        self.life.braked.set(self.shared.is_braked());
         self.look_after(now_ms, active);
     }
 

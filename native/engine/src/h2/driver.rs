@@ -194,4 +194,4 @@ const TURN_BYTES: usize = 256 << 10;
 /// How often the core's patience grows back.
 const TICK_MS: u64 = 100;
 /// Turns of patience after a long silence.
-const TICKS: u64 = 50;
+const TICKS: u64 = 1_000;

@@ -165,6 +165,12 @@ impl Shared {
         self.state.borrow().retired
     }
 
+    /// Whether bodies wait for the connection's window.
+    pub(super) fn is_braked(&self) -> bool {
+        let core = &self.state.borrow().core;
+        core.active() > 0 && core.connection_window() == 0
+    }
+
     /// Whether no stream is there.
     pub(super) fn is_unused(&self) -> bool {
         self.active() == 0
