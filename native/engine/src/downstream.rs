@@ -107,7 +107,7 @@ fn mode_word(mode: MtlsMode) -> &'static str {
 }
 
 fn outbound_protocol(outbound: &Outbound<'_>, detection: &Detection) -> ChainProtocol {
-    let http = detection.application.iter().any(|name| matches!(&**name, b"http/1.0" | b"http/1.1"));
+    let http = detection.application.iter().any(|name| matches!(&**name, b"http/1.0" | b"http/1.1" | b"h2c"));
     match outbound {
         Outbound::Http { .. } => ChainProtocol::Http,
         Outbound::Auto(_) if http && !detection.tls => ChainProtocol::Http,
@@ -259,10 +259,10 @@ async fn terminate(
         ChainProtocol::Http => ServerAlpn::Http,
         ChainProtocol::Tcp => ServerAlpn::Tcp,
     };
-    let offers_http11 = detection.application.iter().any(|name| &**name == b"http/1.1");
+    let offers_http = detection.application.iter().any(|name| matches!(&**name, b"h2" | b"http/1.1"));
     let hello = prefix.as_slice().into();
     worker.buffers.give(prefix);
-    let handshake = tls::accept(tcp, hello, &credentials, alpn, offers_http11);
+    let handshake = tls::accept(tcp, hello, &credentials, alpn, offers_http);
     match timeout(worker.settings.handshake(), handshake).await {
         Err(_) => Err(Reason::DownstreamTlsTimeout.into()),
         Ok(Err(failure)) => {

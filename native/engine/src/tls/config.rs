@@ -20,7 +20,7 @@ use super::verify::{CallerVerifier, ServiceVerifier};
 /// What the chosen filter chain speaks inside TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ServerAlpn {
-    /// HTTP/1.1: `http/1.1` is selected for clients that offer it.
+    /// HTTP: `h2` is selected for clients that offer it, else `http/1.1` for those that offer that.
     Http,
     /// Opaque bytes: nothing is selected.
     Tcp,

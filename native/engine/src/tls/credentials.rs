@@ -220,7 +220,7 @@ impl Credentials {
         let domains = policy.trust_domains.iter().map(|domain| domain.replace('@', ".")).collect();
         let trust_domains = policy.validate_trust_domain.then_some(domains);
         let callers = Arc::new(CallerVerifier { trust: trust.clone(), trust_domains });
-        let server_http = base.server(callers.clone(), &[b"http/1.1"]).map_err(refused)?;
+        let server_http = base.server(callers.clone(), &[b"h2", b"http/1.1"]).map_err(refused)?;
         let server_tcp = base.server(callers, &[]).map_err(refused)?;
         let (identity, validity) = own;
         let clients = Mutex::new(Recent::new(CLIENT_CONFIGS));
@@ -277,9 +277,9 @@ impl Credentials {
     }
 
     /// What a filter chain offers to this client: nothing where the lists do not overlap, since rustls would refuse.
-    pub(crate) fn server_config(&self, alpn: ServerAlpn, client_offers_http11: bool) -> Arc<ServerConfig> {
+    pub(crate) fn server_config(&self, alpn: ServerAlpn, client_offers_http: bool) -> Arc<ServerConfig> {
         match alpn {
-            ServerAlpn::Http if client_offers_http11 => self.server_http.clone(),
+            ServerAlpn::Http if client_offers_http => self.server_http.clone(),
             ServerAlpn::Http | ServerAlpn::Tcp => self.server_tcp.clone(),
         }
     }
