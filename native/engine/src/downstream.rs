@@ -255,14 +255,14 @@ async fn terminate(
     worker: &Worker,
 ) -> Result<(tls::TlsStream, tls::PeerCertificate), Failure> {
     let credentials = worker.own_credentials()?;
-    let alpn = match protocol {
-        ChainProtocol::Http => ServerAlpn::Http,
-        ChainProtocol::Tcp => ServerAlpn::Tcp,
+    let spoken: &[ServerAlpn] = match protocol {
+        ChainProtocol::Http => &[ServerAlpn::Http2, ServerAlpn::Http11],
+        ChainProtocol::Tcp => &[],
     };
-    let offers_http = detection.application.iter().any(|name| matches!(&**name, b"h2" | b"http/1.1"));
+    let alpn = ServerAlpn::select(spoken, detection.application.iter().map(|name| &**name));
     let hello = prefix.as_slice().into();
     worker.buffers.give(prefix);
-    let handshake = tls::accept(tcp, hello, &credentials, alpn, offers_http);
+    let handshake = tls::accept(tcp, hello, &credentials, alpn);
     match timeout(worker.settings.handshake(), handshake).await {
         Err(_) => Err(Reason::DownstreamTlsTimeout.into()),
         Ok(Err(failure)) => {

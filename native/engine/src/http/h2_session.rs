@@ -234,7 +234,7 @@ fn ending(ended: &Ended) -> Result<(), Failure> {
     match ended {
         Ended::Done | Ended::Closed | Ended::Abandoned => Ok(()),
         Ended::Fault(fault) => Err(Failure::new(Reason::MalformedRequest, fault.why)),
-        Ended::Broken(_) => Err(Reason::DownstreamClosed.into()),
+        Ended::Broken(error) => Err(Failure::new(Reason::DownstreamClosed, error.to_string())),
     }
 }
 

@@ -5,8 +5,8 @@
 //! say of themselves, `reply` answers what is not forwarded.
 
 pub(crate) mod caller;
-pub mod decide;
 pub(crate) mod carry;
+pub mod decide;
 pub(crate) mod exchange;
 pub(crate) mod forward;
 pub(crate) mod grpc;

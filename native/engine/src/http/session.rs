@@ -20,8 +20,8 @@ use meshdp_proto::sniff::PREFACE;
 
 use crate::connection::{Failure, Secured};
 use crate::http::caller::{Caller, Request};
-use crate::http::decide::{path_mode, read_head_from};
 use crate::http::carry::{Carried, Errand, carry};
+use crate::http::decide::{path_mode, read_head_from};
 use crate::http::h1_sides::H1Request;
 use crate::http::h2_session;
 use crate::http::reply::{self, Reply};

@@ -109,7 +109,12 @@ fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, B
 
 /// A pooled connection for the first try. The second takes a fresh one: what closed one pooled connection has likely
 /// closed its neighbours too.
-pub(crate) async fn acquire(key: &PoolKey, target: &Target, worker: &Worker, attempt: u32) -> Result<(Stream, bool), Reason> {
+pub(crate) async fn acquire(
+    key: &PoolKey,
+    target: &Target,
+    worker: &Worker,
+    attempt: u32,
+) -> Result<(Stream, bool), Reason> {
     let pooled = if attempt == 1 { worker.pool.borrow_mut().take(key) } else { None };
     match pooled {
         Some(stream) => Ok((stream, true)),
