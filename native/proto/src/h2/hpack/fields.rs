@@ -35,7 +35,7 @@ impl FieldList {
         Self::default()
     }
 
-    /// Forgets the fields, keeps the memory up to [`KEPT_BYTES`] and [`KEPT_LINES`]: an attack leaves nothing behind.
+    /// Forgets the fields, keeps the memory of an ordinary head: an attack leaves nothing behind.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES);

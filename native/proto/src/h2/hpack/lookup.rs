@@ -22,8 +22,7 @@ pub(super) struct Lookup<const BUCKETS: usize> {
 
 impl<const BUCKETS: usize> Lookup<BUCKETS> {
     pub(super) fn new() -> Self {
-        // No table has a field of the number that it inserts next, so these slots are empty ones until 2^32 have passed,
-        // and then they are wrong guesses.
+        // An empty slot guesses the first insertion, which is wrong and checked like every guess.
         Self { buckets: Box::new([[Slot { hash: 0, number: 0 }; WAYS]; BUCKETS]) }
     }
 
