@@ -133,6 +133,16 @@ mod tests {
     }
 
     #[test]
+    fn fields_that_fill_the_table_exactly_stay() {
+        let mut table = Table::new(68);
+        table.insert(b"a", b"b");
+        table.insert(b"c", b"d");
+        assert_eq!((table.field(1), table.size), (Some((&b"a"[..], &b"b"[..])), 68));
+        table.insert(b"e", b"");
+        assert_eq!((table.field(1), table.size), (Some((&b"c"[..], &b"d"[..])), 67));
+    }
+
+    #[test]
     fn a_field_above_the_table_empties_it() {
         let mut table = Table::new(100);
         table.insert(b"a", b"b");
