@@ -12,6 +12,8 @@ use meshdp_proto::Limits;
 use meshdp_proto::h2::hpack::{DecodeLimits, Decoder, FieldList};
 use meshdp_proto::h2::message::{MessageFault, RequestShape, write_request};
 
+const DECODE_LIMITS: DecodeLimits = DecodeLimits { size_bytes: 1 << 20, fields: 1000 };
+
 /// A list of fields; values may hold any bytes.
 fn list<N: AsRef<[u8]>, V: AsRef<[u8]>>(fields: &[(N, V)]) -> FieldList {
     let mut list = FieldList::new();
@@ -47,7 +49,7 @@ fn get_with(fields: &[(&str, &[u8])]) -> FieldList {
 /// Decodes a block with a fresh decoder.
 fn decoded(block: &[u8]) -> FieldList {
     let mut fields = FieldList::new();
-    Decoder::new(4096).decode(block, &DecodeLimits::default(), &mut fields).unwrap();
+    Decoder::new(4096).decode(block, &DECODE_LIMITS, &mut fields).unwrap();
     fields
 }
 

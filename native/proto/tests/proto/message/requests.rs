@@ -110,9 +110,8 @@ fn dg_07_schemes() {
 
 #[test]
 fn dg_08_authorities() {
-    let with = |authority: &str| {
-        pseudo(&[(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", "/")])
-    };
+    let with =
+        |authority: &str| pseudo(&[(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", "/")]);
     for authority in ["", "u@a", "a b", "a/", "a,b", "a:b", "a:65536", "a#", "a?b", "[::1", "a\r\nx: y", "u:p@a"] {
         assert_eq!(with(authority), Err(MessageFault::Authority), "{authority:?}");
     }
@@ -197,7 +196,8 @@ fn dg_17_long_authorities() {
 
 #[test]
 fn dg_18_disguised_framing() {
-    for length in ["+5", "-5", "5,5", "5, 5", "0x5", "5 5", "\u{b2}", "", "99999999999999999999", "5;", "1e3", "5\u{b}"] {
+    for length in ["+5", "-5", "5,5", "5, 5", "0x5", "5 5", "\u{b2}", "", "99999999999999999999", "5;", "1e3", "5\u{b}"]
+    {
         let refused = fault(&[("content-length", length.as_bytes())]);
         assert!(matches!(refused, MessageFault::ContentLength | MessageFault::Value), "{length:?} {refused}");
     }
@@ -260,7 +260,8 @@ fn an_extended_connect_is_the_upgrade_it_stands_for() {
     let base = [(":method", "CONNECT"), (":scheme", "https"), (":authority", "a"), (":path", "/chat")];
     let with = |protocol| pseudo(&[&base[..], &[(":protocol", protocol), ("sec-websocket-version", "13")]].concat());
     let (text, shape) = with("websocket").unwrap();
-    let expected = "GET /chat HTTP/1.1\r\nhost: a\r\nsec-websocket-version: 13\r\nconnection: upgrade\r\nupgrade: websocket";
+    let expected =
+        "GET /chat HTTP/1.1\r\nhost: a\r\nsec-websocket-version: 13\r\nconnection: upgrade\r\nupgrade: websocket";
     assert_eq!((text.as_str(), shape.tunnel), (&*format!("{expected}\r\n\r\n"), Tunnel::Extended));
     let head = parse_request(text.as_bytes(), &limits(), &mut FieldTable::new()).unwrap().unwrap();
     assert_eq!(latin(head.upgrade.unwrap().of(text.as_bytes())), "websocket");
