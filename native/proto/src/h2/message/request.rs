@@ -40,7 +40,7 @@ pub enum Tunnel {
     No,
     /// CONNECT: bytes to an authority.
     Connect,
-    /// Extended CONNECT (RFC 8441); only where SETTINGS_ENABLE_CONNECT_PROTOCOL was sent.
+    /// Extended CONNECT (RFC 8441); only where `SETTINGS_ENABLE_CONNECT_PROTOCOL` was sent.
     Extended,
 }
 
