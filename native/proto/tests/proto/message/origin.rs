@@ -59,7 +59,7 @@ fn spelling_and_order_survive() {
     survives("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nX-Y: z\r\n\r\n");
     survives("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX-Y: z\r\nHost:\r\n\r\n");
     survives("GET / HTTP/1.1\r\nConnection: X-Gone\r\nX-Gone: 1\r\nKEEP-alive: 2\r\nX-Kept: 3\r\nHost: a\r\n\r\n");
-    let many: String = (0..60).map(|number| format!("x-{number}-Y: z\r\n")).collect();
+    let many: String = (0..60).map(|number| if number % 2 == 0 { "x-Y: z\r\n" } else { "a-b-C: d\r\n" }).collect();
     survives(&format!("GET / HTTP/1.1\r\n{many}Host: a\r\n\r\n"));
 }
 

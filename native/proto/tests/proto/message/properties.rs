@@ -159,7 +159,9 @@ proptest! {
             let crumbs: Vec<String> =
                 fields.iter().filter(|(name, _)| *name == b"cookie").map(|(_, value)| latin(value)).collect();
             let joined: Vec<String> = table.values(&text, "cookie").map(latin).collect();
-            let expected: Vec<String> = if crumbs.is_empty() { vec![] } else { vec![crumbs.join("; ")] };
+            let any = !crumbs.is_empty();
+            let whole = crumbs.into_iter().filter(|crumb| !crumb.is_empty()).collect::<Vec<_>>().join("; ");
+            let expected: Vec<String> = any.then_some(whole).into_iter().collect();
             prop_assert_eq!(joined, expected);
         }
     }

@@ -162,6 +162,8 @@ fn dg_11_cookie_crumbs_are_joined_once() {
     let crumbs: [(&str, &[u8]); 4] = [("cookie", b"a=1"), ("x", b"y"), ("cookie", b"b=2"), ("cookie", b"c=\xff")];
     let (text, _) = text_of(&get_with(&crumbs)).unwrap();
     assert_eq!(text, "GET / HTTP/1.1\r\nhost: a\r\ncookie: a=1; b=2; c=\u{ff}\r\nx: y\r\n\r\n");
+    let empty: [(&str, &[u8]); 4] = [("cookie", b""), ("cookie", b"a=1"), ("cookie", b""), ("cookie", b"")];
+    assert!(text_of(&get_with(&empty)).unwrap().0.contains("cookie: a=1\r\n"), "no white space at the end");
     let bad: [(&str, &[u8]); 2] = [("cookie", b"a=1"), ("cookie", b"b=2\r\nx: y")];
     assert_eq!(fault(&bad), MessageFault::Value, "every crumb is checked");
 }
@@ -269,4 +271,15 @@ fn an_extended_connect_is_the_upgrade_it_stands_for() {
         assert_eq!(with(protocol), Err(MessageFault::Protocol), "{protocol:?}");
     }
     assert_eq!(pseudo(&base), Err(MessageFault::Pseudo), "without :protocol neither scheme nor path");
+}
+
+#[test]
+fn a_secret_that_only_the_client_knows_of_is_marked() {
+    let shape = |name: &str, sensitive: bool| {
+        let mut fields = get_with(&[("x", b"y")]);
+        fields.push(name.as_bytes(), b"v", sensitive);
+        text_of(&fields).unwrap().1
+    };
+    assert!(shape("x-token", true).sensitive && !shape("x-token", false).sensitive);
+    assert!(!shape("authorization", true).sensitive && !shape("cookie", true).sensitive, "are never indexed anyway");
 }

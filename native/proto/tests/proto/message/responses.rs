@@ -107,7 +107,7 @@ fn h1_33_forbidden_trailers_end_here() {
     for name in FORBIDDEN {
         assert_eq!(trailers(&[("a", "1"), (name, "5"), ("b", "2")]).unwrap(), "a: 1\r\nb: 2\r\n", "{name}");
         let body = format!("0\r\nA:1\r\n{name}: 5\r\nb: \t 2 \r\n\r\n");
-        assert_eq!(bare(body.as_bytes(), 1000), ("".to_owned(), "a: 1\r\nb: 2\r\n".to_owned()), "{name}");
+        assert_eq!(bare(body.as_bytes(), 1000), (String::new(), "a: 1\r\nb: 2\r\n".to_owned()), "{name}");
     }
     let disguised = "0\r\nTransfer-Encoding: x\r\nX_Forwarded_For: y\r\nTE: trailers\r\nx_y: kept\r\n\r\n";
     assert_eq!(bare(disguised.as_bytes(), 1000).1, "x_y: kept\r\n");
@@ -127,7 +127,7 @@ fn bare(body: &[u8], piece: usize) -> (String, String) {
 #[test]
 fn bare_bodies_are_payload_alone_in_any_pieces() {
     let body = b"3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nGrpc-Status:  0 \r\nX:\r\nY: a\tb\r\n\r\n";
-    for piece in 1..body.len() + 1 {
+    for piece in 1..=body.len() {
         assert_eq!(bare(body, piece), ("abcdefg".to_owned(), "grpc-status: 0\r\nx: \r\ny: a\tb\r\n".to_owned()));
     }
     let mut out = Vec::new();

@@ -25,6 +25,7 @@ const FIELDS: [(&str, &str); 12] = [
 const ROUNDS: u32 = 200_000;
 
 #[test]
+#[allow(clippy::disallowed_methods)] // measuring is what it is for
 #[ignore = "prints a figure: cargo test --profile fast -p meshdp-proto timing -- --ignored --nocapture"]
 fn timing_of_a_head_of_twelve_fields() {
     let fields = list(&FIELDS);
