@@ -123,6 +123,7 @@ fn responses_go_out_without_what_belongs_to_their_connection() {
     assert_eq!(response(&sized("200 OK"), RequestKind::Head, &plain), [":status: 200", "content-length: 5"]);
     assert_eq!(response(&sized("304 Not Modified"), RequestKind::Other, &plain), [":status: 304", "content-length: 5"]);
     assert_eq!(response(&sized("204 No Content"), RequestKind::Other, &plain), [":status: 204"]);
+    assert_eq!(response(&sized("200 OK"), RequestKind::Connect, &plain), [":status: 200"], "a tunnel has no length");
     let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
     assert_eq!(response(interim, RequestKind::Other, &plain), [":status: 103", "link: </a>"]);
 }

@@ -3,8 +3,8 @@
 use super::origin::requests_over_one_and_two;
 use super::{DECODE_LIMITS, latin, limits};
 use meshdp_proto::h2::hpack::{Decoder, FieldList};
-use meshdp_proto::h2::message::{write_request, write_response, write_trailers};
-use meshdp_proto::{FieldTable, Framing, RequestKind, parse_request, parse_response};
+use meshdp_proto::h2::message::{Origin, write_request, write_response, write_trailers};
+use meshdp_proto::{FieldTable, Framing, RequestEdits, RequestKind, encode_request, parse_request, parse_response};
 use proptest::prelude::*;
 
 /// Names and values that are good, nearly good, and bad.
@@ -197,6 +197,29 @@ proptest! {
             (framing.join("|"), rest.join("|"))
         };
         prop_assert_eq!(apart(&restored), apart(&direct));
+    }
+
+    #[test]
+    fn a_note_changes_at_most_case_and_the_place_of_host(
+        note in "(1\\.1|1)(,[ltux0-9a-f]{0,12}){0,2}(,[0-9]{0,3}[ltux0-9a-f]{0,2})?|[ -~]{0,20}",
+        text in requests(),
+    ) {
+        let text = text.to_ascii_lowercase().replace("post /a?b http/1.1", "POST /a?b HTTP/1.1").replace("x-meshdp-http1", "y");
+        let text = text.replacen("\r\n", &format!("\r\nx-meshdp-http1: {note}\r\n"), 1);
+        let mut table = FieldTable::new();
+        let Ok(Some(head)) = parse_request(text.as_bytes(), &limits(), &mut table) else { return Ok(()) };
+        let lines = |origin: Option<Origin>| {
+            let edits = RequestEdits { target: b"/a?b", origin, ..RequestEdits::default() };
+            let mut out = Vec::new();
+            encode_request(text.as_bytes(), &head, &table, &edits, &mut out);
+            let mut lines: Vec<String> = latin(&out).split("\r\n").map(str::to_ascii_lowercase).collect();
+            let host = lines.iter().position(|line| line.starts_with("host:")).expect("there is one");
+            let host = lines.remove(host);
+            lines.insert(1, host);
+            lines
+        };
+        prop_assert_eq!(lines(Origin::of_request(text.as_bytes(), &table)), lines(None));
+        let _ = Origin::of_response(text.as_bytes(), &table);
     }
 
     #[test]
