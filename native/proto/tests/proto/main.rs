@@ -9,6 +9,7 @@ mod first_bytes;
 mod forwarding;
 mod h2;
 mod hpack;
+mod message;
 mod paths;
 mod properties;
 mod responses;
