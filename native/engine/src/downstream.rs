@@ -107,7 +107,7 @@ fn mode_word(mode: MtlsMode) -> &'static str {
 }
 
 fn outbound_protocol(outbound: &Outbound<'_>, detection: &Detection) -> ChainProtocol {
-    let http = detection.application.iter().any(|name| matches!(&**name, b"http/1.0" | b"http/1.1"));
+    let http = detection.application.iter().any(|name| matches!(&**name, b"http/1.0" | b"http/1.1" | b"h2c"));
     match outbound {
         Outbound::Http { .. } => ChainProtocol::Http,
         Outbound::Auto(_) if http && !detection.tls => ChainProtocol::Http,
@@ -256,7 +256,7 @@ async fn terminate(
 ) -> Result<(tls::TlsStream, tls::PeerCertificate), Failure> {
     let credentials = worker.own_credentials()?;
     let spoken: &[ServerAlpn] = match protocol {
-        ChainProtocol::Http => &[ServerAlpn::Http11],
+        ChainProtocol::Http => &[ServerAlpn::Http2, ServerAlpn::Http11],
         ChainProtocol::Tcp => &[],
     };
     let alpn = ServerAlpn::select(spoken, detection.application.iter().map(|name| &**name));

@@ -109,7 +109,12 @@ fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, B
 
 /// A pooled connection for the first try. The second takes a fresh one: what closed one pooled connection has likely
 /// closed its neighbours too.
-async fn acquire(key: &PoolKey, target: &Target, worker: &Worker, attempt: u32) -> Result<(Stream, bool), Reason> {
+pub(crate) async fn acquire(
+    key: &PoolKey,
+    target: &Target,
+    worker: &Worker,
+    attempt: u32,
+) -> Result<(Stream, bool), Reason> {
     let pooled = if attempt == 1 { worker.pool.borrow_mut().take(key) } else { None };
     match pooled {
         Some(stream) => Ok((stream, true)),
@@ -232,7 +237,7 @@ fn give_back(exchange: Exchange, worker: &Worker) {
     }
 }
 
-fn kind_of(method: &[u8]) -> RequestKind {
+pub(crate) fn kind_of(method: &[u8]) -> RequestKind {
     match method {
         b"HEAD" => RequestKind::Head,
         b"CONNECT" => RequestKind::Connect,
@@ -246,4 +251,4 @@ enum Step {
 }
 
 /// The first try and one more, on a fresh connection, when the one taken from the pool had just been closed.
-const ATTEMPTS: u32 = 2;
+pub(crate) const ATTEMPTS: u32 = 2;
