@@ -37,9 +37,8 @@ fn h2_01_rapid_reset_is_cut_and_bounded() {
     }
     assert_eq!(requests, 100);
     let mut peer = Peer::greeted(SERVER);
-    let rounds = until_fault(&mut peer, 10_000, |round| {
-        [get(1 + 2 * round), number(RST_STREAM, 1 + 2 * round, 8)].concat()
-    });
+    let rounds =
+        until_fault(&mut peer, 10_000, |round| [get(1 + 2 * round), number(RST_STREAM, 1 + 2 * round, 8)].concat());
     assert!((400..600).contains(&rounds), "{rounds}");
 }
 

@@ -25,7 +25,8 @@ fn ok(id: u32, flags: u8) -> Vec<u8> {
 
 #[test]
 fn a_request_and_a_response_are_canonical_text() {
-    let bytes = [headers(1, 0, &with(&POST, &[("x-a", "b")])), data(1, 0, b"hel"), data(1, END, b"lo"), get(3)].concat();
+    let bytes =
+        [headers(1, 0, &with(&POST, &[("x-a", "b")])), data(1, 0, b"hel"), data(1, END, b"lo"), get(3)].concat();
     let lines = run(SERVER, &bytes).lines;
     assert_eq!(lines[0], "1 request POST / HTTP/1.1|host: a|x-a: b|| false");
     assert_eq!(lines[1..3], ["1 data 5 hello", "1 end"]);
@@ -177,7 +178,12 @@ fn h2_16_sizes() {
 
 #[test]
 fn frames_on_the_wrong_kind_of_stream_end_the_connection() {
-    let zero = [data(0, 0, b"x"), frame(HEADERS, WHOLE, 0, &block(&GET)), frame(RST_STREAM, 0, 0, &[0; 4]), frame(PRIORITY, 0, 0, &[0; 5])];
+    let zero = [
+        data(0, 0, b"x"),
+        frame(HEADERS, WHOLE, 0, &block(&GET)),
+        frame(RST_STREAM, 0, 0, &[0; 4]),
+        frame(PRIORITY, 0, 0, &[0; 5]),
+    ];
     let one = [frame(SETTINGS, 0, 1, &[]), frame(PING, 0, 1, &[0; 8]), frame(GOAWAY, 0, 1, &[0; 8])];
     for bytes in zero.iter().chain(&one) {
         assert_eq!(run(SERVER, bytes).connection_fault(), "protocol_error", "{bytes:x?}");
@@ -220,7 +226,8 @@ fn h2_20_padding() {
 
 #[test]
 fn h2_21_the_state_table_of_a_server() {
-    let idle = [data(1, 0, b"x"), number(RST_STREAM, 1, 8), number(WINDOW_UPDATE, 1, 1), frame(CONTINUATION, WHOLE, 1, &[])];
+    let idle =
+        [data(1, 0, b"x"), number(RST_STREAM, 1, 8), number(WINDOW_UPDATE, 1, 1), frame(CONTINUATION, WHOLE, 1, &[])];
     for bytes in &idle {
         assert_eq!(run(SERVER, bytes).connection_fault(), "protocol_error", "idle: {bytes:x?}");
     }
@@ -324,8 +331,13 @@ fn h2_28_unknown_frames_flags_and_settings_are_ignored() {
 #[test]
 fn h2_33_nothing_stands_inside_a_block() {
     let start = frame(HEADERS, END, 1, &block(&GET));
-    let intruders =
-        [get(3), data(1, 0, b"x"), frame(PING, 0, 0, &[0; 8]), frame(CONTINUATION, WHOLE, 3, &[]), frame(0xfa, 0, 0, &[])];
+    let intruders = [
+        get(3),
+        data(1, 0, b"x"),
+        frame(PING, 0, 0, &[0; 8]),
+        frame(CONTINUATION, WHOLE, 3, &[]),
+        frame(0xfa, 0, 0, &[]),
+    ];
     for intruder in intruders {
         let bytes = [start.clone(), intruder].concat();
         assert_eq!(run(SERVER, &bytes).connection_fault(), "protocol_error", "{bytes:x?}");
@@ -336,7 +348,10 @@ fn h2_33_nothing_stands_inside_a_block() {
     let (first, rest) = whole.split_at(3);
     let bytes = [frame(HEADERS, END, 1, first), frame(CONTINUATION, 0, 1, &[]), frame(CONTINUATION, WHOLE, 1, rest)];
     assert_eq!(run(SERVER, &bytes.concat()).clean(), ["1 request GET / HTTP/1.1|host: a|| true"]);
-    assert_eq!(run(SERVER, &[get(1), frame(CONTINUATION, WHOLE, 1, &[])].concat()).connection_fault(), "protocol_error");
+    assert_eq!(
+        run(SERVER, &[get(1), frame(CONTINUATION, WHOLE, 1, &[])].concat()).connection_fault(),
+        "protocol_error"
+    );
 }
 
 #[test]

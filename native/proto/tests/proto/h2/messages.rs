@@ -145,8 +145,13 @@ fn h2_31_the_declared_length_is_kept_by_servers() {
 
 #[test]
 fn h2_34_extended_connect_only_where_it_was_announced() {
-    let fields =
-        [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"), (":authority", "a"), (":path", "/chat")];
+    let fields = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":authority", "a"),
+        (":path", "/chat"),
+    ];
     let bytes = headers(1, 0, &fields);
     assert_eq!(run(SERVER, &bytes).stream_fault(), (1, "protocol_error"));
     let config = Config { extended_connect: true, ..Config::default() };
@@ -171,7 +176,10 @@ fn interim_responses_come_before_the_final_one() {
     assert!(lines[0].starts_with("1 response 103"), "{lines:?}");
     assert!(lines[1].starts_with("1 response 200"));
     assert_eq!(from_server(&status(1, END, "100", &[])).stream_fault(), (1, "protocol_error"));
-    assert_eq!(from_server(&[status(1, 0, "100", &[]), data(1, 0, b"x")].concat()).stream_fault(), (1, "protocol_error"));
+    assert_eq!(
+        from_server(&[status(1, 0, "100", &[]), data(1, 0, b"x")].concat()).stream_fault(),
+        (1, "protocol_error")
+    );
     assert_eq!(from_server(&status(1, END, "101", &[])).stream_fault(), (1, "protocol_error"));
 }
 

@@ -91,7 +91,10 @@ fn mutated_conversations_neither_panic_nor_grow() {
         messages += peer.lines().len();
         faults += usize::from(peer.fault.is_some());
     }
-    assert!(faults > 100 && messages > 5_000, "{faults} faults, {messages} events: the edits must leave something alive");
+    assert!(
+        faults > 100 && messages > 5_000,
+        "{faults} faults, {messages} events: the edits must leave something alive"
+    );
 }
 
 /// The engine does something, sensible or not.

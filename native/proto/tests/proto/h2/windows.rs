@@ -18,7 +18,10 @@ fn credit(frames: &[Sent]) -> Vec<(u32, u32)> {
 
 #[test]
 fn h2_17_updates_of_zero_and_beyond_the_largest() {
-    let stream_faults = [(number(WINDOW_UPDATE, 1, 0), "protocol_error"), (number(WINDOW_UPDATE, 1, 0x7fff_ffff), "flow_control_error")];
+    let stream_faults = [
+        (number(WINDOW_UPDATE, 1, 0), "protocol_error"),
+        (number(WINDOW_UPDATE, 1, 0x7fff_ffff), "flow_control_error"),
+    ];
     for (bytes, code) in stream_faults {
         assert_eq!(run(SERVER, &[get(1), bytes.clone()].concat()).stream_fault(), (1, code));
         let client = || {
@@ -91,7 +94,8 @@ fn h2_20_padding_and_unread_data_come_back() {
     let mut back = 0;
     for round in 0..100_000 {
         peer.feed(&padded(1, 0, if round % 1_000 == 0 { b"x" } else { b"" }, 255));
-        back += credit(&peer.sent()).iter().filter(|credit| credit.0 == 0).map(|credit| credit.1 as usize).sum::<usize>();
+        back +=
+            credit(&peer.sent()).iter().filter(|credit| credit.0 == 0).map(|credit| credit.1 as usize).sum::<usize>();
         peer.connection.tick(1);
         assert_eq!(peer.fault, None, "{round}");
     }
