@@ -45,7 +45,7 @@ def listeners(sections: Sections) -> Iterator[Row]:
                 "direction": "inbound",
                 "address": "*",
                 "port": section["port"] or None,
-                "protocol": chain["protocol"],
+                "protocol": _spoken(section, chain),
                 "tls": section["mode"],
                 "name": chain["name"],
                 "match": _match(chain),
@@ -86,9 +86,9 @@ def clusters(sections: Sections) -> Iterator[Row]:
             "port": section["port"],
             "subset": subset or None,
             "direction": direction,
+            "balance": section["balance"],
             "protocol": section.get("protocol"),
             "h2_upgrade": section.get("h2_upgrade"),
-            "balance": section["balance"],
             "sni": section["sni"],
             "identities": section["identities"],
             "connect_timeout_ms": section["connect_timeout_ms"],
@@ -155,6 +155,11 @@ def _outbound(address: str, port: int | None, protocol: str, fqdn: str | None) -
         "match": "host" if protocol in ("http", "http2") else "destination",
         "fqdn": fqdn,
     }
+
+
+def _spoken(section: dict[str, Any], chain: dict[str, Any]) -> str:
+    """What a chain treats the connection as; where the port declares HTTP/2, that."""
+    return "http2" if (chain["protocol"], section["protocol"]) == ("http", "http2") else str(chain["protocol"])
 
 
 def _match(chain: dict[str, Any]) -> str:
