@@ -2,7 +2,7 @@
 
 Out:    `arena`: `refuse`, `accept`, and what they check: U1 (alive, no panic), U2 (a canary on a fresh connection within a second), U3
         (the next request on pooled connections gets its own nonce), U5 (each refusal is counted once; in the end each counted request
-        has exactly one line in the log), U7 (whole, bytewise, cut), U8 (both directions).
+        has exactly one line in the log), U6 (`agreed`: h11 and llhttp read what was forwarded as the application does), U7 (whole, bytewise, cut), U8 (both directions).
 Limits: on sockets, U7 cuts at sampled offsets (`wire.cuts`); every offset is tried on the parsers in native/proto.
 """
 
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import wire
+from tests.support import readers, wire
 from tests.support.mesh import Mesh, opened_mesh
-from tests.support.origin import Origin, Request
+from tests.support.origin import Connection, Origin, Request
 from tests.support.pair import AUTO_PORT, HTTP_PORT, TCP_PORT, Pair, Side, pair
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: server\r\nX-Nonce: smuggled\r\n\r\n"
@@ -113,6 +113,25 @@ class Arena:
 
         assert self.origin.wait(lambda: logged() == self.counted(side), 5), (side.name, logged(), self.counted(side))
 
+    def understood(self, connection: Connection) -> tuple[list[readers.Message], bytes]:
+        """What the strict application took from a connection, up to a request whose body it did not read or that asked for another
+        protocol, and the bytes that were that."""
+        messages, end = [], 0
+        for one in self.origin.requests:
+            if one.connection == connection.number:
+                if one.values(b"upgrade") or one.target.startswith((b"/early", b"/continue")):
+                    break
+                messages.append(readers.Message(one.method, one.target, (one.values(b"host") or [b""])[0], one.body))
+                end = one.end
+        return messages, bytes(connection.received[:end])
+
+    def agreed(self, connection: Connection) -> list[readers.Message]:
+        """U6: two other parsers read on a connection what our application has read there."""
+        ours, data = self.understood(connection)
+        for reader in (readers.by_h11, readers.by_llhttp):
+            assert reader(data) == ours, (reader.__name__, data)
+        return ours
+
     def healthy(self) -> None:
         """U1, U2 and U3, by both ways in."""
         for side in (self.pair.client, self.pair.server):
@@ -152,7 +171,7 @@ def attacked() -> Iterator[Arena]:
         pytest.skip("needs root to make network namespaces")
     limits = {"head_ms": HEAD_TIMEOUT_MS, "idle_ms": IDLE_TIMEOUT_MS}
     # Not pytest's folder: nobody but root may enter that, and a sidecar is not root.
-    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder), limits=limits) as made:
+    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder), "# none\n", limits) as made:
         origin = Origin(made.server, [HTTP_PORT])
         arena = Arena(made, origin)
         arena.healthy()

@@ -40,6 +40,7 @@ class Request:
     body: bytes = b""
     head: bytes = b""
     connection: int = 0
+    end: int = 0  # how many bytes of its connection had been read with it
 
     def value(self, name: bytes) -> bytes | None:
         """The value of the only field of this name."""
@@ -183,6 +184,7 @@ class Origin:
         answer = next((answer for path, answer in ANSWERS if request.target.startswith(path)), echo_nonce)
         if answer not in UNREAD:
             request.body = read_body(connection, request)
+        request.end = len(connection.received) - len(connection.unread)
         self.requests.append(request)
         return answer(self, connection, request)
 

@@ -75,9 +75,12 @@ fn requests_with(gadget: &[u8]) -> Vec<Vec<u8>> {
     all
 }
 
-/// Letters and digits of a name, lowered: what the most lenient reader could make of it.
+/// A name as the most lenient reader takes it: bytes that are no token are dropped, `_` and `-` are the same. Other punctuation
+/// makes another name, to every reader.
 fn bare(name: &str) -> String {
-    name.chars().filter(char::is_ascii_alphanumeric).map(|each| each.to_ascii_lowercase()).collect()
+    let kept = |each: &char| each.is_ascii_alphanumeric() || "!#$%&'*+.^`|~-_".contains(*each);
+    let one = |each: char| if each == '_' { '-' } else { each.to_ascii_lowercase() };
+    name.chars().filter(kept).map(one).collect()
 }
 
 /// Whether what is forwarded can be read in one way alone.
@@ -89,7 +92,7 @@ fn is_plain(message: &str) -> bool {
         let canonical = matches!((name, value), ("transfer-encoding", " chunked"))
             || (name == "content-length" && value[1..].bytes().all(|byte| byte.is_ascii_digit()));
         framings += usize::from(canonical);
-        let framing = matches!(bare(name).as_str(), "transferencoding" | "contentlength");
+        let framing = matches!(bare(name).as_str(), "transfer-encoding" | "content-length");
         if (framing && !canonical) || value.bytes().any(|byte| byte < b' ' && byte != b'\t') {
             return false;
         }
