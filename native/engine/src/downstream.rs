@@ -22,7 +22,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::connection::{Chain, Detection, Failure, Secured};
+use crate::connection::{Chain, Detection, Failure, Link, Secured};
 use crate::listener::Accepted;
 use crate::observe::outcome::Reason;
 use crate::stream::{Stream, uninterrupted};
@@ -238,7 +238,13 @@ pub(crate) async fn secure(
         ChainProtocol::Http => "http/1.1",
         ChainProtocol::Tcp => "tcp",
     });
-    Ok(Secured { stream, received, facts, sniffed: detection, chain: *chain, peer_hash, entry: Rc::clone(entry) })
+    let peer_root = stream.proof().map(|(root, _)| *root);
+    let entry = Rc::clone(entry);
+    Ok(Secured {
+        stream,
+        received,
+        link: Link { facts, sniffed: detection, chain: *chain, peer_hash, peer_root, entry },
+    })
 }
 
 async fn terminate(

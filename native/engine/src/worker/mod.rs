@@ -37,6 +37,7 @@ use crate::settings::Settings;
 use crate::stream::Stream;
 use crate::sys;
 use crate::tls::credentials::{CredentialStore, Credentials};
+use crate::tls::verify::RootId;
 use crate::worker::buffers::Buffers;
 use crate::worker::load::Load;
 use crate::worker::registry::{ConnectionRow, Registry};
@@ -82,7 +83,7 @@ pub(crate) struct Worker {
     pub(crate) settings: Arc<Settings>,
     pub(crate) credentials: Arc<CredentialStore>,
     pub(crate) registry: Rc<Registry>,
-    pub(crate) buffers: Buffers,
+    pub(crate) buffers: Rc<Buffers>,
     pub(crate) pool: RefCell<Pool>,
     pub(crate) load: Load,
     pub(crate) scratch: RefCell<Scratch>,
@@ -111,7 +112,7 @@ impl Worker {
         let pool_total = limits.pool_total.min(connection_limit / 2);
         Self {
             registry: Rc::new(Registry::new(id, connection_limit)),
-            buffers: Buffers::default(),
+            buffers: Rc::default(),
             pool: RefCell::new(Pool::new(limits.pool_per_endpoint, pool_total, limits.pool_idle_ms)),
             load: Load::default(),
             scratch: RefCell::default(),
@@ -179,7 +180,15 @@ impl Worker {
     /// # Errors
     /// `TrustChanged` when its root has left the bundle since.
     pub(crate) fn still_trusts(&self, stream: &Stream) -> Result<(), Failure> {
-        let Some((root, _)) = stream.proof() else { return Ok(()) };
+        self.still_trusts_root(stream.proof().map(|(root, _)| root))
+    }
+
+    /// As `still_trusts`, for the root that a certificate led to.
+    ///
+    /// # Errors
+    /// `TrustChanged` when it has left the bundle since.
+    pub(crate) fn still_trusts_root(&self, root: Option<&RootId>) -> Result<(), Failure> {
+        let Some(root) = root else { return Ok(()) };
         if self.credentials.load().is_none_or(|credentials| credentials.trusts(root)) {
             return Ok(());
         }

@@ -8,6 +8,7 @@ mod feed;
 mod first_bytes;
 mod forwarding;
 mod gadgets;
+mod hpack;
 mod paths;
 mod properties;
 mod responses;
