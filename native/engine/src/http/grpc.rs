@@ -55,8 +55,7 @@ pub(crate) fn label(status: Option<u8>) -> &'static str {
     status.and_then(|status| LABELS.get(usize::from(status))).copied().unwrap_or_default()
 }
 
-const LABELS: [&str; 17] =
-    ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"];
+const LABELS: [&str; 17] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"];
 const STATUS: &str = "grpc-status";
 const LARGEST: u8 = 16;
 const MOST_DIGITS: usize = 8;

@@ -31,12 +31,8 @@ pub(crate) enum Piece {
 /// Where a body comes from.
 pub(crate) trait Source {
     /// Appends at most `limit` bytes of the body to `out`; ready with what came, nothing at all only with the last piece.
-    fn poll_piece(
-        &mut self,
-        context: &mut Context<'_>,
-        out: &mut Vec<u8>,
-        limit: usize,
-    ) -> Poll<Result<Piece, Reason>>;
+    fn poll_piece(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>, limit: usize)
+    -> Poll<Result<Piece, Reason>>;
 
     /// What followed the last piece: `name: value` lines, or nothing.
     fn trailers(&self) -> &[u8];

@@ -5,6 +5,7 @@
 //! Nothing is shared between workers but the snapshot, the credentials and what telemetry sums on a scrape.
 
 pub(crate) mod buffers;
+pub(crate) mod health;
 pub(crate) mod load;
 pub(crate) mod registry;
 
@@ -39,6 +40,7 @@ use crate::sys;
 use crate::tls::credentials::{CredentialStore, Credentials};
 use crate::tls::verify::RootId;
 use crate::worker::buffers::Buffers;
+use crate::worker::health::Health;
 use crate::worker::load::Load;
 use crate::worker::registry::{ConnectionRow, Registry};
 
@@ -86,6 +88,7 @@ pub(crate) struct Worker {
     pub(crate) buffers: Rc<Buffers>,
     pub(crate) pool: RefCell<Pool>,
     pub(crate) load: Load,
+    pub(crate) health: Health,
     pub(crate) scratch: RefCell<Scratch>,
     pub(crate) telemetry: RefCell<WorkerTelemetry>,
     pub(crate) access_log: RefCell<AccessLog>,
@@ -115,6 +118,7 @@ impl Worker {
             buffers: Rc::default(),
             pool: RefCell::new(Pool::new(limits.pool_per_endpoint, pool_total, limits.pool_idle_ms)),
             load: Load::default(),
+            health: Health::default(),
             scratch: RefCell::default(),
             telemetry: RefCell::new(telemetry),
             access_log: RefCell::new(access_log),
@@ -222,6 +226,7 @@ impl Worker {
         self.coarse_ms.set(self.started.elapsed().as_millis() as u64);
         self.registry.wake_expired(self.coarse_ms());
         self.pool.borrow_mut().sweep(self.coarse_ms(), self.wall_s.get());
+        self.health.sweep(self.coarse_ms());
         self.retire_old_credentials();
         if matches!(self.own_credentials(), Err(Reason::CredentialsExpired)) {
             self.pool.borrow_mut().retire(|key| key.security.is_none());

@@ -135,7 +135,10 @@ impl Connection {
 
     /// A stream that the peer opens. It gets a slot when everything about its head is right.
     fn take_request(&mut self, head: Head, scratch: &mut Scratch, events: &mut impl Events) -> Done {
-        if self.goodbye == Goodbye::Said || self.active >= self.max_streams || self.streams.len() >= self.max_streams * 2 {
+        if self.goodbye == Goodbye::Said
+            || self.active >= self.max_streams
+            || self.streams.len() >= self.max_streams * 2
+        {
             self.charge(budget::REFUSED)?;
             return self.refuse(head.id, ErrorCode::REFUSED_STREAM);
         }
@@ -191,7 +194,11 @@ impl Connection {
         let out = &mut self.output.bytes;
         out.extend_from_slice(&frame::header(5, kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, head.id));
         out.extend_from_slice(&STATUS_LITERAL);
-        out.extend_from_slice(&[b'0' + (status / 100) as u8, b'0' + (status / 10 % 10) as u8, b'0' + (status % 10) as u8]);
+        out.extend_from_slice(&[
+            b'0' + (status / 100) as u8,
+            b'0' + (status / 10 % 10) as u8,
+            b'0' + (status % 10) as u8,
+        ]);
         self.last_taken = head.id;
         events.answered(head.id, status);
         if head.end {
