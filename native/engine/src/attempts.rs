@@ -20,27 +20,42 @@ use crate::worker::Worker;
 /// # Errors
 /// The reason of the last try.
 pub(crate) async fn connect(target: &mut Target, worker: &Worker) -> Result<Stream, Reason> {
-    let mut made = 0;
+    let mut attempts = Attempts::default();
     loop {
-        let reason = match target.connect(worker).await {
+        match target.connect(worker).await {
             Ok(stream) => {
                 worker.health.succeeded(target.address);
                 return Ok(stream);
             }
-            Err(reason) => reason,
-        };
-        made += 1;
+            Err(reason) => attempts.again(target, reason, worker).await?,
+        }
+    }
+}
+
+/// The tries made for one request or one connection.
+#[derive(Default)]
+pub(crate) struct Attempts {
+    made: u32,
+}
+
+impl Attempts {
+    /// Turns `target` into the next one to try, when its time has come.
+    ///
+    /// # Errors
+    /// The reason why the last try failed, when there is to be no other.
+    pub(crate) async fn again(&mut self, target: &mut Target, reason: Reason, worker: &Worker) -> Result<(), Reason> {
+        self.made += 1;
         // The application has no other endpoint, and nothing is known of what is outside the registry.
         let Some((failure, _)) = failure_of(reason).zip(target.member.as_ref()) else { return Err(reason) };
         worker.health.failed(target.address, worker.coarse_ms());
         let Some(other) = target.again(worker) else { return Err(reason) };
-        let elsewhere = other.address != target.address;
-        match retry::next(made, failure, elsewhere, worker.random()) {
+        match retry::next(self.made, failure, other.address != target.address, worker.random()) {
             Next::GiveUp => return Err(reason),
             Next::After(0) => {}
             Next::After(pause_ms) => tokio::time::sleep(Duration::from_millis(pause_ms)).await,
         }
         *target = other;
+        Ok(())
     }
 }
 

@@ -40,15 +40,13 @@ pub(crate) struct Driver {
     input: Vec<u8>,
     /// What there is to send waits for the tasks that were woken.
     deferred: bool,
-    /// Bytes received so far, to tell life from silence.
-    pub(crate) received: u64,
     ticked_ms: u64,
 }
 
 impl Driver {
     /// Drives `shared` over `stream`; `received` is what was read of it already.
     pub(crate) fn new(stream: Stream, shared: Rc<Shared>, received: Vec<u8>) -> Self {
-        Self { stream, shared, input: received, deferred: false, received: 0, ticked_ms: 0 }
+        Self { stream, shared, input: received, deferred: false, ticked_ms: 0 }
     }
 
     /// One turn of a task that does nothing else. Ready when the connection is no more.
@@ -94,7 +92,6 @@ impl Driver {
             }
             self.feed()?;
         }
-        self.received += turn as u64;
         context.waker().wake_by_ref();
         Ok(true)
     }
@@ -144,7 +141,7 @@ impl Driver {
     }
 
     fn feed(&mut self) -> Result<(), Ended> {
-        let taken = self.shared.state().receive(&self.input, &self.shared.buffers).map_err(Ended::Fault)?;
+        let taken = self.shared.receive(&self.input).map_err(Ended::Fault)?;
         if taken == self.input.len() {
             self.input.clear();
         } else {
@@ -197,4 +194,4 @@ const TURN_BYTES: usize = 256 << 10;
 /// How often the core's patience grows back.
 const TICK_MS: u64 = 100;
 /// Turns of patience after a long silence.
-const TICKS: u64 = 50;
+const TICKS: u64 = 1_000;

@@ -6,13 +6,14 @@
 //! Whoever appends output wakes the driver, which comes to its turn after the tasks that are queued already: what they all
 //! have to say leaves in one write.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use meshdp_proto::h2::hpack::Encoder;
 use meshdp_proto::h2::{Config, Connection, ConnectionFault, ErrorCode, NotOpened, RequestShape, Role};
 use meshdp_proto::http1_response::RequestKind;
+use tokio::sync::Notify;
 
 use super::slots::{News, Slots};
 use super::stream::{StreamEnd, StreamHandle};
@@ -22,6 +23,17 @@ use crate::worker::buffers::Buffers;
 pub(crate) struct Shared {
     state: RefCell<State>,
     pub(super) buffers: Rc<Buffers>,
+    /// Bytes received so far, to tell life from silence.
+    received: Cell<u64>,
+    /// Who waits for a stream to end, or for the peer to allow more.
+    openers: Option<Rc<Openers>>,
+}
+
+/// Those who wait to open a stream, on any of the connections that may carry theirs.
+#[derive(Default)]
+pub(crate) struct Openers {
+    pub(super) waiting: Cell<usize>,
+    pub(super) changed: Notify,
 }
 
 pub(super) struct State {
@@ -48,7 +60,7 @@ pub(crate) struct Accepted {
 
 impl Shared {
     /// A connection at its start: its preface waits to be written.
-    pub(crate) fn new(role: Role, config: &Config, buffers: &Rc<Buffers>) -> Rc<Self> {
+    pub(crate) fn new(role: Role, config: &Config, buffers: &Rc<Buffers>, openers: Option<Rc<Openers>>) -> Rc<Self> {
         let state = State {
             core: Connection::new(role, config),
             slots: Slots::new(Rc::clone(buffers)),
@@ -58,7 +70,8 @@ impl Shared {
             gone: None,
             lent: true,
         };
-        Rc::new(Self { state: RefCell::new(state), buffers: Rc::clone(buffers) })
+        let (state, buffers) = (RefCell::new(state), Rc::clone(buffers));
+        Rc::new(Self { state, buffers, received: Cell::new(0), openers })
     }
 
     /// Client: opens a stream with its request head; `encode` writes the field block.
@@ -143,9 +156,39 @@ impl Shared {
         state.core.active().max(state.slots.live())
     }
 
-    /// What has happened to the connection as a whole since this was asked last.
-    pub(super) fn news(&self) -> News {
-        std::mem::take(&mut self.state().slots.news)
+    /// Bytes received so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.state.borrow().retired
+    }
+
+    /// Whether bodies wait for the connection's window.
+    pub(super) fn is_braked(&self) -> bool {
+        let core = &self.state.borrow().core;
+        core.active() > 0 && core.connection_window() == 0
+    }
+
+    /// Whether no stream is there.
+    pub(super) fn is_unused(&self) -> bool {
+        self.active() == 0
+    }
+
+    /// Feeds bytes of the peer to the core; how many it took.
+    pub(super) fn receive(&self, input: &[u8]) -> Result<usize, ConnectionFault> {
+        let mut state = self.state();
+        state.lend_output(&self.buffers);
+        let State { core, slots, .. } = &mut *state;
+        let taken = core.receive(input, &mut self.buffers.heads.borrow_mut(), slots);
+        let News { settings, going_away, .. } = std::mem::take(&mut slots.news);
+        drop(state);
+        if let Some(openers) = self.openers.as_ref().filter(|_| settings || going_away) {
+            openers.changed.notify_waiters();
+        }
+        self.received.set(self.received.get() + input.len() as u64);
+        taken
     }
 
     pub(super) fn state(&self) -> RefMut<'_, State> {
@@ -162,6 +205,9 @@ impl Shared {
         } else {
             state.wake_driver();
         }
+        if let Some(openers) = self.openers.as_ref().filter(|openers| openers.waiting.get() > 0) {
+            openers.changed.notify_one();
+        }
     }
 }
 
@@ -171,13 +217,6 @@ impl State {
             return Err(NotOpened::GoingAway);
         }
         self.core.may_open()
-    }
-
-    /// Feeds bytes of the peer to the core; how many it took.
-    pub(super) fn receive(&mut self, input: &[u8], buffers: &Buffers) -> Result<usize, ConnectionFault> {
-        self.lend_output(buffers);
-        let Self { core, slots, .. } = self;
-        core.receive(input, &mut buffers.heads.borrow_mut(), slots)
     }
 
     /// Gives the core a buffer for what is to be sent, unless it has one.

@@ -5,7 +5,7 @@
 //! Fails: a denial, a reason why there is no target, or the failure that ends the connection after a swap.
 //! The text of a head lives with whoever read it: the buffer of an HTTP/1.1 connection, or that of an HTTP/2 stream.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -44,6 +44,8 @@ pub(crate) struct Request {
     pub(crate) head: Head,
     pub(crate) pinned: Rc<Pinned>,
     pub(crate) started: Instant,
+    /// Which read of the worker's scratch it was.
+    pub(crate) read: Cell<u64>,
 }
 
 impl<'w> Caller<'w> {
@@ -79,21 +81,33 @@ impl<'w> Caller<'w> {
         self.accepted_under.get()
     }
 
-    /// Judges a request whose head is in the worker's scratch.
+    /// The worker's scratch with the request's head in it; it is read again if another one has been read since.
+    pub(crate) fn scratch(&self, request: &Request, text: &[u8]) -> RefMut<'w, Scratch> {
+        let mut scratch = self.worker.scratch.borrow_mut();
+        if scratch.reads != request.read.get() {
+            let mode = path_mode(request.pinned.snapshot.mesh().path_normalization);
+            let read = read_head(&text[..request.head.head.len], &self.limits, mode, &mut scratch);
+            debug_assert!(matches!(read, Ok(Some(_))), "a head that was read once is read again");
+            request.read.set(scratch.reads);
+        }
+        scratch
+    }
+
+    /// Judges a request.
     pub(crate) fn authorize(&self, request: &Request, text: &[u8]) -> Result<Permit, Denial> {
         let snapshot = &request.pinned.snapshot;
         let facts = &self.link.facts;
         match facts.direction {
             Direction::Outbound => Ok(snapshot.permit_outbound(facts)),
             Direction::Inbound => {
-                let scratch = self.worker.scratch.borrow();
+                let scratch = self.scratch(request, text);
                 let view = view(&request.head, text, &scratch);
                 snapshot.authorize_request_in(&mut self.policy_context.borrow_mut(), facts, &view.facts(facts))
             }
         }
     }
 
-    /// Where a permitted request goes; its head is in the worker's scratch.
+    /// Where a permitted request goes.
     pub(crate) fn route(&self, permit: &Permit, request: &Request, text: &[u8]) -> Result<Target, Reason> {
         let facts = &self.link.facts;
         if facts.direction == Direction::Inbound {
@@ -105,7 +119,7 @@ impl<'w> Caller<'w> {
             Outbound::Auto(service) | Outbound::Service(service) => (service.port, Some(service)),
             Outbound::Unknown => (facts.destination.port(), None),
         };
-        let scratch = self.worker.scratch.borrow();
+        let scratch = self.scratch(request, text);
         let authority = view(&request.head, text, &scratch).authority();
         match snapshot.route_request(permit, port, authority, restrict, self.worker.random()) {
             Route::Cluster { cluster, endpoints, .. } => {

@@ -26,21 +26,20 @@ impl Forwarded {
         Self { client_certificate: if inbound { xfcc(link, pinned) } else { Vec::new() }, inbound }
     }
 
-    /// Appends the encoded head to `out`; `text` is what `head` was read from, last into the worker's scratch.
-    pub(crate) fn encode(&self, text: &[u8], head: &Head, worker: &Worker, out: &mut Vec<u8>) {
-        self.edit(text, head, worker, |fields, edits| encode_request(text, &head.head, fields, edits, out));
+    /// Appends the encoded head to `out`; `text` is what `head` was read from, into this scratch.
+    pub(crate) fn encode(&self, (text, head): (&[u8], &Head), scratch: &mut Scratch, worker: &Worker, out: &mut Vec<u8>) {
+        self.edit((text, head), scratch, worker, |fields, edits| encode_request(text, &head.head, fields, edits, out));
     }
 
     /// Hands the edits that the mesh makes to an encoder.
     pub(crate) fn edit(
         &self,
-        text: &[u8],
-        head: &Head,
+        (text, head): (&[u8], &Head),
+        scratch: &mut Scratch,
         worker: &Worker,
         encode: impl FnOnce(&FieldTable, &RequestEdits<'_>),
     ) {
-        let mut scratch = worker.scratch.borrow_mut();
-        let Scratch { fields, target, composed, .. } = &mut *scratch;
+        let Scratch { fields, target, composed, .. } = scratch;
         let present = |known: Known| fields.iter().find(|field| field.known == known).map(|field| field.value.of(text));
         composed.clear();
         if !self.client_certificate.is_empty() {

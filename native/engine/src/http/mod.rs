@@ -12,5 +12,6 @@ pub(crate) mod h2_sides;
 pub(crate) mod outgoing;
 pub(crate) mod reply;
 pub(crate) mod session;
+pub(crate) mod tasks;
 pub(crate) mod transfer;
 pub(crate) mod upstream;

@@ -6,6 +6,7 @@
 //! Each request pins the snapshot in force, so that its route and its policy come from the same version.
 //! Source: RFC 9112 §9; attack-cases 2.1; DESIGN section 3.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -136,7 +137,7 @@ impl<'w> HttpSession<'w> {
             Ok(Some(head)) => {
                 let worker = self.caller.worker;
                 self.caller.link.entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
-                Some(Received::Head(Request { head, pinned, started }))
+                Some(Received::Head(Request { head, pinned, started, read: Cell::new(scratch.reads) }))
             }
             Err(refusal) => Some(Received::Refused(refused_as(refusal), pinned)),
         })

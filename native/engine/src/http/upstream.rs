@@ -96,7 +96,10 @@ pub(crate) async fn serve(
 fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, Broken> {
     let worker = session.caller.worker;
     let mut out = worker.buffers.lend();
-    session.caller.forwarded.encode(&session.received, &request.head, worker, &mut out);
+    let mut scratch = session.caller.scratch(request, &session.received);
+    let message = (&session.received[..], &request.head);
+    session.caller.forwarded.encode(message, &mut scratch, worker, &mut out);
+    drop(scratch);
     let head = &request.head.head;
     let start = Start {
         out,

@@ -15,7 +15,6 @@ use meshdp_proto::http1_fields::Known;
 
 use crate::connection::{Failure, Link};
 use crate::http::caller::{Caller, Request, view};
-use crate::http::decide::{path_mode, read_head};
 use crate::observe::access_log::{Entry as LogEntry, HttpFields};
 use crate::observe::outcome::{Outcome, Reason};
 use crate::observe::telemetry::{CacheTag, Party, Protocol, Reporter, Security, SeriesId, SeriesKey};
@@ -73,14 +72,9 @@ impl RequestRecord<'_, '_> {
 
     fn log(&self) {
         let worker = self.caller.worker;
-        let snapshot = &self.request.pinned.snapshot;
-        let mut scratch = worker.scratch.borrow_mut();
-        let head_len = self.request.head.head.len.min(self.text.len());
-        let mode = path_mode(snapshot.mesh().path_normalization);
-        // The shared scratch has served other connections since this head was decided.
-        let read = read_head(&self.text[..head_len], &self.caller.limits, mode, &mut scratch);
-        let Ok(Some(head)) = read else { return };
-        let view = view(&head, self.text, &scratch);
+        let head = &self.request.head;
+        let scratch = self.caller.scratch(self.request, self.text);
+        let view = view(head, self.text, &scratch);
         let http = HttpFields {
             method: view.method(),
             path: head.head.target.of(self.text),

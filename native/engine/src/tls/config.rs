@@ -31,6 +31,8 @@ pub(crate) enum ServerAlpn {
 pub(crate) enum ClientAlpn {
     /// An HTTP/1.1 connection.
     Http11,
+    /// An HTTP/2 connection.
+    Http2,
     /// Opaque bytes.
     Tcp,
 }
@@ -43,6 +45,7 @@ impl ClientAlpn {
     pub(crate) fn protocols(self) -> Vec<Vec<u8>> {
         let names: &[&[u8]] = match self {
             Self::Http11 => &[b"istio-http/1.1", b"istio", b"http/1.1"],
+            Self::Http2 => &[b"istio-h2", b"istio", b"h2"],
             Self::Tcp => &[b"istio"],
         };
         names.iter().map(|name| name.to_vec()).collect()

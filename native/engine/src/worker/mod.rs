@@ -27,13 +27,14 @@ use tokio::sync::mpsc;
 use crate::connection::Failure;
 use crate::control::turnover;
 use crate::fault;
+use crate::h2::pool::Connections;
 use crate::http::decide::Scratch;
 use crate::lasting::lasting;
 use crate::listener::{self, Doors};
 use crate::observe::access_log::AccessLog;
 use crate::observe::outcome::Reason;
 use crate::observe::telemetry::WorkerTelemetry;
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolKey};
 use crate::settings::Settings;
 use crate::stream::Stream;
 use crate::sys;
@@ -87,6 +88,8 @@ pub(crate) struct Worker {
     pub(crate) registry: Rc<Registry>,
     pub(crate) buffers: Rc<Buffers>,
     pub(crate) pool: RefCell<Pool>,
+    /// HTTP/2 connections to upstreams, shared by requests.
+    pub(crate) h2: Connections,
     pub(crate) load: Load,
     pub(crate) health: Health,
     pub(crate) scratch: RefCell<Scratch>,
@@ -117,6 +120,7 @@ impl Worker {
             registry: Rc::new(Registry::new(id, connection_limit)),
             buffers: Rc::default(),
             pool: RefCell::new(Pool::new(limits.pool_per_endpoint, pool_total, limits.pool_idle_ms)),
+            h2: Connections::new(pool_total, limits.pool_idle_ms),
             load: Load::default(),
             health: Health::default(),
             scratch: RefCell::default(),
@@ -203,7 +207,7 @@ impl Worker {
         let epoch = self.epoch() + 1;
         *self.pinned.borrow_mut() = Rc::new(Pinned { snapshot, epoch });
         let pinned = self.pin();
-        self.pool.borrow_mut().retire(|key| match &key.security {
+        self.retire(|key| match &key.security {
             None => true,
             Some((cluster, _)) => {
                 pinned.snapshot.cluster(&cluster.key).is_some_and(|(now, _)| Arc::ptr_eq(now, cluster))
@@ -217,7 +221,14 @@ impl Worker {
     /// our own renewals.
     fn retire_old_credentials(&self) {
         let in_use = self.credentials.load().map_or(0, |credentials| credentials.epoch);
-        self.pool.borrow_mut().retire(|key| key.security.as_ref().is_none_or(|(_, epoch)| *epoch == in_use));
+        self.retire(|key| key.security.as_ref().is_none_or(|(_, epoch)| *epoch == in_use));
+        self.h2.distrust(|root| self.still_trusts_root(Some(root)).is_ok());
+    }
+
+    /// Has no new request take an upstream connection that `keep` does not name.
+    fn retire(&self, keep: impl Fn(&PoolKey) -> bool) {
+        self.pool.borrow_mut().retire(&keep);
+        self.h2.retire(keep);
     }
 
     fn sweep(&self) {
@@ -227,9 +238,10 @@ impl Worker {
         self.registry.wake_expired(self.coarse_ms());
         self.pool.borrow_mut().sweep(self.coarse_ms(), self.wall_s.get());
         self.health.sweep(self.coarse_ms());
+        self.h2.sweep(self.coarse_ms(), self.wall_s.get());
         self.retire_old_credentials();
         if matches!(self.own_credentials(), Err(Reason::CredentialsExpired)) {
-            self.pool.borrow_mut().retire(|key| key.security.is_none());
+            self.retire(|key| key.security.is_none());
         }
         let calm = self.buffers.sweep();
         self.settle(calm);
