@@ -109,7 +109,8 @@ class Arena:
         def logged() -> int:
             lines = side.log.read_bytes().split(b"\n")
             assert not any(b"\r" in line for line in lines)
-            return sum("response_code" in json.loads(line) for line in lines if line.startswith(b'{"start_time"'))
+            # Connections that brought no request have lines of their own, without a protocol.
+            return sum(json.loads(line)["protocol"] is not None for line in lines if line.startswith(b'{"start_time"'))
 
         assert self.origin.wait(lambda: logged() == self.counted(side), 5), (side.name, logged(), self.counted(side))
 
@@ -119,7 +120,7 @@ class Arena:
         messages, end = [], 0
         for one in self.origin.requests:
             if one.connection == connection.number:
-                if one.values(b"upgrade") or one.target.startswith((b"/early", b"/continue")):
+                if one.values(b"upgrade") or one.target.startswith((b"/duplex", b"/early", b"/continue")):
                     break
                 messages.append(readers.Message(one.method, one.target, (one.values(b"host") or [b""])[0], one.body))
                 end = one.end
