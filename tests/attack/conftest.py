@@ -3,7 +3,7 @@
 Out:    `arena`: `refuse`, `accept`, and what they check: U1 (alive, no panic), U2 (a canary on a fresh connection within a second), U3
         (the next request on pooled connections gets its own nonce), U5 (each refusal is counted once; in the end each counted request
         has exactly one line in the log), U6 (`agreed`: h11 and llhttp read what was forwarded as the application does), U7 (whole, bytewise, cut), U8 (both directions).
-Limits: on sockets, U7 cuts at sampled offsets (`wire.cuts`); every offset is tried on the parsers in native/proto.
+Limits: U8 without IPv6, which is not captured before M5; on sockets, U7 cuts at sampled offsets (`wire.cuts`); every offset is tried on the parsers in native/proto.
 """
 
 from __future__ import annotations
