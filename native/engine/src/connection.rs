@@ -12,7 +12,7 @@ use meshdp_model::sections::ChainProtocol;
 
 use crate::downstream;
 use crate::fault;
-use crate::http::session as http_session;
+use crate::http;
 use crate::listener::Accepted;
 use crate::observe::outcome::Reason;
 use crate::observe::record;
@@ -41,7 +41,7 @@ async fn stages(accepted: Accepted, worker: &Rc<Worker>, entry: &Rc<Entry>) -> R
     fault::point("connection");
     match secured.link.chain.protocol {
         ChainProtocol::Tcp => tcp_session::run(secured, &pinned, worker).await,
-        ChainProtocol::Http => http_session::run(secured, &pinned, worker).await,
+        ChainProtocol::Http => http::run(secured, &pinned, worker).await,
     }
 }
 

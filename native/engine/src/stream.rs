@@ -126,6 +126,14 @@ impl Stream {
         }
     }
 
+    /// Whether nothing has told which version of HTTP is spoken, so that its first bytes may.
+    pub(crate) fn may_speak_http2(&self) -> bool {
+        match self {
+            Self::Plain(_) => true,
+            Self::Tls(tls) => tls.alpn().is_none(),
+        }
+    }
+
     /// What the peer's certificate led to and until when it is valid; plain bytes prove nothing.
     pub(crate) fn proof(&self) -> Option<(&RootId, u64)> {
         match self {

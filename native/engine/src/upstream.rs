@@ -118,6 +118,11 @@ impl Target {
         }
     }
 
+    /// Whether the endpoint's sidecar is one of ours.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.secure_cluster().is_some() && self.member.as_ref().is_some_and(|member| member.endpoint().is_meshdp())
+    }
+
     /// The key under which connections to this target may be shared.
     pub(crate) fn pool_key(&self, worker: &Worker) -> PoolKey {
         let security = self.secure_cluster().map(|cluster| {

@@ -96,6 +96,11 @@ impl Driver {
         Ok(true)
     }
 
+    /// Whether a frame has begun and its rest is still to come.
+    pub(crate) fn is_within_frame(&self) -> bool {
+        !self.input.is_empty()
+    }
+
     /// Passes room that a stream did not use on to the others; true when one was woken for it.
     pub(crate) fn pass_room_on(&mut self) -> bool {
         let mut state = self.shared.state();

@@ -156,6 +156,11 @@ impl Shared {
         state.core.active().max(state.slots.live())
     }
 
+    /// Whether the peer has shown that it speaks HTTP/2: it has acknowledged our SETTINGS.
+    pub(crate) fn is_greeted(&self) -> bool {
+        self.state.borrow().core.settings_acknowledged()
+    }
+
     /// Bytes received so far.
     pub(super) fn received(&self) -> u64 {
         self.received.get()

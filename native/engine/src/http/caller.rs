@@ -13,6 +13,7 @@ use meshdp_model::authz::{ConnectionContext, Denial, Permit};
 use meshdp_model::facts::Direction;
 use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
+use meshdp_model::sections::PortProtocol;
 use meshdp_proto::http1_head::Limits;
 
 use crate::connection::{Failure, Link, still_accepted};
@@ -46,6 +47,8 @@ pub(crate) struct Request {
     pub(crate) started: Instant,
     /// Which read of the worker's scratch it was.
     pub(crate) read: Cell<u64>,
+    /// It is a call of gRPC.
+    pub(crate) grpc: bool,
 }
 
 impl<'w> Caller<'w> {
@@ -150,6 +153,16 @@ impl<'w> Caller<'w> {
         let Ok(Some(head)) = head else { return Err(Reason::PolicyChanged.into()) };
         let judged = view(&head, text, &scratch).authorize(&pinned.snapshot, facts);
         judged.map(drop).map_err(|denial| Failure::new(Reason::PolicyChanged, denial.explanation()))
+    }
+
+    /// What was declared of the application's port, or of nothing for what goes elsewhere.
+    pub(crate) fn application_port(&self, pinned: &Pinned) -> PortProtocol {
+        let facts = &self.link.facts;
+        let inbound = match facts.direction {
+            Direction::Inbound => pinned.snapshot.inbound(facts.destination.port()),
+            Direction::Outbound => None,
+        };
+        inbound.map_or(PortProtocol::Auto, |inbound| inbound.protocol)
     }
 
     /// Counts a request that has been answered.

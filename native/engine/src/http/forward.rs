@@ -27,7 +27,13 @@ impl Forwarded {
     }
 
     /// Appends the encoded head to `out`; `text` is what `head` was read from, into this scratch.
-    pub(crate) fn encode(&self, (text, head): (&[u8], &Head), scratch: &mut Scratch, worker: &Worker, out: &mut Vec<u8>) {
+    pub(crate) fn encode(
+        &self,
+        (text, head): (&[u8], &Head),
+        scratch: &mut Scratch,
+        worker: &Worker,
+        out: &mut Vec<u8>,
+    ) {
         self.edit((text, head), scratch, worker, |fields, edits| encode_request(text, &head.head, fields, edits, out));
     }
 

@@ -15,10 +15,12 @@ use meshdp_proto::http1_forward::{ResponseEdits, encode_response};
 use meshdp_proto::http1_head::{Framing, Limits};
 use meshdp_proto::http1_response::{RequestKind, ResponseHead, parse_response};
 
+use crate::connection::Failure;
 use crate::http::outgoing::Outgoing;
 use crate::http::transfer::{Answered, Piece, Reply, RequestSide, ResponseSide, Sink, Source};
 use crate::observe::outcome::Reason;
 use crate::stream::Stream;
+use crate::worker::Worker;
 use crate::worker::buffers::{Buffers, FIRST};
 
 /// Who asked over HTTP/1.1.
@@ -32,6 +34,8 @@ pub(crate) struct H1Request<'s> {
     body: BodyDecoder,
     out: Outgoing,
     until_close: bool,
+    /// No byte of the body has been taken out of `received`, or past it.
+    intact: bool,
 }
 
 impl<'s> H1Request<'s> {
@@ -42,7 +46,7 @@ impl<'s> H1Request<'s> {
         buffers: &'s Buffers,
     ) -> Self {
         let (body, out) = (BodyDecoder::bare(framing), Outgoing::new(buffers.lend(), false));
-        Self { stream, received, buffers, head_len, parsed: head_len, body, out, until_close: false }
+        Self { stream, received, buffers, head_len, parsed: head_len, body, out, until_close: false, intact: true }
     }
 
     /// How much of the buffer belongs to this request.
@@ -86,6 +90,7 @@ impl Source for H1Request<'_> {
                 return Poll::Ready(Ok(Piece::Last));
             }
             // The head stays for re-authorization; decoded body bytes have no further use.
+            self.intact &= self.parsed == self.head_len;
             self.received.drain(self.head_len..self.parsed);
             self.parsed = self.head_len;
             if out.len() > had {
@@ -95,6 +100,7 @@ impl Source for H1Request<'_> {
                 Some(left) => {
                     let read = self.stream.poll_read(context, out, limit_of(left, limit));
                     self.body.consume_length((out.len() - had) as u64);
+                    self.intact &= out.len() == had;
                     read
                 }
                 None => self.stream.poll_read(context, self.received, limit),
@@ -156,6 +162,10 @@ impl RequestSide for H1Request<'_> {
         self.out.written() > 0
     }
 
+    fn intact(&self) -> bool {
+        self.intact
+    }
+
     fn cut(&mut self) {
         if self.until_close {
             self.stream.abort();
@@ -183,14 +193,9 @@ impl<'b> H1Response<'b> {
         Self { stream, buffers, out: outgoing, received: Vec::new(), scan: None, body, started: false }
     }
 
-    /// The connection.
-    pub(crate) fn stream(&self) -> &Stream {
-        &self.stream
-    }
-
-    /// Takes the request's bytes, all of which are still there while the transfer is replayable.
-    pub(crate) fn take_request(&mut self) -> Vec<u8> {
-        self.out.take()
+    /// Takes the request's body, all of which is still there while the transfer is replayable.
+    pub(crate) fn take_body(&mut self) -> Vec<u8> {
+        self.out.take_payload()
     }
 
     /// The connection, with nothing of this request on it, or `None` when more came than was asked for.
@@ -314,6 +319,10 @@ impl ResponseSide for H1Response<'_> {
 
     fn started(&self) -> bool {
         self.started
+    }
+
+    fn still_trusted(&self, worker: &Worker) -> Result<(), Failure> {
+        worker.still_trusts(&self.stream)
     }
 
     fn is_http1(&self) -> bool {

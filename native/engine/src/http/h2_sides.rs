@@ -15,9 +15,11 @@ use meshdp_proto::http1_forward::ResponseEdits;
 use meshdp_proto::http1_head::Limits;
 use meshdp_proto::http1_response::{RequestKind, ResponseHead, parse_response};
 
+use crate::connection::Failure;
 use crate::h2::stream::{StreamEnd, StreamHandle};
 use crate::http::transfer::{Answered, Piece, Reply, RequestSide, ResponseSide, Sink, Source};
 use crate::observe::outcome::Reason;
+use crate::worker::Worker;
 use crate::worker::buffers::Buffers;
 
 /// A stream with what waits to be sent on it.
@@ -205,6 +207,10 @@ impl RequestSide for H2Request<'_> {
         self.told
     }
 
+    fn intact(&self) -> bool {
+        true // a stream ends by itself
+    }
+
     fn cut(&mut self) {
         self.flow.handle.reset(ErrorCode::INTERNAL_ERROR);
     }
@@ -215,28 +221,36 @@ pub(crate) struct H2Response<'b> {
     flow: Flow<'b>,
     text: Vec<u8>,
     started: bool,
-    /// It has certainly not acted on the request.
-    unprocessed: bool,
+    /// Why it broke off.
+    end: Option<StreamEnd>,
 }
 
 impl<'b> H2Response<'b> {
-    /// A side whose stream was opened with the request's head; `out`: what of the body is at hand, and whether it is all.
-    pub(crate) fn new(handle: StreamHandle, out: (Vec<u8>, bool), buffers: &'b Buffers) -> Self {
-        Self { flow: Flow::new(handle, out, buffers), text: Vec::new(), started: false, unprocessed: false }
+    /// A side whose stream was opened with the request's head. `out`: what of the body is at hand, and whether it is all;
+    /// `ended`: the head ended the stream.
+    pub(crate) fn new(handle: StreamHandle, out: (Vec<u8>, bool), ended: bool, buffers: &'b Buffers) -> Self {
+        let mut flow = Flow::new(handle, out, buffers);
+        flow.ended = ended;
+        Self { flow, text: Vec::new(), started: false, end: None }
     }
 
     /// Whether the peer has certainly not acted on the request, which may then be sent again whatever it is.
     pub(crate) fn unprocessed(&self) -> bool {
-        self.unprocessed
+        self.end == Some(StreamEnd::Unprocessed)
+    }
+
+    /// Whether the connection broke under it.
+    pub(crate) fn lost_with_connection(&self) -> bool {
+        self.end == Some(StreamEnd::Lost)
     }
 
     /// Takes the body, all of which is still there while the transfer is replayable.
-    pub(crate) fn take_request(&mut self) -> Vec<u8> {
+    pub(crate) fn take_body(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.flow.out)
     }
 
     fn lost(&mut self, end: StreamEnd) -> Reason {
-        self.unprocessed |= end == StreamEnd::Unprocessed;
+        self.end = Some(end);
         match end {
             StreamEnd::Distrusted => Reason::TrustChanged,
             StreamEnd::Fault(_) => Reason::MalformedResponse,
@@ -320,6 +334,10 @@ impl ResponseSide for H2Response<'_> {
 
     fn started(&self) -> bool {
         self.started
+    }
+
+    fn still_trusted(&self, _worker: &Worker) -> Result<(), Failure> {
+        Ok(()) // the pool ends the streams of a connection whose peer is not (`StreamEnd::Distrusted`)
     }
 
     fn is_http1(&self) -> bool {

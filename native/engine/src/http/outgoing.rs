@@ -19,6 +19,8 @@ pub(crate) struct Outgoing {
     sent: usize,
     /// Where the payload of the piece begins.
     payload: usize,
+    /// Bytes of it.
+    count: usize,
     chunked: bool,
     /// Nothing but a head waits.
     only_head: bool,
@@ -33,8 +35,8 @@ impl Outgoing {
     /// Begins with `bytes`. `kept`: they stay when they are sent, and the whole body if it is one piece, until
     /// [`Outgoing::forget`].
     pub(crate) fn new(bytes: Vec<u8>, kept: bool) -> Self {
-        let (start, sent, payload, written) = (0, 0, 0, 0);
-        Self { bytes, start, sent, payload, chunked: false, only_head: false, kept, flushed: false, written }
+        let (start, sent, payload, count, written) = (0, 0, 0, 0, 0);
+        Self { bytes, start, sent, payload, count, chunked: false, only_head: false, kept, flushed: false, written }
     }
 
     /// The buffer that a head is to be appended to; pieces that follow are framed as chunks, or not at all.
@@ -64,6 +66,7 @@ impl Outgoing {
     /// Frames what was appended; how many bytes that was.
     pub(crate) fn close_piece(&mut self, piece: Piece, trailers: &[u8]) -> usize {
         let count = self.bytes.len() - self.payload;
+        self.count = count;
         let last = piece == Piece::Last;
         self.kept &= last || count == 0;
         if self.chunked {
@@ -122,12 +125,17 @@ impl Outgoing {
         self.written
     }
 
-    /// Takes the buffer: what is in it is the request from its first byte, if all of it was kept.
+    /// Takes the buffer.
     pub(crate) fn take(&mut self) -> Vec<u8> {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.drain(..self.start);
         (self.start, self.sent) = (0, 0);
-        bytes
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Takes the buffer with nothing in it but the payload of the one piece that there was.
+    pub(crate) fn take_payload(&mut self) -> Vec<u8> {
+        self.bytes.truncate(self.payload + self.count);
+        self.bytes.drain(..self.payload.min(self.bytes.len()));
+        self.take()
     }
 
     /// Writes the size in front of the payload, against it, and moves what stands before up to it.

@@ -13,13 +13,20 @@ use std::task::Poll;
 use std::time::Instant;
 
 use meshdp_model::authz::Denial;
+use meshdp_model::version::Version;
 use meshdp_proto::HeadScan;
-use meshdp_proto::refusal::Refusal;
+use meshdp_proto::http1_head::Framing;
+use meshdp_proto::sniff::PREFACE;
 
+use crate::attempts::Attempts;
 use crate::connection::{Failure, Secured};
 use crate::http::caller::{Caller, Request};
+use crate::http::carry::{Carried, Errand, carry};
 use crate::http::decide::{path_mode, read_head_from};
+use crate::http::h1_sides::H1Request;
+use crate::http::h2_session;
 use crate::http::reply::{self, Reply};
+use crate::http::transfer::Start;
 use crate::http::upstream::{self, Served};
 use crate::observe::outcome::{Outcome, Reason};
 use crate::observe::record::{self, RequestRecord};
@@ -43,6 +50,11 @@ pub(crate) async fn run(secured: Secured, pinned: &Pinned, worker: &Rc<Worker>) 
                 return Ok(());
             }
             Next::Cut => return Ok(()),
+            Next::Http2 => {
+                let HttpSession { stream, received, caller } = *session;
+                let secured = Secured { stream, received, link: caller.link };
+                return Box::pin(h2_session::run(secured, pinned, worker)).await;
+            }
         }
     }
 }
@@ -56,6 +68,8 @@ pub(crate) enum Next {
     Close,
     /// The connection ends at once: there is nothing left to say, or what is missing must be seen to be missing.
     Cut,
+    /// It is no HTTP/1.1 connection: what was received is the start of an HTTP/2 one.
+    Http2,
 }
 
 /// One HTTP connection.
@@ -77,6 +91,7 @@ impl<'w> HttpSession<'w> {
         let request = match self.receive_head().await? {
             Received::Head(request) => request,
             Received::Refused(outcome, pinned) => return Ok(Box::pin(self.refuse(&outcome, &pinned)).await),
+            Received::Preface => return Ok(Next::Http2),
             Received::Closed => {
                 Box::pin(reply::hang_up(&mut self.stream)).await;
                 return Ok(Next::Cut);
@@ -87,6 +102,9 @@ impl<'w> HttpSession<'w> {
             Err(denial) => return Box::pin(self.deny(&request, &denial)).await,
         };
         let next = match self.caller.route(&permit, &request, &self.received) {
+            Ok(target) if Errand::of_http1(&self.caller, &request, &target).version() == Version::Http2 => {
+                self.carry(&request, target).await?
+            }
             Ok(target) => match upstream::serve(self, &request, &permit, target).await? {
                 Served::Next(next) => next,
                 Served::Unanswered(reason) => Box::pin(self.answer(&request, reason)).await?,
@@ -113,8 +131,14 @@ impl<'w> HttpSession<'w> {
                 entry.deadline_ms.set(self.caller.worker.coarse_ms() + limits.head_ms);
                 Instant::now()
             });
-            if let Some(received) = self.read_head(started, &mut scan)? {
-                return Ok(received);
+            match self.preface() {
+                Preface::Whole => return Ok(Received::Preface),
+                Preface::Part => {}
+                Preface::No => {
+                    if let Some(received) = self.read_head(started, &mut scan)? {
+                        return Ok(received);
+                    }
+                }
             }
             match self.read_more().await? {
                 Waited::Bytes => {}
@@ -123,6 +147,21 @@ impl<'w> HttpSession<'w> {
                     return Ok(Received::Refused(Outcome::of(Reason::RequestTimeout), self.caller.pin_accepted()?));
                 }
             }
+        }
+    }
+
+    /// Whether a connection whose version nothing has told begins as HTTP/2.
+    fn preface(&self) -> Preface {
+        let first = self.caller.link.entry.requests.get() == 0 && self.received.first() == Some(&b'P');
+        if !first || !self.stream.may_speak_http2() {
+            return Preface::No;
+        }
+        if self.received.starts_with(PREFACE) {
+            Preface::Whole
+        } else if self.received.len() > 1 && PREFACE.starts_with(&self.received) {
+            Preface::Part
+        } else {
+            Preface::No
         }
     }
 
@@ -137,9 +176,9 @@ impl<'w> HttpSession<'w> {
             Ok(Some(head)) => {
                 let worker = self.caller.worker;
                 self.caller.link.entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
-                Some(Received::Head(Request { head, pinned, started, read: Cell::new(scratch.reads) }))
+                Some(Received::Head(Request { head, pinned, started, read: Cell::new(scratch.reads), grpc: false }))
             }
-            Err(refusal) => Some(Received::Refused(refused_as(refusal), pinned)),
+            Err(refusal) => Some(Received::Refused(record::refusal(refusal), pinned)),
         })
     }
 
@@ -184,6 +223,46 @@ impl<'w> HttpSession<'w> {
             None => Ok(Waited::TimedOut),
             Some(Ok(0) | Err(_)) => Err(Reason::DownstreamClosed.into()),
             Some(Ok(_)) => Ok(Waited::Bytes),
+        }
+    }
+
+    /// Serves a request whose upstream speaks HTTP/2.
+    async fn carry(&mut self, request: &Request, mut target: Target) -> Result<Next, Failure> {
+        let Self { stream, received, caller } = self;
+        let head = &request.head.head;
+        let start = Start {
+            kind: upstream::kind_of(head.method.of(received)),
+            grpc: false,
+            ended: matches!(head.framing, Framing::None | Framing::Length(0)),
+            limits: caller.limits,
+            close: caller.worker.draining.get() || !head.keep_alive,
+        };
+        let mut down = H1Request::new((stream, received), (head.len, head.framing), &caller.worker.buffers);
+        let mut attempts = Attempts::default();
+        let carried = loop {
+            match carry(&Errand::of_http1(caller, request, &target), &mut down, &start).await {
+                Carried::Unanswered(reason) => {
+                    if let Err(reason) = Box::pin(attempts.again(&mut target, reason, caller.worker)).await {
+                        break Carried::Unanswered(reason);
+                    }
+                }
+                carried => break carried,
+            }
+        };
+        let consumed = down.consumed();
+        drop(down);
+        match carried {
+            Carried::Answered(outcome, done) => {
+                self.record(request, Some(&target), outcome);
+                self.consume(consumed);
+                Ok(if done.downstream_reusable { Next::Request } else { Next::Close })
+            }
+            Carried::Unanswered(reason) => Box::pin(self.answer(request, reason)).await,
+            Carried::UnansweredMidBody(reason) => Ok(Box::pin(self.answer_and_close(request, reason)).await),
+            Carried::Cut(outcome) => {
+                self.record(request, Some(&target), outcome);
+                Ok(Next::Cut)
+            }
         }
     }
 
@@ -255,15 +334,16 @@ fn has_waited_enough(entry: &Entry, worker: &Worker) -> bool {
     entry.deadline_ms.get() <= worker.coarse_ms()
 }
 
-fn refused_as(refusal: Refusal) -> Outcome {
-    let too_large = matches!(refusal.status, 413 | 414 | 431);
-    let reason = if too_large { Reason::RequestHeadTooLarge } else { Reason::MalformedRequest };
-    Outcome::of(reason).because(refusal.reason.code()).answered(refusal.status)
+enum Preface {
+    No,
+    Part,
+    Whole,
 }
 
 enum Received {
     Head(Request),
     Refused(Outcome, Rc<Pinned>),
+    Preface,
     Closed,
 }
 

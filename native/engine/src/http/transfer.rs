@@ -14,9 +14,11 @@ use meshdp_proto::http1_fields::FieldTable;
 use meshdp_proto::http1_head::{Limits, RequestHead};
 use meshdp_proto::http1_response::{RequestKind, ResponseHead};
 
+use crate::connection::Failure;
 use crate::http::exchange::Broken;
 use crate::http::grpc;
 use crate::observe::outcome::Reason;
+use crate::worker::Worker;
 use crate::worker::buffers::read_limit;
 
 /// Where a piece stands in its body.
@@ -70,6 +72,9 @@ pub(crate) trait RequestSide: Source + Sink {
     /// Whether it has been told anything that no other answer may follow.
     fn told(&self) -> bool;
 
+    /// Whether the request is still there as it came, so that its end can be found behind an answer of ours.
+    fn intact(&self) -> bool;
+
     /// Ends a response that has begun so that it cannot be taken for a whole one.
     fn cut(&mut self);
 }
@@ -92,6 +97,9 @@ pub(crate) trait ResponseSide: Source + Sink {
 
     /// Whether a byte of an answer has come.
     fn started(&self) -> bool;
+
+    /// Whether its certificate still leads to a root that is trusted.
+    fn still_trusted(&self, worker: &Worker) -> Result<(), Failure>;
 
     /// Whether it spoke HTTP/1.1, so that its head is worth a note on its spelling.
     fn is_http1(&self) -> bool;
@@ -151,7 +159,7 @@ pub(crate) struct Transfer {
     /// All of the request is with the upstream, or it takes no more.
     upload_over: bool,
     upload_failed: bool,
-    /// The request was whole when its first piece had been read.
+    /// What was taken of the request's body is at hand: nothing yet, or all of it in one piece.
     whole_at_start: bool,
     response: Response,
     close_downstream: bool,
@@ -232,12 +240,12 @@ impl Transfer {
 
     /// Whether all of the request is still at hand, and nothing has come back.
     pub(crate) fn replayable(&self) -> bool {
-        self.request_ended && self.whole_at_start && self.response == Response::Awaited
+        self.whole_at_start && self.response == Response::Awaited
     }
 
-    /// Whether the request's body was taken from the side that asked, or none of it.
-    pub(crate) fn request_at_hand(&self) -> bool {
-        self.request_ended || self.bytes_in == 0
+    /// Whether all of the request was taken from the side that asked.
+    pub(crate) fn request_has_ended(&self) -> bool {
+        self.request_ended
     }
 
     /// Begins again with another upstream; legal only when `replayable`.
@@ -288,7 +296,8 @@ impl Transfer {
                 let first = self.bytes_in == 0;
                 self.bytes_in += up.close_piece(piece, down.trailers()) as u64;
                 self.request_ended = piece == Piece::Last;
-                self.whole_at_start &= self.request_ended && first || self.bytes_in == 0;
+                let whole = self.request_ended && first && down.trailers().is_empty();
+                self.whole_at_start &= whole || self.bytes_in == 0 && !self.request_ended;
                 match polled {
                     Poll::Ready(read) => drop(read?),
                     Poll::Pending => waits = true,

@@ -55,7 +55,7 @@ pub(crate) async fn serve(
         Err(broken) => return Ok(Served::Unanswered(broken.reason)),
     };
     for attempt in 1..=ATTEMPTS {
-        let (mut upstream, reused) = match acquire(session, &exchange, &mut lane, attempt).await {
+        let (mut upstream, reused) = match reach(session, &exchange, &mut lane, attempt).await {
             Ok(acquired) => acquired,
             Err(Reason::DownstreamClosed) => {
                 let left = exchange.broken(Reason::DownstreamClosed);
@@ -114,6 +114,25 @@ fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, B
     Exchange::new(start, &session.received)
 }
 
+/// A pooled connection for the first try. The second takes a fresh one: what closed one pooled connection has likely
+/// closed its neighbours too.
+pub(crate) async fn acquire(
+    key: &PoolKey,
+    target: &Target,
+    worker: &Worker,
+    attempt: u32,
+) -> Result<(Stream, bool), Reason> {
+    let pooled = if attempt == 1 { worker.pool.borrow_mut().take(key) } else { None };
+    match pooled {
+        Some(stream) => Ok((stream, true)),
+        None => {
+            let stream = Box::pin(target.connect(worker)).await?;
+            worker.health.succeeded(target.address);
+            Ok((stream, false))
+        }
+    }
+}
+
 /// Where a request is sent: the target, the pool's key for it, and its place among the requests in flight there.
 struct Lane<'w> {
     target: Target,
@@ -127,9 +146,8 @@ impl<'w> Lane<'w> {
     }
 }
 
-/// A pooled connection for the first try. The second takes a fresh one: what closed one pooled connection has likely
-/// closed its neighbours too. A fresh one may lead to another endpoint.
-async fn acquire<'w>(
+/// As `acquire`, as long as the downstream waits for it; a fresh connection may lead to another endpoint.
+async fn reach<'w>(
     session: &mut HttpSession<'w>,
     exchange: &Exchange,
     lane: &mut Lane<'w>,
@@ -277,7 +295,7 @@ fn give_back(exchange: Exchange, worker: &Worker) {
     }
 }
 
-fn kind_of(method: &[u8]) -> RequestKind {
+pub(crate) fn kind_of(method: &[u8]) -> RequestKind {
     match method {
         b"HEAD" => RequestKind::Head,
         b"CONNECT" => RequestKind::Connect,
@@ -291,4 +309,4 @@ enum Step {
 }
 
 /// The first try and one more, on a fresh connection, when the one taken from the pool had just been closed.
-const ATTEMPTS: u32 = 2;
+pub(crate) const ATTEMPTS: u32 = 2;

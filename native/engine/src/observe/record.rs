@@ -12,9 +12,11 @@ use meshdp_model::facts::{ConnectionFacts, Direction};
 use meshdp_model::identity::Peer;
 use meshdp_model::snapshot::Snapshot;
 use meshdp_proto::http1_fields::Known;
+use meshdp_proto::refusal::Refusal;
 
 use crate::connection::{Failure, Link};
 use crate::http::caller::{Caller, Request, view};
+use crate::http::grpc;
 use crate::observe::access_log::{Entry as LogEntry, HttpFields};
 use crate::observe::outcome::{Outcome, Reason};
 use crate::observe::telemetry::{CacheTag, Party, Protocol, Reporter, Security, SeriesId, SeriesKey};
@@ -54,17 +56,19 @@ impl RequestRecord<'_, '_> {
 
     fn series(&self) -> SeriesId {
         let member = self.target.and_then(|target| target.member.as_ref());
+        let protocol = if self.request.grpc { Protocol::Grpc } else { Protocol::Http };
         let tag = CacheTag {
             epoch: self.request.pinned.epoch,
             place: member.map_or(0, |member| std::ptr::from_ref(member.endpoint()).addr()),
             status: self.outcome.status,
             reason: self.outcome.reason,
-            protocol: Protocol::Http,
+            protocol,
+            grpc_status: self.outcome.grpc_status,
         };
         let make = || {
             let call =
                 Call { facts: &self.caller.link.facts, target: self.target, snapshot: &self.request.pinned.snapshot };
-            let key = call.key(Protocol::Http, &self.outcome);
+            let key = call.key(protocol, &self.outcome);
             self.caller.worker.telemetry.borrow_mut().series(&key)
         };
         self.caller.series.borrow_mut().find(tag, make)
@@ -88,6 +92,13 @@ impl RequestRecord<'_, '_> {
         let line = line(&self.caller.link, self.target, &self.outcome);
         worker.access_log.borrow_mut().write(&LogEntry { http: Some(http), ..line });
     }
+}
+
+/// The outcome of a head that was refused.
+pub(crate) fn refusal(refusal: Refusal) -> Outcome {
+    let too_large = matches!(refusal.status, 413 | 414 | 431);
+    let reason = if too_large { Reason::RequestHeadTooLarge } else { Reason::MalformedRequest };
+    Outcome::of(reason).because(refusal.reason.code()).answered(refusal.status)
 }
 
 /// The end of bytes that were no request: no method, no path, the refusal's code as the detail.
@@ -220,7 +231,7 @@ impl<'a> Call<'a> {
             },
             response_code: outcome.status,
             response_flags: outcome.reason.flags(),
-            grpc_status: "",
+            grpc_status: grpc::label(outcome.grpc_status),
         }
     }
 
