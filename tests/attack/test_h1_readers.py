@@ -21,9 +21,45 @@ from tests.support import readers, wire
 from tests.support.origin import Connection
 
 GADGETS = 140  # in each direction
-NAMES = ["Transfer-Encoding", "transfer-encoding", "Content-Length", "Transfer_Encoding", "Content_Length", "Transfer-Encodin\x67"]
-VALUES = ["chunked", "chunke\x64", "4", "x", "chunked, identity", "identity, chunked", '"chunked"', "chunked;q=1", "0004", "+4", "4, 4", "4 "]
-JOINS = [": ", ":", " : ", "\t:", ":\t", ": \x0b", ":\x0c", ": \xa0", ":\r\n ", ":\r ", ":\n ", ": \x85", "\x00: ", "::", ": \t "]
+NAMES = [
+    "Transfer-Encoding",
+    "transfer-encoding",
+    "Content-Length",
+    "Transfer_Encoding",
+    "Content_Length",
+    "Transfer-Encodin\x67",
+]
+VALUES = [
+    "chunked",
+    "chunke\x64",
+    "4",
+    "x",
+    "chunked, identity",
+    "identity, chunked",
+    '"chunked"',
+    "chunked;q=1",
+    "0004",
+    "+4",
+    "4, 4",
+    "4 ",
+]
+JOINS = [
+    ": ",
+    ":",
+    " : ",
+    "\t:",
+    ":\t",
+    ": \x0b",
+    ":\x0c",
+    ": \xa0",
+    ":\r\n ",
+    ":\r ",
+    ":\n ",
+    ": \x85",
+    "\x00: ",
+    "::",
+    ": \t ",
+]
 
 
 def gadget(chance: random.Random) -> bytes:

@@ -62,7 +62,21 @@ def test_h1_50_methods_are_compared_exactly(arena: Arena) -> None:
     arena.refuse(request("/", method="Delete"))
 
 
-ODD_HOSTS = ["a,b", "a b", "u@server", "server/x", "server#x", "server?x", "a%00", "server:99999", "server:x", "::1", "[::1", "a\\b", '"a"']
+ODD_HOSTS = [
+    "a,b",
+    "a b",
+    "u@server",
+    "server/x",
+    "server#x",
+    "server?x",
+    "a%00",
+    "server:99999",
+    "server:x",
+    "::1",
+    "[::1",
+    "a\\b",
+    '"a"',
+]
 
 
 @pytest.mark.parametrize("host", ODD_HOSTS)
@@ -108,7 +122,16 @@ def test_h1_52_policy_sees_the_authority_of_the_target(arena: Arena) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["http:///x", "http://u:p@server/", "http://server#f", "ftp://server/", "http://server:99999/", "http:/x", "http://", "http://a b/"],
+    [
+        "http:///x",
+        "http://u:p@server/",
+        "http://server#f",
+        "ftp://server/",
+        "http://server:99999/",
+        "http:/x",
+        "http://",
+        "http://a b/",
+    ],
 )
 def test_h1_53_broken_absolute_target(arena: Arena, target: str) -> None:
     arena.refuse(b"GET " + target.encode() + b" HTTP/1.1" + HOST)

@@ -39,7 +39,9 @@ def opened() -> Iterator[Mesh]:
         client, server = made.pair.client, made.pair.server
         subprocess.run(["ip", "-n", server.namespace, "addr", "add", f"{SPARE_IP}/24", "dev", server.link], check=True)
         base = (made.pair.configuration / "base.yaml").read_text()
-        made.pair.replace("base.yaml", base.replace("spec: {accessLogFile", "spec: {connectTimeout: 1s, accessLogFile"), client)
+        made.pair.replace(
+            "base.yaml", base.replace("spec: {accessLogFile", "spec: {connectTimeout: 1s, accessLogFile"), client
+        )
         made.pair.configure(SPARE)
         yield made
 

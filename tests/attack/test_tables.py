@@ -38,4 +38,6 @@ def test_lines_that_wait_say_for_what() -> None:
     wanted = {f"{prefix}-{number:02}" for prefix, count in TABLES.items() for number in range(1, count + 1)}
     assert set(WAITING) <= wanted
     assert list(WAITING) == sorted(WAITING)
-    assert all(re.match(r"(M[3-9]|routing|later): .{20,}", reason) for reasons in WAITING.values() for reason in reasons)
+    assert all(
+        re.match(r"(M[3-9]|routing|later): .{20,}", reason) for reasons in WAITING.values() for reason in reasons
+    )
