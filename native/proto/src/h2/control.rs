@@ -49,6 +49,9 @@ impl Connection {
         let count = payload.len() / PARAMETER_BYTES;
         self.charge(budget::FRAME + (count / PARAMETERS_PER_POINT) as u32)?;
         let before = self.peer;
+        if !self.greeted {
+            self.peer.max_streams = u32::MAX;
+        }
         for parameter in payload.chunks_exact(PARAMETER_BYTES) {
             self.peer.apply(self.role, parameter)?;
         }

@@ -6,18 +6,6 @@ use meshdp_proto::h2::{Role, StreamId};
 
 const ROUNDS: u64 = 6_000;
 
-/// A small generator: xorshift, seeded by the round.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % below.max(1)
-    }
-}
-
 fn from_client(dice: &mut Dice) -> Vec<u8> {
     let id = 1 + 2 * dice.roll(6) as u32;
     match dice.roll(12) {
@@ -66,7 +54,7 @@ fn mutate(bytes: &mut Vec<u8>, dice: &mut Dice) {
 fn mutated_conversations_neither_panic_nor_grow() {
     let (mut faults, mut messages) = (0, 0);
     for seed in 1..=ROUNDS {
-        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut dice = Dice::new(seed);
         let role = if dice.roll(2) == 0 { Role::Server } else { Role::Client };
         let mut peer = Peer::greeted(role);
         if role == Role::Client {
