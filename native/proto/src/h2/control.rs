@@ -208,7 +208,7 @@ impl Connection {
             None if self.is_idle(id) => {
                 Err(ConnectionFault { code, why: "PRIORITY must carry 5 bytes and not name its own stream." })
             }
-            None => Ok(()),
+            None => self.put_fault(id, code),
         }
     }
 }
