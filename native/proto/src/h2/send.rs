@@ -131,7 +131,7 @@ impl Connection {
         self.send_window.available()
     }
 
-    /// Ends a stream with RST_STREAM; nothing when it is over already.
+    /// Ends a stream with `RST_STREAM`; nothing when it is over already.
     pub fn reset(&mut self, id: StreamId, code: ErrorCode) {
         let Some(slot) = self.streams.find(id) else { return };
         let state = self.streams.get(slot).state;
@@ -158,7 +158,7 @@ impl Connection {
     }
 
     /// The engine's work for this stream is over and it will not name it again. Once for each stream; a stream that is
-    /// not over is reset (CANCEL; NO_ERROR where a server's response is complete), unread bytes are credited.
+    /// not over is reset (CANCEL; `NO_ERROR` where a server's response is complete), unread bytes are credited.
     pub fn release(&mut self, id: StreamId) {
         let Some(slot) = self.streams.find(id) else { return };
         let answered = self.role == Role::Server && !self.streams.get(slot).state.is(State::SENDS);
