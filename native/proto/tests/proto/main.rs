@@ -7,6 +7,8 @@ mod exchange;
 mod feed;
 mod first_bytes;
 mod forwarding;
+mod hpack;
+mod message;
 mod paths;
 mod properties;
 mod responses;
