@@ -121,6 +121,11 @@ impl Connection {
         stream.min(self.send_window.available())
     }
 
+    /// How many body bytes all streams together could send now, were the output empty.
+    pub fn connection_window(&self) -> usize {
+        self.send_window.available()
+    }
+
     /// Ends a stream with RST_STREAM; nothing when it is over already.
     pub fn reset(&mut self, id: StreamId, code: ErrorCode) {
         let Some(slot) = self.streams.find(id) else { return };
