@@ -167,6 +167,19 @@ impl Target {
     }
 }
 
+#[cfg(test)]
+impl Target {
+    /// An endpoint of a cluster, or an address alone.
+    pub(crate) fn of_tests(address: SocketAddr, member: Option<(&Arc<Cluster>, Endpoint)>) -> Self {
+        let member = member.map(|(cluster, endpoint)| Member {
+            cluster: Arc::clone(cluster),
+            endpoints: Arc::new(EndpointSet::new(vec![endpoint])),
+            index: 0,
+        });
+        Self { address, source: None, member, connect_timeout: Duration::from_secs(2), alpn: ClientAlpn::Http11 }
+    }
+}
+
 async fn dial(address: SocketAddr, source: Option<IpAddr>, settings: &Settings) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(mark) = settings.mark {

@@ -48,6 +48,8 @@ pub(super) struct State {
     gone: Option<StreamEnd>,
     /// The core has a lent buffer.
     lent: bool,
+    /// The peer's SETTINGS have come.
+    greeted: bool,
 }
 
 /// A request that a peer has begun.
@@ -69,6 +71,7 @@ impl Shared {
             retired: false,
             gone: None,
             lent: true,
+            greeted: false,
         };
         let (state, buffers) = (RefCell::new(state), Rc::clone(buffers));
         Rc::new(Self { state, buffers, received: Cell::new(0), openers })
@@ -185,9 +188,10 @@ impl Shared {
     pub(super) fn receive(&self, input: &[u8]) -> Result<usize, ConnectionFault> {
         let mut state = self.state();
         state.lend_output(&self.buffers);
-        let State { core, slots, .. } = &mut *state;
+        let State { core, slots, greeted, .. } = &mut *state;
         let taken = core.receive(input, &mut self.buffers.heads.borrow_mut(), slots);
         let News { settings, going_away, .. } = std::mem::take(&mut slots.news);
+        *greeted |= settings;
         drop(state);
         if let Some(openers) = self.openers.as_ref().filter(|_| settings || going_away) {
             openers.changed.notify_waiters();
@@ -205,11 +209,12 @@ impl Shared {
         state.lend_output(&self.buffers);
         state.core.release(id);
         state.slots.release(slot, id);
-        if state.retired {
+        if state.retired || state.core.done() {
             state.wake_driver_now();
         } else {
             state.wake_driver();
         }
+        state.take_output(&self.buffers);
         if let Some(openers) = self.openers.as_ref().filter(|openers| openers.waiting.get() > 0) {
             openers.changed.notify_one();
         }
@@ -220,6 +225,9 @@ impl State {
     fn may_open(&self) -> Result<(), NotOpened> {
         if self.retired || self.gone.is_some() {
             return Err(NotOpened::GoingAway);
+        }
+        if !self.greeted && self.core.active() >= UNGREETED_STREAMS {
+            return Err(NotOpened::Limit);
         }
         self.core.may_open()
     }
@@ -285,3 +293,6 @@ impl State {
         }
     }
 }
+
+/// Streams that are opened before the peer has said how many it takes: what RFC 9113 6.5.2 asks of it at least.
+const UNGREETED_STREAMS: usize = 100;
