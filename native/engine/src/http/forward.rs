@@ -60,7 +60,7 @@ impl Forwarded {
         }
         let drop: &[Known] = if self.inbound { &[Known::XForwardedClientCert] } else { &[] };
         let host = if head.authority_in_target { head.authority.map(|span| span.of(buffer)) } else { None };
-        let edits = RequestEdits { target, host, drop, append: &append[..count] };
+        let edits = RequestEdits { target, host, drop, append: &append[..count], ..RequestEdits::default() };
         encode_request(buffer, &head.head, fields, &edits, out);
     }
 }

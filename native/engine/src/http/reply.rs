@@ -72,6 +72,7 @@ pub(crate) async fn send(
         extra: &[],
         close: reply.close,
         to_head: head.is_head(&secured.received),
+        ..LocalReply::default()
     };
     local_reply(&answer, &mut out);
     let written = write(&mut secured.stream, &out, worker).await;
@@ -88,7 +89,7 @@ pub(crate) async fn send(
 /// Answers bytes that are no request; the connection is to be closed: nothing behind them is looked at.
 pub(crate) async fn refuse(secured: &mut Secured, status: u16, worker: &Worker) {
     let mut out = worker.buffers.lend();
-    let answer = LocalReply { status, body: b"", content_type: "", extra: &[], close: true, to_head: false };
+    let answer = LocalReply { status, body: b"", content_type: "", extra: &[], close: true, ..LocalReply::default() };
     local_reply(&answer, &mut out);
     let _ = write(&mut secured.stream, &out, worker).await;
     worker.buffers.give(out);

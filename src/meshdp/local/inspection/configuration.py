@@ -86,6 +86,8 @@ def clusters(sections: Sections) -> Iterator[Row]:
             "port": section["port"],
             "subset": subset or None,
             "direction": direction,
+            "protocol": section.get("protocol"),
+            "h2_upgrade": section.get("h2_upgrade"),
             "balance": section["balance"],
             "sni": section["sni"],
             "identities": section["identities"],
@@ -108,6 +110,7 @@ def endpoints(sections: Sections) -> Iterator[Row]:
                 "name": f"{each['namespace']}/{each['workload']}",
                 "identity": each["identity"] or None,
                 "weight": each["weight"],
+                "capabilities": each["capabilities"],
                 "fqdn": key.split("|")[-1],
                 "cluster": key,
             }
@@ -135,8 +138,8 @@ Rows = Callable[[Sections], Iterable[Row]]
 KINDS: Mapping[str, tuple[str, tuple[str, ...], Rows]] = {
     "listeners": ("inbound/,service/,mesh", (), listeners),
     "routes": ("service/", ("protocol",), routes),
-    "clusters": ("cluster/,endpoints/", ("name", "identities", "sni", "connect_timeout_ms"), clusters),
-    "endpoints": ("endpoints/", ("weight", "fqdn"), endpoints),
+    "clusters": ("cluster/,endpoints/", ("name", "h2_upgrade", "identities", "sni", "connect_timeout_ms"), clusters),
+    "endpoints": ("endpoints/", ("weight", "capabilities", "fqdn"), endpoints),
     "policies": ("authz", (), policies),
 }
 
@@ -149,7 +152,7 @@ def _outbound(address: str, port: int | None, protocol: str, fqdn: str | None) -
         "protocol": protocol,
         "tls": None,
         "name": "service",
-        "match": "host" if protocol == "http" else "destination",
+        "match": "host" if protocol in ("http", "http2") else "destination",
         "fqdn": fqdn,
     }
 
