@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 PROFILE = "fast"
 TURNS = 200
-ALLOWED = 1.03
+ALLOWED = 1.05
 # Differences of so few instructions are the layout of a branch, not a cost.
-NEGLIGIBLE = 40
+NEGLIGIBLE = 60
 SNAPSHOT = (
     "import sys; from bench.micro import mesh; sys.stdout.buffer.write(mesh.snapshot(100, 100).transaction(None))"
 )
@@ -47,7 +47,9 @@ def base_commit() -> str:
     found = git("rev-parse", "--verify", f"{named}^{{commit}}") if named else ""
     # Local changes are compared with the last commit, a commit that is the merge base itself with its parent.
     if found == head or not found:
-        return head if git("status", "--porcelain", "native", "bench/native") else git("rev-parse", "--verify", "HEAD~1")
+        return (
+            head if git("status", "--porcelain", "native", "bench/native") else git("rev-parse", "--verify", "HEAD~1")
+        )
     return found
 
 
@@ -76,7 +78,9 @@ class Cores:
         self.program = snapshot.with_suffix(".cores")
         shutil.copy(target / PROFILE / "cores", self.program)
         found = {**os.environ, "PYTHONPATH": f"{tree / 'src'}{os.pathsep}{tree}"}
-        made = subprocess.run([sys.executable, "-P", "-c", SNAPSHOT], cwd=tree, env=found, capture_output=True, check=True)
+        made = subprocess.run(
+            [sys.executable, "-P", "-c", SNAPSHOT], cwd=tree, env=found, capture_output=True, check=True
+        )
         snapshot.write_bytes(made.stdout)
         self.snapshot = snapshot
 
@@ -120,6 +124,6 @@ def test_no_operation_costs_more_instructions_than_at_the_merge_base(base: Path,
 
 
 def test_the_judgement_finds_what_costs_more() -> None:
-    assert costlier(1000, 1041)
-    assert not costlier(1000, 1029)
-    assert not costlier(100, 130)
+    assert costlier(2000, 2101)
+    assert not costlier(2000, 2099)
+    assert not costlier(100, 150)

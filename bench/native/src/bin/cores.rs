@@ -30,7 +30,8 @@ const OPERATIONS: &[(&str, fn(Option<&Arc<Snapshot>>) -> Option<Turn>)] = &[
     ("forward_request", |_| Some(forwarding_a_request())),
     ("forward_response", |_| Some(forwarding_a_response())),
     ("decode_chunks", |_| Some(decoding_chunks())),
-    ("authorize_request", |snapshot| snapshot.map(authorizing)),
+    ("authorize_request", |snapshot| snapshot.map(|snapshot| authorizing(snapshot, 7))),
+    ("authorize_last", |snapshot| snapshot.map(|snapshot| authorizing(snapshot, 99))),
     ("route_request", |snapshot| snapshot.map(routing)),
 ];
 
@@ -143,36 +144,39 @@ impl HeaderValues for Fields<'_> {
     }
 }
 
-fn connection(direction: Direction) -> ConnectionFacts {
+fn connection(direction: Direction, caller: u32) -> ConnectionFacts {
     let address = |text: &str| text.parse::<SocketAddr>().expect("a literal address");
     ConnectionFacts {
         direction,
-        peer: Peer::parse("spiffe://cluster.local/ns/default/sa/caller-7").ok(),
+        peer: Peer::parse(&format!("spiffe://cluster.local/ns/default/sa/caller-{caller}")).ok(),
         source: address("10.0.0.9:40000"),
         destination: address("10.0.0.1:8080"),
         sni: None,
     }
 }
 
-fn authorizing(snapshot: &Arc<Snapshot>) -> Turn {
-    let (snapshot, facts) = (Arc::clone(snapshot), connection(Direction::Inbound));
+/// A request that one of the policies lets in.
+fn authorizing(snapshot: &Arc<Snapshot>, caller: u32) -> Turn {
+    let (snapshot, facts) = (Arc::clone(snapshot), connection(Direction::Inbound, caller));
     let mut fields = FieldTable::new();
     parse_request(REQUEST, &Limits::default(), &mut fields).expect("it is well formed");
     let mut context = snapshot.connection_context(&facts);
+    let path = format!("/api/{caller}/item");
     Box::new(move || {
         let request = RequestFacts {
             method: b"GET",
-            path: b"/api/7/item",
+            path: path.as_bytes(),
             authority: b"web.default",
             remote_ip: facts.source.ip(),
             headers: &Fields(&fields),
         };
-        black_box(snapshot.authorize_request_in(&mut context, &facts, black_box(&request)).is_ok());
+        let judged = snapshot.authorize_request_in(&mut context, &facts, black_box(&request));
+        assert!(judged.is_ok(), "a policy names this caller");
     })
 }
 
 fn routing(snapshot: &Arc<Snapshot>) -> Turn {
-    let (snapshot, facts) = (Arc::clone(snapshot), connection(Direction::Outbound));
+    let (snapshot, facts) = (Arc::clone(snapshot), connection(Direction::Outbound, 0));
     let permit = snapshot.permit_outbound(&facts);
     Box::new(move || {
         let route = snapshot.route_request(&permit, 80, black_box(b"service-3.default"), None, 7);

@@ -90,9 +90,10 @@ impl Plan {
         let errors = tallies.iter().map(|tally| tally.errors).sum::<usize>() + lost;
         let quantile = |part: f64| took.get(((took.len() as f64 * part) as usize).min(took.len().max(1) - 1)).copied();
         println!(
-            "{{\"requests\": {}, \"errors\": {errors}, \"seconds\": {seconds:.4}, \"p50_us\": {}, \"p99_us\": {}}}",
+            "{{\"requests\": {}, \"errors\": {errors}, \"seconds\": {seconds:.4}, \"p50_us\": {}, \"p90_us\": {}, \"p99_us\": {}}}",
             took.len(),
             quantile(0.5).unwrap_or(0),
+            quantile(0.9).unwrap_or(0),
             quantile(0.99).unwrap_or(0),
         );
         ExitCode::SUCCESS
