@@ -153,7 +153,7 @@ impl Connection {
     }
 
     /// The engine's work for this stream is over and it will not name it again. Once for each stream; a stream that is
-    /// not over is reset (CANCEL; NO_ERROR where a server's response is complete), unread bytes are credited.
+    /// not over is reset (CANCEL; `NO_ERROR` where a server's response is complete), unread bytes are credited.
     pub fn release(&mut self, id: StreamId) {
         let Some(slot) = self.streams.find(id) else { return };
         let answered = self.role == Role::Server && !self.streams.get(slot).state.is(State::SENDS);

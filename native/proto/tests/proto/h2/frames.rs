@@ -267,6 +267,8 @@ fn h2_21_the_state_table_of_a_server() {
         assert_eq!(run_with(&get(1), complete).connection_fault(), "stream_closed");
         assert_eq!(run_with(&number(WINDOW_UPDATE, 1, 1), complete).clean().len(), 1);
         assert_eq!(run_with(&number(RST_STREAM, 1, 1), complete).clean().len(), 1);
+        let outcome = run_with(&frame(PRIORITY, 0, 1, &[0; 4]), complete);
+        assert_eq!((outcome.fault, &outcome.resets[..]), (None, &[(1, "frame_size_error")][..]));
         let given_up = move || {
             let mut peer = Peer::greeted(SERVER);
             peer.feed(&post(1));
