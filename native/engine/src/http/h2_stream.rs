@@ -18,6 +18,7 @@ use meshdp_proto::h2::message::{Origin, Tunnel, encode_local_reply, grpc_status,
 use meshdp_proto::http1_fields::Known;
 use meshdp_proto::http1_forward::LocalReply;
 
+use crate::attempts::Attempts;
 use crate::fault;
 use crate::h2::shared::Accepted;
 use crate::http::caller::{Caller, Request, view};
@@ -135,25 +136,31 @@ impl Call<'_, '_> {
             let outcome = Outcome::of(Reason::MalformedRequest).because("grpc_timeout");
             return (self.answer(down, outcome, "malformed grpc-timeout").await, None);
         };
-        let target = match caller.route(&permit, request, down.text()) {
+        let mut target = match caller.route(&permit, request, down.text()) {
             Ok(target) => target,
             Err(reason) => return (self.answer(down, Outcome::of(reason), reply::body_of(reason)).await, None),
         };
-        let errand = Errand {
-            caller,
-            request,
-            target: &target,
-            clock: self.clock(timeout_ms),
-            spoken,
-            scheme: shape.scheme,
-            sensitive: shape.sensitive,
-            from_mesh: caller.link.facts.peer.is_some(),
-        };
-        errand.clock.begin(caller.worker);
-        let outcome = match carry(&errand, down, &start).await {
-            Carried::Answered(outcome, _) | Carried::Cut(outcome) => outcome,
-            Carried::Unanswered(reason) | Carried::UnansweredMidBody(reason) => {
-                self.answer(down, Outcome::of(reason), reply::body_of(reason)).await
+        let clock = self.clock(timeout_ms);
+        clock.begin(caller.worker);
+        let mut attempts = Attempts::default();
+        let outcome = loop {
+            let errand = Errand {
+                caller,
+                request,
+                target: &target,
+                clock,
+                spoken,
+                scheme: shape.scheme,
+                sensitive: shape.sensitive,
+                from_mesh: caller.link.facts.peer.is_some(),
+            };
+            let reason = match carry(&errand, down, &start).await {
+                Carried::Answered(outcome, _) | Carried::Cut(outcome) => break outcome,
+                Carried::UnansweredMidBody(reason) => Err(reason),
+                Carried::Unanswered(reason) => Box::pin(attempts.again(&mut target, reason, caller.worker)).await,
+            };
+            if let Err(reason) = reason {
+                break self.answer(down, Outcome::of(reason), reply::body_of(reason)).await;
             }
         };
         (outcome, Some(target))
