@@ -50,6 +50,10 @@ pub(crate) async fn serve(caller: &Caller<'_>, arrived: Arrived, deadline: Deadl
     // A connection that is no longer acceptable ends with all its streams.
     let Ok(pinned) = caller.pin_accepted() else { return down.handle().reset(ErrorCode::REFUSED_STREAM) };
     let mut call = Call { caller, deadline: &deadline, to_head: shape.to_head, grpc: false };
+    if shape.tunnel != Tunnel::No {
+        let outcome = Outcome::of(Reason::Unsupported).because("connect").answered(404);
+        return call.refuse(&mut down, &pinned, &outcome).await;
+    }
     let mut request = match read(caller, &pinned, down.text()) {
         Ok(request) => request,
         Err(outcome) => return call.refuse(&mut down, &pinned, &outcome).await,
@@ -58,19 +62,9 @@ pub(crate) async fn serve(caller: &Caller<'_>, arrived: Arrived, deadline: Deadl
     let Noticed { grpc, timeout, spoken } = notice(caller, &request, down.text());
     (request.grpc, call.grpc) = (grpc, grpc);
     down.note_answer(spoken == Version::Http1);
-    let (outcome, target) = if shape.tunnel == Tunnel::No {
-        let start = Start {
-            kind: kind_of(request.head.head.method.of(down.text())),
-            grpc,
-            ended: end,
-            limits: caller.limits,
-            close: false,
-        };
-        call.forward(&request, &mut down, (start, timeout, spoken, shape)).await
-    } else {
-        let outcome = Outcome::of(Reason::Unsupported).because("connect").answered(404);
-        (call.answer(&mut down, outcome, "").await, None)
-    };
+    let kind = kind_of(request.head.head.method.of(down.text()));
+    let start = Start { kind, grpc, ended: end, limits: caller.limits, close: false };
+    let (outcome, target) = call.forward(&request, &mut down, (start, timeout, spoken, shape)).await;
     RequestRecord { caller, request: &request, text: down.text(), target: target.as_ref(), outcome }.write();
     caller.count_request();
 }
