@@ -53,6 +53,11 @@ impl Connection {
         if self.active >= self.peer.max_streams as usize { Err(NotOpened::Limit) } else { Ok(()) }
     }
 
+    /// Client: how many streams the peer takes at a time, as far as it has said.
+    pub fn peer_max_streams(&self) -> u32 {
+        self.peer.max_streams
+    }
+
     /// Server: sends a response head, interim ones too. False (and `encode` not called) when the stream is over.
     pub fn send_head(&mut self, id: StreamId, end: bool, encode: impl FnOnce(&mut Encoder, &mut Vec<u8>)) -> bool {
         let Some(slot) = self.sending(id) else { return false };
