@@ -26,6 +26,7 @@ from tests.support.wire import SIDECAR_UID
 OUTBOUND_PORT, INBOUND_PORT, ADMIN_PORT = 15001, 15006, 15000
 EXTENSIONS = "type.googleapis.com/envoy.extensions"
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+SIDES = {"client": ["client"], "server": ["server"], "both": ["server", "client"]}
 Config = dict[str, Any]
 
 # B.2: what the client side offers, by the protocol that it speaks upstream.
@@ -42,19 +43,21 @@ IDENTITY = "spiffe://cluster.local/ns/default/sa/{}"
 
 
 class Beside(Mesh):
-    """A mesh with Envoy in the place of one side's sidecar."""
+    """A mesh with Envoy in the place of one side's sidecar, or of both."""
 
     def __init__(self, rig: Rig, at: str) -> None:
         self.rig = rig
         self.at = at
-        self.process = start(rig, at)
+        self._started: list[subprocess.Popen[bytes]] = []
+        self.restart()
         super().__init__(rig.pair, Origin(rig.pair.server, [ports.HTTP, ports.AUTO]), ports.TCP)
 
     def restart(self) -> None:
         """A fresh Envoy, which has read its files again and has no connection."""
-        self.process.kill()
-        self.process.wait()
-        self.process = start(self.rig, self.at)
+        for process in self._started:
+            process.kill()
+            process.wait()
+        self._started = [start(self.rig, at) for at in SIDES[self.at]]
 
 
 def start(made: Rig, at: str) -> subprocess.Popen[bytes]:
