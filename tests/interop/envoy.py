@@ -3,7 +3,7 @@
 In:     a folder with `cert-chain.pem`, `key.pem`, `root-cert.pem`; the ports of the one service.
 Out:    a bootstrap file as JSON; `start` runs Envoy with it in place of a side's sidecar.
 Limits: the `istio.alpn` filter and the metadata exchange are Istio's own builds; the first is said here with `set_filter_state`, per
-        upstream protocol as there, of the second only its headers are sent. Endpoints are static.
+        upstream protocol as there, of the second only a header is sent. Endpoints are static.
 Source: istio-semantics A.5, B.2, B.3, B.4, F.0, F.1; Envoy's API of version 1.40.
 """
 
@@ -96,22 +96,27 @@ def client(credentials: Path) -> Config:
 
 def _outbound_listener(port: int) -> Config:
     """HTTP ports route by Host, TCP ports go to their service, auto ports ask the HTTP inspector."""
-    tcp = {"filters": [_tcp(_cluster_name(port))]}
-    http = {"filters": [_http(_outbound_route(port), _alpn_filters(port))]}
     listener: Config = {
         "name": f"0.0.0.0_{port}",
         "address": _address("0.0.0.0", port),
         "bind_to_port": False,
         "traffic_direction": "OUTBOUND",
-        "filter_chains": [tcp if port == ports.TCP else http],
     }
+    tcp = {"filters": [_tcp(_cluster_name(port))]}
     if port == ports.AUTO:
-        match = {"application_protocols": ["http/1.1", "h2c"], "transport_protocol": "raw_buffer"}
         inspector = {"@type": f"{EXTENSIONS}.filters.listener.http_inspector.v3.HttpInspector"}
-        listener["filter_chains"] = [{**http, "filter_chain_match": match}]
-        listener["default_filter_chain"] = tcp
         listener["listener_filters"] = [{"name": "envoy.filters.listener.http_inspector", "typed_config": inspector}]
-    return listener
+        listener["filter_chains"] = [_sniffed(port, *spoken) for spoken in (("http/1.1", "http"), ("h2c", "http2"))]
+        listener["default_filter_chain"] = tcp
+        return listener
+    protocol = "http2" if port in HTTP2_PORTS else "http"
+    http = {"filters": [_http(_outbound_route(port), [_alpn(protocol)])]}
+    return {**listener, "filter_chains": [tcp if port == ports.TCP else http]}
+
+
+def _sniffed(port: int, spoken: str, protocol: str) -> Config:
+    match = {"application_protocols": [spoken], "transport_protocol": "raw_buffer"}
+    return {"filter_chain_match": match, "filters": [_http(_outbound_route(port), [_alpn(protocol)])]}
 
 
 def _outbound_route(port: int) -> Config:
@@ -128,15 +133,14 @@ def _outbound_route(port: int) -> Config:
     }
 
 
-def _alpn_filters(port: int) -> list[Config]:
+def _alpn(protocol: str) -> Config:
     """What `istio.alpn` does: the list follows the protocol in use upstream."""
-    protocol = "http2" if port in HTTP2_PORTS else "http"
     value = {
         "object_key": "envoy.network.application_protocols",
         "format_string": {"text_format_source": {"inline_string": ALPN[protocol]}},
     }
     config = {"@type": f"{EXTENSIONS}.filters.http.set_filter_state.v3.Config", "on_request_headers": [value]}
-    return [{"name": "envoy.filters.http.set_filter_state", "typed_config": config}]
+    return {"name": "envoy.filters.http.set_filter_state", "typed_config": config}
 
 
 def _outbound_cluster(port: int, credentials: Path) -> Config:
