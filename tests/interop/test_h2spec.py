@@ -7,6 +7,7 @@ Limits: h2spec waits TIMEOUT_S for each answer; the cases of one way run one aft
 
 from __future__ import annotations
 
+import itertools
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ PAGE = b"a page that is long enough for the cases on windows\n"
 
 # What nghttpd 1.52 does otherwise: it ignores a HEADERS frame for a stream that is closed, which RFC 9113 5.1.1 lets end in an error.
 NGHTTPD_FAILS = {"5.1.1 Sends stream identifier that is numerically smaller than previous"}
+
+_REPORTS = itertools.count()
 
 
 @dataclass
@@ -57,9 +60,9 @@ def served(sidecars: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     process.wait()
 
 
-def test_the_judge_works(served: Rig, tmp_path: Path) -> None:
+def test_the_judge_works(served: Rig) -> None:
     """It passes what nghttpd does well, and sees what it does not."""
-    verdict = judge(served, "direct", ("127.0.0.1", HTTP2), tmp_path)
+    verdict = judge(served, "direct", ("127.0.0.1", HTTP2))
     assert verdict.count == CASES
     assert set(verdict.failed) == NGHTTPD_FAILS
 
@@ -73,7 +76,7 @@ def test_the_dialer_works(served: Rig, tmp_path: Path) -> None:
     process = served.start(pair.server, words, port)
     dialer = Dialer(pair.server, pair.folder / "credentials-client", ("127.0.0.1", port), "sni", ["h2"])
     try:
-        verdict = judge(served, "direct", ("127.0.0.1", dialer.port), tmp_path)
+        verdict = judge(served, "direct", ("127.0.0.1", dialer.port))
     finally:
         dialer.stop()
         process.terminate()
@@ -85,19 +88,19 @@ def test_the_dialer_works(served: Rig, tmp_path: Path) -> None:
 @tools.http2
 @pytest.mark.parametrize("port", [HTTP2, HTTP], ids=["http2", "http1"])
 @pytest.mark.parametrize("way", ["inbound", "outbound"])
-def test_plaintext(served: Rig, way: str, port: int, tmp_path: Path) -> None:
+def test_plaintext(served: Rig, way: str, port: int) -> None:
     _, address = served.where(way)
-    every_case_passes(judge(served, way, (address, port), tmp_path))
+    every_case_passes(judge(served, way, (address, port)))
 
 
 @tools.http2
 @pytest.mark.parametrize("port", [HTTP2, HTTP], ids=["http2", "http1"])
-def test_over_mutual_tls(served: Rig, port: int, tmp_path: Path) -> None:
+def test_over_mutual_tls(served: Rig, port: int) -> None:
     pair = served.pair
     sni = f"outbound_.{port}_._.{SERVICE}"
     dialer = Dialer(pair.client, pair.folder / "credentials-client", (SERVER_IP, port), sni, H2_ALPN)
     try:
-        verdict = judge(served, "inbound", ("127.0.0.1", dialer.port), tmp_path)
+        verdict = judge(served, "inbound", ("127.0.0.1", dialer.port))
     finally:
         dialer.stop()
     assert dialer.selected == "h2"
@@ -109,11 +112,12 @@ def every_case_passes(verdict: Verdict) -> None:
     assert (verdict.count, verdict.skipped) == (CASES, set())
 
 
-def judge(rig: Rig, way: str, address: tuple[str, int], folder: Path) -> Verdict:
+def judge(rig: Rig, way: str, address: tuple[str, int]) -> Verdict:
     """Run every case against an address, and read the report."""
-    report = folder / "report.xml"
+    report = rig.folder / "reports" / f"{next(_REPORTS)}.xml"
+    report.parent.mkdir(exist_ok=True)
+    report.parent.chmod(0o777)  # the way in chooses the user
     words = [tools.built("h2spec"), "--strict", "--timeout", str(TIMEOUT_S), "--junit-report", str(report)]
-    folder.chmod(0o777)  # the way in chooses the user
     done = rig.run(way, [*words, "--host", address[0], "--port", str(address[1])], timeout_s=120)
     assert report.exists(), done.stdout + done.stderr
     verdict = Verdict()
