@@ -1,11 +1,12 @@
 //! Body bytes are checked against their framing and re-framed for the next hop.
 //!
-//! In: bytes after a head, in any pieces. Out: chunked bodies as plain chunks (same sizes, no extensions, no trailers);
-//! other bodies as they came. Limits: extension and trailer bytes per body. Fails: [`BodyFault`]; what was already appended
-//! must then never be completed. Source: RFC 9112 6 and 7.1.
+//! In: bytes after a head, in any pieces. Out: chunked bodies as plain chunks (same sizes, no extensions, no trailers), or
+//! bare for a next hop with frames of its own, trailers kept aside; other bodies as they came. Limits: extension and trailer
+//! bytes per body. Fails: [`BodyFault`]; what was already appended must then never be completed. Source: RFC 9112 6 and 7.1.
 
 use crate::http1_head::Framing;
 use crate::http1_scan::{is_token_byte, is_value_byte};
+use crate::http1_trailers::KeptTrailers;
 use crate::refusal::{BodyFault, Refusal};
 use std::io::Write;
 
@@ -15,6 +16,8 @@ pub struct BodyDecoder {
     state: State,
     extension_bytes: usize,
     trailer_bytes: usize,
+    /// Where trailers are kept in bare mode, in which only payload is appended.
+    bare: Option<KeptTrailers>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +65,17 @@ impl BodyDecoder {
             Framing::Chunked => State::Chunk(ChunkPart::Size { size: 0, digits: 0 }),
             Framing::UntilClose => State::UntilClose,
         };
-        Self { state, extension_bytes: 0, trailer_bytes: 0 }
+        Self { state, extension_bytes: 0, trailer_bytes: 0, bare: None }
+    }
+
+    /// The same for a next hop with frames of its own: only payload is appended, [`trailers`](Self::trailers) are kept.
+    pub fn bare(framing: Framing) -> Self {
+        Self { bare: Some(KeptTrailers::default()), ..Self::new(framing) }
+    }
+
+    /// The trailers of a complete bare body that may go on, as `name: value CRLF` lines with names in lower case.
+    pub fn trailers(&self) -> &[u8] {
+        self.bare.as_ref().map_or(&[], KeptTrailers::text)
     }
 
     /// Whether the body is complete; further bytes belong to the next message.
@@ -149,14 +162,14 @@ impl BodyDecoder {
         let next = match (part, byte) {
             (ChunkPart::Size { size, digits }, _) => step_size(size, digits, byte)?,
             (ChunkPart::Extension { size, part }, _) => self.step_extension(size, part, byte)?,
-            (ChunkPart::SizeLf { size }, b'\n') => begin_chunk(size, out),
+            (ChunkPart::SizeLf { size }, b'\n') => self.begin_chunk(size, out),
             (ChunkPart::DataCr, b'\r') => ChunkPart::DataLf,
             (ChunkPart::DataLf, b'\n') => {
-                out.extend_from_slice(b"\r\n");
+                self.end_chunk(out);
                 ChunkPart::Size { size: 0, digits: 0 }
             }
             (ChunkPart::FinalLf, b'\n') => {
-                out.extend_from_slice(b"\r\n");
+                self.end_chunk(out);
                 return Ok(None);
             }
             (ChunkPart::SizeLf { .. } | ChunkPart::DataCr | ChunkPart::DataLf | ChunkPart::FinalLf, _) => {
@@ -165,6 +178,20 @@ impl BodyDecoder {
             _ => self.step_trailer(part, byte)?,
         };
         Ok(Some(next))
+    }
+
+    fn begin_chunk(&self, size: u64, out: &mut Vec<u8>) -> ChunkPart {
+        if self.bare.is_none() {
+            // Writing to a Vec cannot fail.
+            let _ = write!(out, "{size:x}\r\n");
+        }
+        if size == 0 { ChunkPart::TrailerStart } else { ChunkPart::Data { left: size } }
+    }
+
+    fn end_chunk(&self, out: &mut Vec<u8>) {
+        if self.bare.is_none() {
+            out.extend_from_slice(b"\r\n");
+        }
     }
 
     /// RFC 9112 7.1.1, without the white space it lets recipients tolerate.
@@ -189,21 +216,27 @@ impl BodyDecoder {
         Ok(ChunkPart::Extension { size, part: next })
     }
 
-    /// Checks and drops a trailer: its fields are never merged into the head. RFC 9110 6.5.1.
+    /// Checks a trailer, and keeps or drops it: its fields are never merged into the head. RFC 9110 6.5.1.
     fn step_trailer(&mut self, part: ChunkPart, byte: u8) -> Result<ChunkPart, BodyFault> {
         self.trailer_bytes += 1;
         if self.trailer_bytes > MAX_TRAILER_BYTES {
             return Err(BodyFault::TrailersTooLarge);
         }
-        match (part, byte) {
-            (ChunkPart::TrailerStart, b'\r') => Ok(ChunkPart::FinalLf),
-            (ChunkPart::TrailerStart | ChunkPart::TrailerName, _) if is_token_byte(byte) => Ok(ChunkPart::TrailerName),
-            (ChunkPart::TrailerName, b':') => Ok(ChunkPart::TrailerValue),
-            (ChunkPart::TrailerValue, b'\r') => Ok(ChunkPart::TrailerLf),
-            (ChunkPart::TrailerValue, _) if is_value_byte(byte) => Ok(ChunkPart::TrailerValue),
-            (ChunkPart::TrailerLf, b'\n') => Ok(ChunkPart::TrailerStart),
-            _ => Err(BodyFault::Trailer),
+        let next = match (part, byte) {
+            (ChunkPart::TrailerStart, b'\r') => ChunkPart::FinalLf,
+            (ChunkPart::TrailerStart | ChunkPart::TrailerName, _) if is_token_byte(byte) => ChunkPart::TrailerName,
+            (ChunkPart::TrailerName, b':') => ChunkPart::TrailerValue,
+            (ChunkPart::TrailerValue, b'\r') => ChunkPart::TrailerLf,
+            (ChunkPart::TrailerValue, _) if is_value_byte(byte) => ChunkPart::TrailerValue,
+            (ChunkPart::TrailerLf, b'\n') => ChunkPart::TrailerStart,
+            _ => return Err(BodyFault::Trailer),
+        };
+        match (&mut self.bare, next) {
+            (Some(kept), ChunkPart::TrailerName | ChunkPart::TrailerValue) => kept.push(byte),
+            (Some(kept), ChunkPart::TrailerLf) => kept.end_line()?,
+            _ => {}
         }
+        Ok(next)
     }
 }
 
@@ -223,12 +256,6 @@ fn step_size(size: u64, digits: u8, byte: u8) -> Result<ChunkPart, BodyFault> {
         return Err(BodyFault::Size);
     }
     Ok(ChunkPart::Size { size, digits: digits + 1 })
-}
-
-fn begin_chunk(size: u64, out: &mut Vec<u8>) -> ChunkPart {
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "{size:x}\r\n");
-    if size == 0 { ChunkPart::TrailerStart } else { ChunkPart::Data { left: size } }
 }
 
 /// Sixteen digits are all a 64-bit size can have; leading zeros count.

@@ -353,7 +353,7 @@ fn name_fault(line: &[u8]) -> FieldFault {
 }
 
 /// Whether a name with underscores reads as a protected name at an origin that maps `_` and `-` to the same thing.
-fn is_alias(name: &[u8]) -> bool {
+pub(crate) fn is_alias(name: &[u8]) -> bool {
     if name.len() > LONGEST_ALIAS {
         return false;
     }

@@ -3,8 +3,10 @@
 //!
 //! In: a head, its buffer and the edits. Out: bytes appended to the caller's buffer. Source: RFC 9110 7.6, RFC 9112 6.
 
+use crate::h2::message::{GRPC_TYPE, Origin, grpc_status, write_grpc_message};
 use crate::http1_fields::{Field, FieldTable, Known};
 use crate::http1_head::{Framing, RequestHead};
+use crate::http1_reason::reason_phrase;
 use crate::http1_response::ResponseHead;
 use std::io::Write;
 
@@ -19,6 +21,10 @@ pub struct RequestEdits<'a> {
     pub drop: &'a [Known],
     /// Fields to add at the end.
     pub append: &'a [(&'a str, &'a [u8])],
+    /// How the body is framed on the next hop, where that is not how it came.
+    pub framing: Option<Framing>,
+    /// How the head was spelled before it travelled over HTTP/2.
+    pub origin: Option<Origin<'a>>,
 }
 
 /// Appends the request head for the next hop.
@@ -28,14 +34,12 @@ pub fn encode_request(buf: &[u8], head: &RequestHead, fields: &FieldTable, edits
     out.push(b' ');
     out.extend_from_slice(edits.target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    for field in fields {
-        match (field.known, edits.host) {
-            (Known::Host, Some(host)) => push_field(out, field.name.of(buf), host),
-            _ if forwards(field, edits.drop) => push_field(out, field.name.of(buf), field.value.of(buf)),
-            _ => {}
-        }
-    }
-    push_framing(out, head.framing);
+    let value = |field: &Field| match (field.known, edits.host) {
+        (Known::Host, Some(host)) => Some(host),
+        _ => forwards(field, edits.drop).then(|| field.value.of(buf)),
+    };
+    push_received(buf, fields, (edits.origin, value), out);
+    push_framing(out, edits.framing.unwrap_or(head.framing));
     if let Some(upgrade) = head.upgrade.filter(|_| !edits.drop.contains(&Known::Upgrade)) {
         push_field(out, b"connection", b"upgrade");
         push_field(out, b"upgrade", upgrade.of(buf));
@@ -53,16 +57,21 @@ pub struct ResponseEdits<'a> {
     pub append: &'a [(&'a str, &'a [u8])],
     /// Tell the client that the connection closes. A body that runs until close says so by itself.
     pub close: bool,
+    /// How the body is framed on the next hop, where that is not how it came.
+    pub framing: Option<Framing>,
+    /// How the head was spelled before it travelled over HTTP/2.
+    pub origin: Option<Origin<'a>>,
 }
 
 /// Appends the response head for the client.
 pub fn encode_response(buf: &[u8], head: &ResponseHead, fields: &FieldTable, edits: &ResponseEdits, out: &mut Vec<u8>) {
     out.reserve(head.len + EDIT_ROOM);
-    push_status_line(out, head.status, head.reason.of(buf));
-    for field in fields.iter().filter(|field| forwards(field, edits.drop)) {
-        push_field(out, field.name.of(buf), field.value.of(buf));
-    }
-    match (head.framing, head.declared_length) {
+    let reason = edits.origin.and_then(|origin| origin.reason()).unwrap_or(head.reason.of(buf));
+    push_status_line(out, head.status, Some(reason));
+    let value = |field: &Field| forwards(field, edits.drop).then(|| field.value.of(buf));
+    push_received(buf, fields, (edits.origin, value), out);
+    let framing = edits.framing.unwrap_or(head.framing);
+    match (framing, head.declared_length) {
         // HEAD and 304 may tell the length of the body they leave out; 1xx and 204 may not (RFC 9110 8.6).
         (Framing::None, Some(length)) if head.status >= 200 && head.status != 204 => push_length(out, length),
         (framing, _) => push_framing(out, framing),
@@ -72,7 +81,7 @@ pub fn encode_response(buf: &[u8], head: &ResponseHead, fields: &FieldTable, edi
         for upgrade in fields.known(Known::Upgrade) {
             push_field(out, b"upgrade", upgrade.value.of(buf));
         }
-    } else if edits.close || head.framing == Framing::UntilClose {
+    } else if edits.close || framing == Framing::UntilClose {
         push_field(out, b"connection", b"close");
     }
     push_all(out, edits.append);
@@ -94,21 +103,27 @@ pub struct LocalReply<'a> {
     pub close: bool,
     /// The request was HEAD: declare the length, leave the body out.
     pub to_head: bool,
+    /// The request was gRPC: status 200, the body goes as `grpc-message`.
+    pub grpc: bool,
 }
 
 /// Appends a whole local answer.
 pub fn local_reply(reply: &LocalReply, out: &mut Vec<u8>) {
-    push_status_line(out, reply.status, reason_phrase(reply.status).as_bytes());
-    push_length(out, reply.body.len() as u64);
-    if !reply.content_type.is_empty() {
-        push_field(out, b"content-type", reply.content_type.as_bytes());
+    if reply.grpc {
+        push_grpc_head(reply, out);
+    } else {
+        push_status_line(out, reply.status, None);
+        push_length(out, reply.body.len() as u64);
+        if !reply.content_type.is_empty() {
+            push_field(out, b"content-type", reply.content_type.as_bytes());
+        }
     }
     push_all(out, reply.extra);
     if reply.close {
         push_field(out, b"connection", b"close");
     }
     out.extend_from_slice(b"\r\n");
-    if !reply.to_head {
+    if !reply.to_head && !reply.grpc {
         out.extend_from_slice(reply.body);
     }
 }
@@ -116,44 +131,55 @@ pub fn local_reply(reply: &LocalReply, out: &mut Vec<u8>) {
 /// The interim answer to `Expect: 100-continue`.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The standard phrase of a status; empty for one we never make.
-pub fn reason_phrase(status: u16) -> &'static str {
-    match status {
-        100 => "Continue",
-        101 => "Switching Protocols",
-        200 => "OK",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        408 => "Request Timeout",
-        411 => "Length Required",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        417 => "Expectation Failed",
-        421 => "Misdirected Request",
-        426 => "Upgrade Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        _ => "",
+/// The refusal of a gRPC request. RFC 9110 has no word for it: the transport says 200, the fields say what happened.
+fn push_grpc_head(reply: &LocalReply, out: &mut Vec<u8>) {
+    push_status_line(out, 200, None);
+    push_length(out, 0);
+    push_field(out, b"content-type", GRPC_TYPE);
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "grpc-status: {}\r\n", grpc_status(reply.status));
+    if !reply.body.is_empty() {
+        out.extend_from_slice(b"grpc-message: ");
+        write_grpc_message(reply.body, out);
+        out.extend_from_slice(b"\r\n");
     }
 }
 
-fn forwards(field: &Field, drop: &[Known]) -> bool {
-    let framing = field.known == Known::ContentLength;
-    !(framing || field.listed_in_connection || field.known.is_hop_by_hop() || drop.contains(&field.known))
+/// Appends the received fields that have a value on the next hop, spelled as they came or as they once were.
+fn push_received<'b>(
+    buf: &'b [u8],
+    fields: &FieldTable,
+    (origin, value): (Option<Origin>, impl Fn(&Field) -> Option<&'b [u8]>),
+    out: &mut Vec<u8>,
+) {
+    let Some(origin) = origin else {
+        for field in fields {
+            if let Some(value) = value(field) {
+                push_field(out, field.name.of(buf), value);
+            }
+        }
+        return;
+    };
+    origin.restore(buf, fields, |field, spelling| {
+        if let Some(value) = value(field) {
+            spelling.push(field.name.of(buf), out);
+            push_value(out, value);
+        }
+    });
 }
 
-fn push_status_line(out: &mut Vec<u8>, status: u16, reason: &[u8]) {
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "HTTP/1.1 {status} ");
-    out.extend_from_slice(reason);
+fn forwards(field: &Field, drop: &[Known]) -> bool {
+    // What sidecars tell each other ends at each of them (attack case HD-11), a length is written anew.
+    let ours = matches!(field.known, Known::ContentLength | Known::XMeshdp);
+    !(ours || field.listed_in_connection || field.known.is_hop_by_hop() || drop.contains(&field.known))
+}
+
+/// Appends a status line; without a phrase of its own with the standard one.
+pub(crate) fn push_status_line(out: &mut Vec<u8>, status: u16, reason: Option<&[u8]>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    let digit = |unit: u16| b'0' + (status / unit % 10) as u8;
+    out.extend_from_slice(&[digit(100), digit(10), digit(1), b' ']);
+    out.extend_from_slice(reason.unwrap_or(reason_phrase(status).as_bytes()));
     out.extend_from_slice(b"\r\n");
 }
 
@@ -178,6 +204,10 @@ fn push_all(out: &mut Vec<u8>, fields: &[(&str, &[u8])]) {
 
 fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
+    push_value(out, value);
+}
+
+fn push_value(out: &mut Vec<u8>, value: &[u8]) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");

@@ -30,12 +30,21 @@ pub struct Limits {
     pub name_bytes: usize,
     /// One field value.
     pub value_bytes: usize,
+    /// Take any token as a method. Only for heads that `write_request` made of HTTP/2 fields, where the method may be any.
+    pub any_method: bool,
 }
 
 impl Default for Limits {
     /// Envoy's: 60 KiB, 100 fields; 8 KiB for the first line, names up to 256 bytes.
     fn default() -> Self {
-        Self { head_bytes: 61_440, fields: 100, first_line_bytes: 8_192, name_bytes: 256, value_bytes: 61_440 }
+        Self {
+            head_bytes: 61_440,
+            fields: 100,
+            first_line_bytes: 8_192,
+            name_bytes: 256,
+            value_bytes: 61_440,
+            any_method: false,
+        }
     }
 }
 
@@ -99,9 +108,14 @@ pub fn parse_request(buf: &[u8], limits: &Limits, fields: &mut FieldTable) -> Re
 }
 
 fn parse_started(buf: &[u8], limits: &Limits, fields: &mut FieldTable) -> Result<Option<RequestHead>, Refusal> {
-    check_method_start(buf)?;
+    if !limits.any_method {
+        check_method_start(buf)?;
+    }
     let Some(extent) = fields.scan.advance(buf, limits)? else { return Ok(None) };
     let (method, target, version) = parse_request_line(buf, &extent)?;
+    if limits.any_method && !is_token(method.of(buf)) {
+        return Err(Refusal::new(400, LineFault::Method));
+    }
     fields.read(buf, extent.first_end + 2, limits)?;
     let mut options = ConnectionOptions::default();
     fields.mark_listed(buf, &mut options)?;
@@ -221,7 +235,7 @@ fn unknown_coding_status(value: &[u8]) -> u16 {
 }
 
 /// A plain decimal number below 2^60: no sign, no list, no white space; leading zeros are read as decimal.
-fn parse_length(value: &[u8]) -> Option<u64> {
+pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > MAX_LENGTH_DIGITS {
         return None;
     }

@@ -28,6 +28,7 @@ fn edits_replace_drop_and_append() {
         host: Some(b"b"),
         drop: &[Known::XForwardedClientCert, Known::XEnvoy],
         append: &[("x-forwarded-client-cert", b"By=x"), ("x-request-id", b"1")],
+        ..RequestEdits::default()
     };
     let mut out = b"before ".to_vec();
     encode_request(input, &head, &fields, &edits, &mut out);
@@ -89,7 +90,8 @@ fn responses_take_edits() {
     let mut fields = FieldTable::new();
     let head = parse_response(input, &Limits::default(), RequestKind::Other, &mut fields).unwrap().unwrap();
     let mut out = Vec::new();
-    let edits = ResponseEdits { drop: &[Known::Server], append: &[("server", b"meshdp")], close: true };
+    let edits =
+        ResponseEdits { drop: &[Known::Server], append: &[("server", b"meshdp")], close: true, ..Default::default() };
     encode_response(input, &head, &fields, &edits, &mut out);
     let expected = "HTTP/1.1 200 OK\r\nX: y\r\ncontent-length: 0\r\nconnection: close\r\nserver: meshdp\r\n\r\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
