@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use meshdp_model::authz::Permit;
 use meshdp_model::balance::{self, EndpointSet};
-use meshdp_model::sections::{Cluster, Endpoint};
+use meshdp_model::sections::{Cluster, Endpoint, PortProtocol};
+use meshdp_model::version::{Use, Version};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -35,7 +36,7 @@ pub(crate) struct Target {
     source: Option<IpAddr>,
     /// The cluster and the endpoint in it; `None` for the application and for unknown destinations.
     pub(crate) member: Option<Member>,
-    connect_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
     alpn: ClientAlpn,
 }
 
@@ -93,6 +94,19 @@ impl Target {
         })
     }
 
+    /// Which version of HTTP carries a request to this target; `application` is what was declared of the application's port.
+    pub(crate) fn version(&self, application: PortProtocol, asked: Version, wanted: Use) -> Version {
+        match &self.member {
+            Some(member) => member.cluster.spoken_to(member.endpoint(), asked, wanted),
+            None => application.spoken_to_application(asked, wanted),
+        }
+    }
+
+    /// Whether the endpoint's sidecar is one of ours.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.secure_cluster().is_some() && self.member.as_ref().is_some_and(|member| member.endpoint().is_meshdp())
+    }
+
     /// The key under which connections to this target may be shared.
     pub(crate) fn pool_key(&self, worker: &Worker) -> PoolKey {
         let security = self.secure_cluster().map(|cluster| {
@@ -107,6 +121,18 @@ impl Target {
     /// # Errors
     /// The reason, before any byte of the request was sent.
     pub(crate) async fn connect(&self, worker: &Worker) -> Result<Stream, Reason> {
+        self.connect_as(self.alpn, worker).await
+    }
+
+    /// As `connect`, for HTTP/2; what the peer chose is for [`Stream::speaks_http2`] to say.
+    ///
+    /// # Errors
+    /// As `connect`.
+    pub(crate) async fn connect_http2(&self, worker: &Worker) -> Result<Stream, Reason> {
+        self.connect_as(ClientAlpn::Http2, worker).await
+    }
+
+    async fn connect_as(&self, alpn: ClientAlpn, worker: &Worker) -> Result<Stream, Reason> {
         let tcp = match timeout(self.connect_timeout, dial(self.address, self.source, &worker.settings)).await {
             Err(_) => return Err(Reason::UpstreamConnectTimeout),
             Ok(Err(_)) => return Err(Reason::UpstreamConnectFailed),
@@ -116,7 +142,7 @@ impl Target {
         let credentials = worker.own_credentials()?;
         let identities: Vec<String> = cluster.identities.iter().map(ToString::to_string).collect();
         let expected = ExpectedPeer { identities: &identities };
-        let handshake = tls::connect(tcp, &credentials, &cluster.sni, &expected, self.alpn);
+        let handshake = tls::connect(tcp, &credentials, &cluster.sni, &expected, alpn);
         match timeout(worker.settings.handshake(), handshake).await {
             Err(_) => Err(Reason::UpstreamTlsTimeout),
             Ok(Err(failure)) => {

@@ -26,17 +26,19 @@ use tokio::sync::mpsc;
 use crate::connection::Failure;
 use crate::control::turnover;
 use crate::fault;
+use crate::h2::pool::Connections;
 use crate::http::decide::Scratch;
 use crate::lasting::lasting;
 use crate::listener::{self, Doors};
 use crate::observe::access_log::AccessLog;
 use crate::observe::outcome::Reason;
 use crate::observe::telemetry::WorkerTelemetry;
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolKey};
 use crate::settings::Settings;
 use crate::stream::Stream;
 use crate::sys;
 use crate::tls::credentials::{CredentialStore, Credentials};
+use crate::tls::verify::RootId;
 use crate::worker::buffers::Buffers;
 use crate::worker::load::Load;
 use crate::worker::registry::{ConnectionRow, Registry};
@@ -82,8 +84,10 @@ pub(crate) struct Worker {
     pub(crate) settings: Arc<Settings>,
     pub(crate) credentials: Arc<CredentialStore>,
     pub(crate) registry: Rc<Registry>,
-    pub(crate) buffers: Buffers,
+    pub(crate) buffers: Rc<Buffers>,
     pub(crate) pool: RefCell<Pool>,
+    /// HTTP/2 connections to upstreams, shared by requests.
+    pub(crate) h2: Connections,
     pub(crate) load: Load,
     pub(crate) scratch: RefCell<Scratch>,
     pub(crate) telemetry: RefCell<WorkerTelemetry>,
@@ -111,8 +115,9 @@ impl Worker {
         let pool_total = limits.pool_total.min(connection_limit / 2);
         Self {
             registry: Rc::new(Registry::new(id, connection_limit)),
-            buffers: Buffers::default(),
+            buffers: Rc::default(),
             pool: RefCell::new(Pool::new(limits.pool_per_endpoint, pool_total, limits.pool_idle_ms)),
+            h2: Connections::new(pool_total, limits.pool_idle_ms),
             load: Load::default(),
             scratch: RefCell::default(),
             telemetry: RefCell::new(telemetry),
@@ -179,7 +184,15 @@ impl Worker {
     /// # Errors
     /// `TrustChanged` when its root has left the bundle since.
     pub(crate) fn still_trusts(&self, stream: &Stream) -> Result<(), Failure> {
-        let Some((root, _)) = stream.proof() else { return Ok(()) };
+        self.still_trusts_root(stream.proof().map(|(root, _)| root))
+    }
+
+    /// As `still_trusts`, for the root that a certificate led to.
+    ///
+    /// # Errors
+    /// `TrustChanged` when it has left the bundle since.
+    pub(crate) fn still_trusts_root(&self, root: Option<&RootId>) -> Result<(), Failure> {
+        let Some(root) = root else { return Ok(()) };
         if self.credentials.load().is_none_or(|credentials| credentials.trusts(root)) {
             return Ok(());
         }
@@ -190,7 +203,7 @@ impl Worker {
         let epoch = self.epoch() + 1;
         *self.pinned.borrow_mut() = Rc::new(Pinned { snapshot, epoch });
         let pinned = self.pin();
-        self.pool.borrow_mut().retire(|key| match &key.security {
+        self.retire(|key| match &key.security {
             None => true,
             Some((cluster, _)) => {
                 pinned.snapshot.cluster(&cluster.key).is_some_and(|(now, _)| Arc::ptr_eq(now, cluster))
@@ -204,7 +217,14 @@ impl Worker {
     /// our own renewals.
     fn retire_old_credentials(&self) {
         let in_use = self.credentials.load().map_or(0, |credentials| credentials.epoch);
-        self.pool.borrow_mut().retire(|key| key.security.as_ref().is_none_or(|(_, epoch)| *epoch == in_use));
+        self.retire(|key| key.security.as_ref().is_none_or(|(_, epoch)| *epoch == in_use));
+        self.h2.distrust(|root| self.still_trusts_root(Some(root)).is_ok());
+    }
+
+    /// Has no new request take an upstream connection that `keep` does not name.
+    fn retire(&self, keep: impl Fn(&PoolKey) -> bool) {
+        self.pool.borrow_mut().retire(&keep);
+        self.h2.retire(keep);
     }
 
     fn sweep(&self) {
@@ -213,9 +233,10 @@ impl Worker {
         self.coarse_ms.set(self.started.elapsed().as_millis() as u64);
         self.registry.wake_expired(self.coarse_ms());
         self.pool.borrow_mut().sweep(self.coarse_ms(), self.wall_s.get());
+        self.h2.sweep(self.coarse_ms(), self.wall_s.get());
         self.retire_old_credentials();
         if matches!(self.own_credentials(), Err(Reason::CredentialsExpired)) {
-            self.pool.borrow_mut().retire(|key| key.security.is_none());
+            self.retire(|key| key.security.is_none());
         }
         let calm = self.buffers.sweep();
         self.settle(calm);

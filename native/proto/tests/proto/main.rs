@@ -7,6 +7,7 @@ mod exchange;
 mod feed;
 mod first_bytes;
 mod forwarding;
+mod hpack;
 mod paths;
 mod properties;
 mod responses;

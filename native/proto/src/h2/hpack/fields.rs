@@ -1,13 +1,14 @@
 //! A reusable list of fields over one flat buffer: no allocation per field, none per block once it has grown.
 //!
-//! Limits: what [`super::DecodeLimits`] lets in.
+//! Limits: what [`DecodeLimits`] lets in; one field more while it is read.
 
-use super::FIELD_OVERHEAD;
+use super::{DecodeLimits, FIELD_OVERHEAD};
 
 /// The fields of one block in wire order. Reused from block to block.
 #[derive(Clone, Debug, Default)]
 pub struct FieldList {
-    bytes: Vec<u8>,
+    /// Names and values; behind the last line's end what the decoder is reading.
+    pub(super) bytes: Vec<u8>,
     lines: Vec<Line>,
     size: usize,
     too_large: bool,
@@ -42,9 +43,8 @@ impl FieldList {
         self.bytes.extend_from_slice(name);
         let middle = self.bytes.len();
         self.bytes.extend_from_slice(value);
-        let end = self.bytes.len();
-        self.size += end - start + FIELD_OVERHEAD;
-        self.lines.push(Line { start: start as u32, middle: middle as u32, end: end as u32, sensitive });
+        self.size += self.bytes.len() - start + FIELD_OVERHEAD;
+        self.line(start, middle, sensitive);
     }
 
     /// `(name, value)` in wire order.
@@ -81,6 +81,42 @@ impl FieldList {
     /// Whether the block was above a limit: the stored fields are then only its beginning.
     pub fn too_large(&self) -> bool {
         self.too_large
+    }
+
+    /// Appends a field of a table, unless it is above `limits`: then it costs nothing but its count.
+    pub(super) fn admit(&mut self, name: &[u8], value: &[u8], limits: &DecodeLimits) {
+        let start = self.bytes.len();
+        if self.count(name.len() + value.len(), limits) {
+            self.bytes.extend_from_slice(name);
+            self.bytes.extend_from_slice(value);
+            self.line(start, start + name.len(), false);
+        }
+    }
+
+    /// The field that lies behind the last line.
+    pub(super) fn unfinished(&self, start: usize, middle: usize) -> (&[u8], &[u8]) {
+        (&self.bytes[start..middle], &self.bytes[middle..])
+    }
+
+    /// Makes a line of the unfinished field, or forgets it when it is above `limits`.
+    pub(super) fn finish(&mut self, start: usize, middle: usize, sensitive: bool, limits: &DecodeLimits) {
+        if self.count(self.bytes.len() - start, limits) {
+            self.line(start, middle, sensitive);
+        } else {
+            self.bytes.truncate(start);
+        }
+    }
+
+    /// Counts a field of `length` octets; whether it is to be stored.
+    fn count(&mut self, length: usize, limits: &DecodeLimits) -> bool {
+        self.size += length + FIELD_OVERHEAD;
+        self.too_large |= self.size > limits.size_bytes || self.lines.len() >= limits.fields;
+        !self.too_large
+    }
+
+    fn line(&mut self, start: usize, middle: usize, sensitive: bool) {
+        let end = self.bytes.len();
+        self.lines.push(Line { start: start as u32, middle: middle as u32, end: end as u32, sensitive });
     }
 
     fn of(&self, line: Line) -> (&[u8], &[u8]) {

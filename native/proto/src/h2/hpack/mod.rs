@@ -9,6 +9,12 @@
 mod decoder;
 mod encoder;
 mod fields;
+mod huffman;
+mod huffman_code;
+mod integer;
+mod lookup;
+mod static_table;
+mod table;
 
 pub use decoder::{DecodeLimits, Decoder, HpackFault};
 pub use encoder::{Encoder, Indexing};
