@@ -102,9 +102,14 @@ impl Target {
         }
     }
 
+    /// Whether its peer must prove to be of the mesh.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.secure_cluster().is_some()
+    }
+
     /// Whether the endpoint's sidecar is one of ours.
     pub(crate) fn is_ours(&self) -> bool {
-        self.secure_cluster().is_some() && self.member.as_ref().is_some_and(|member| member.endpoint().is_meshdp())
+        self.is_secure() && self.member.as_ref().is_some_and(|member| member.endpoint().is_meshdp())
     }
 
     /// The key under which connections to this target may be shared.

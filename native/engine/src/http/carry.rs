@@ -23,7 +23,7 @@ use crate::http::caller::{Caller, Request};
 use crate::http::exchange::Broken;
 use crate::http::h1_sides::H1Response;
 use crate::http::h2_sides::H2Response;
-use crate::http::transfer::{Piece, RequestSide, ResponseSide, Sink, Start, Transfer, Transferred};
+use crate::http::transfer::{Came, Piece, RequestSide, ResponseSide, Sink, Start, Transfer, Transferred};
 use crate::http::upstream::{ATTEMPTS, acquire};
 use crate::observe::outcome::{Outcome, Reason};
 use crate::upstream::Target;
@@ -178,7 +178,8 @@ impl Trial<'_, '_, '_> {
             return Err(Lost { reason: Reason::UpstreamResetBeforeResponse, again });
         };
         let all = self.transfer.request_has_ended();
-        let mut up = H2Response::new(handle, (std::mem::take(self.body), all), ended, &worker.buffers);
+        let came = if target.is_secure() { Came::FromMesh } else { Came::OverHttp2 };
+        let mut up = H2Response::new(handle, (std::mem::take(self.body), all), (ended, came), &worker.buffers);
         match run(self.errand, self.transfer, down, &mut up).await {
             Ok(done) => Ok(done),
             Err(broken) => {

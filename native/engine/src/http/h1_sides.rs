@@ -8,6 +8,7 @@
 use std::task::{Context, Poll, ready};
 
 use meshdp_proto::HeadScan;
+use meshdp_proto::h2::message::Origin;
 use meshdp_proto::http1_body::BodyDecoder;
 use meshdp_proto::http1_conn::Answer;
 use meshdp_proto::http1_fields::FieldTable;
@@ -17,7 +18,7 @@ use meshdp_proto::http1_response::{RequestKind, ResponseHead, parse_response};
 
 use crate::connection::Failure;
 use crate::http::outgoing::Outgoing;
-use crate::http::transfer::{Answered, Piece, Reply, RequestSide, ResponseSide, Sink, Source};
+use crate::http::transfer::{Answered, Came, Piece, Reply, RequestSide, ResponseSide, Sink, Source};
 use crate::observe::outcome::Reason;
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -146,7 +147,9 @@ impl RequestSide for H1Request<'_> {
 
     fn send_head(&mut self, reply: &Reply<'_>) -> Result<(), Reason> {
         let close = reply.close || reply.head.framing == Framing::UntilClose;
-        let edits = ResponseEdits { close, ..ResponseEdits::default() };
+        let noted = reply.came == Came::FromMesh && reply.answer == Answer::Final;
+        let origin = if noted { Origin::of_response(reply.text, reply.fields) } else { None };
+        let edits = ResponseEdits { close, origin, ..ResponseEdits::default() };
         let chunked = reply.head.framing == Framing::Chunked;
         let out = self.out.begin_head(chunked && reply.answer == Answer::Final);
         encode_response(reply.text, reply.head, reply.fields, &edits, out);
@@ -325,8 +328,8 @@ impl ResponseSide for H1Response<'_> {
         worker.still_trusts(&self.stream)
     }
 
-    fn is_http1(&self) -> bool {
-        true
+    fn came(&self) -> Came {
+        Came::AsHttp1
     }
 }
 

@@ -17,7 +17,7 @@ use meshdp_proto::http1_response::{RequestKind, ResponseHead, parse_response};
 
 use crate::connection::Failure;
 use crate::h2::stream::{StreamEnd, StreamHandle};
-use crate::http::transfer::{Answered, Piece, Reply, RequestSide, ResponseSide, Sink, Source};
+use crate::http::transfer::{Answered, Came, Piece, Reply, RequestSide, ResponseSide, Sink, Source};
 use crate::observe::outcome::Reason;
 use crate::worker::Worker;
 use crate::worker::buffers::Buffers;
@@ -190,7 +190,7 @@ impl RequestSide for H2Request<'_> {
 
     fn send_head(&mut self, reply: &Reply<'_>) -> Result<(), Reason> {
         let message = Message { buf: reply.text, head: reply.head, fields: reply.fields };
-        let note = self.noted && reply.from_http1 && reply.answer == Answer::Final;
+        let note = self.noted && reply.came == Came::AsHttp1 && reply.answer == Answer::Final;
         let mapping = ResponseMapping { note, ..ResponseMapping::default() };
         let edits = ResponseEdits::default();
         let encode = |encoder: &mut _, out: &mut _| encode_response(encoder, &message, &edits, &mapping, out);
@@ -221,6 +221,7 @@ pub(crate) struct H2Response<'b> {
     flow: Flow<'b>,
     text: Vec<u8>,
     started: bool,
+    came: Came,
     /// Why it broke off.
     end: Option<StreamEnd>,
 }
@@ -228,10 +229,15 @@ pub(crate) struct H2Response<'b> {
 impl<'b> H2Response<'b> {
     /// A side whose stream was opened with the request's head. `out`: what of the body is at hand, and whether it is all;
     /// `ended`: the head ended the stream.
-    pub(crate) fn new(handle: StreamHandle, out: (Vec<u8>, bool), ended: bool, buffers: &'b Buffers) -> Self {
+    pub(crate) fn new(
+        handle: StreamHandle,
+        out: (Vec<u8>, bool),
+        (ended, came): (bool, Came),
+        buffers: &'b Buffers,
+    ) -> Self {
         let mut flow = Flow::new(handle, out, buffers);
         flow.ended = ended;
-        Self { flow, text: Vec::new(), started: false, end: None }
+        Self { flow, text: Vec::new(), started: false, came, end: None }
     }
 
     /// Whether the peer has certainly not acted on the request, which may then be sent again whatever it is.
@@ -340,7 +346,7 @@ impl ResponseSide for H2Response<'_> {
         Ok(()) // the pool ends the streams of a connection whose peer is not (`StreamEnd::Distrusted`)
     }
 
-    fn is_http1(&self) -> bool {
-        false
+    fn came(&self) -> Came {
+        self.came
     }
 }

@@ -101,8 +101,8 @@ pub(crate) trait ResponseSide: Source + Sink {
     /// Whether its certificate still leads to a root that is trusted.
     fn still_trusted(&self, worker: &Worker) -> Result<(), Failure>;
 
-    /// Whether it spoke HTTP/1.1, so that its head is worth a note on its spelling.
-    fn is_http1(&self) -> bool;
+    /// How its heads come.
+    fn came(&self) -> Came;
 }
 
 /// A response head as it was read.
@@ -123,8 +123,19 @@ pub(crate) struct Reply<'a> {
     pub(crate) close: bool,
     /// Nothing follows it.
     pub(crate) ends: bool,
-    /// The head came as HTTP/1.1.
-    pub(crate) from_http1: bool,
+    /// How the head came.
+    pub(crate) came: Came,
+}
+
+/// How a response head came, which says what of its spelling is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// As HTTP/1.1: it is worth a note on its spelling.
+    AsHttp1,
+    /// Over HTTP/2.
+    OverHttp2,
+    /// Over HTTP/2 from a peer of the mesh, whose note on its spelling is honoured.
+    FromMesh,
 }
 
 /// What a finished transfer leaves behind.
@@ -363,7 +374,7 @@ impl Transfer {
         }
         let last = answer == Answer::Final;
         // As Envoy: where the answer overtakes its request, nobody waits for the rest of that, and the client is told.
-        self.close_downstream |= last && !self.upload_over;
+        self.close_downstream |= last && (!self.upload_over || self.upload_failed);
         let reply = Reply {
             text: up.text(),
             head,
@@ -371,7 +382,7 @@ impl Transfer {
             answer,
             close: last && self.close_downstream,
             ends: last && answered.ends,
-            from_http1: up.is_http1(),
+            came: up.came(),
         };
         down.send_head(&reply)?;
         if last {
