@@ -32,7 +32,7 @@ pub struct ResponseHead {
     pub version: HttpVersion,
     /// How the body is delimited.
     pub framing: Framing,
-    /// The declared length, kept for responses without a body (HEAD, 304).
+    /// The declared length, kept for responses without a body (HEAD, 304); none where a tunnel begins.
     pub declared_length: Option<u64>,
     /// Whether the upstream lets the connection live on.
     pub keep_alive: bool,
@@ -91,7 +91,10 @@ fn parse_started(
         reason,
         version,
         framing,
-        declared_length: if let Some(Framing::Length(length)) = declared { Some(length) } else { None },
+        declared_length: match declared {
+            Some(Framing::Length(length)) if !starts_tunnel(status, request) => Some(length),
+            _ => None,
+        },
         keep_alive: persistent && framing != Framing::UntilClose,
     }))
 }
@@ -120,9 +123,14 @@ fn parse_status_line(buf: &[u8], extent: &HeadExtent) -> Result<(HttpVersion, u1
     Ok((version, code, Span::new(extent.first_end - reason.len(), extent.first_end)))
 }
 
+/// What follows is a byte stream; a length says nothing there and is not handed on. RFC 9110 9.3.6.
+fn starts_tunnel(status: u16, request: RequestKind) -> bool {
+    request == RequestKind::Connect && (200..300).contains(&status)
+}
+
 fn response_framing(status: u16, request: RequestKind, declared: Option<Framing>) -> Framing {
-    let tunnel = request == RequestKind::Connect && (200..300).contains(&status);
-    if request == RequestKind::Head || status < 200 || status == 204 || status == 304 || tunnel {
+    let no_body = request == RequestKind::Head || status < 200 || status == 204 || status == 304;
+    if no_body || starts_tunnel(status, request) {
         return Framing::None;
     }
     declared.unwrap_or(Framing::UntilClose)

@@ -120,7 +120,7 @@ pub(crate) fn token_prefix(bytes: &[u8]) -> (usize, bool) {
 }
 
 /// Whether one byte may stand in a token.
-pub(crate) fn is_token_byte(byte: u8) -> bool {
+pub(crate) const fn is_token_byte(byte: u8) -> bool {
     TOKEN[byte as usize]
 }
 

@@ -200,3 +200,7 @@ const TURN_BYTES: usize = 256 << 10;
 const TICK_MS: u64 = 100;
 /// Turns of patience after a long silence.
 const TICKS: u64 = 1_000;
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

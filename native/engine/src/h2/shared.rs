@@ -30,10 +30,18 @@ pub(crate) struct Shared {
 }
 
 /// Those who wait to open a stream, on any of the connections that may carry theirs.
-#[derive(Default)]
 pub(crate) struct Openers {
     pub(super) waiting: Cell<usize>,
     pub(super) changed: Notify,
+    /// Streams that are opened on a connection whose peer has not yet said how many it takes: what it said last, on another.
+    ungreeted_streams: Cell<usize>,
+}
+
+impl Default for Openers {
+    fn default() -> Self {
+        let ungreeted_streams = Cell::new(UNGREETED_STREAMS);
+        Self { waiting: Cell::new(0), changed: Notify::new(), ungreeted_streams }
+    }
 }
 
 pub(super) struct State {
@@ -48,6 +56,8 @@ pub(super) struct State {
     gone: Option<StreamEnd>,
     /// The core has a lent buffer.
     lent: bool,
+    /// The peer's SETTINGS have come.
+    greeted: bool,
 }
 
 /// A request that a peer has begun.
@@ -69,6 +79,7 @@ impl Shared {
             retired: false,
             gone: None,
             lent: true,
+            greeted: false,
         };
         let (state, buffers) = (RefCell::new(state), Rc::clone(buffers));
         Rc::new(Self { state, buffers, received: Cell::new(0), openers })
@@ -85,7 +96,7 @@ impl Shared {
         encode: impl FnOnce(&mut Encoder, &mut Vec<u8>),
     ) -> Result<StreamHandle, NotOpened> {
         let mut state = self.state();
-        state.may_open()?;
+        self.may_open_in(&state)?;
         state.lend_output(&self.buffers);
         let id = state.core.open(kind, end, encode)?;
         let slot = state.slots.take(id);
@@ -99,7 +110,18 @@ impl Shared {
     /// # Errors
     /// Why not.
     pub(crate) fn may_open(&self) -> Result<(), NotOpened> {
-        self.state.borrow().may_open()
+        self.may_open_in(&self.state.borrow())
+    }
+
+    fn may_open_in(&self, state: &State) -> Result<(), NotOpened> {
+        if state.retired || state.gone.is_some() {
+            return Err(NotOpened::GoingAway);
+        }
+        let ungreeted = self.openers.as_ref().filter(|_| !state.greeted);
+        if ungreeted.is_some_and(|openers| state.core.active() >= openers.ungreeted_streams.get()) {
+            return Err(NotOpened::Limit);
+        }
+        state.core.may_open()
     }
 
     /// Server: the next request that has arrived, its head appended to `text` (an empty one is exchanged for the lent buffer
@@ -185,13 +207,15 @@ impl Shared {
     pub(super) fn receive(&self, input: &[u8]) -> Result<usize, ConnectionFault> {
         let mut state = self.state();
         state.lend_output(&self.buffers);
-        let State { core, slots, .. } = &mut *state;
+        let State { core, slots, greeted, .. } = &mut *state;
         let taken = core.receive(input, &mut self.buffers.heads.borrow_mut(), slots);
         let News { settings, going_away, .. } = std::mem::take(&mut slots.news);
-        drop(state);
+        *greeted |= settings;
         if let Some(openers) = self.openers.as_ref().filter(|_| settings || going_away) {
+            openers.ungreeted_streams.set(UNGREETED_STREAMS.min(core.peer_max_streams() as usize));
             openers.changed.notify_waiters();
         }
+        drop(state);
         self.received.set(self.received.get() + input.len() as u64);
         taken
     }
@@ -205,11 +229,12 @@ impl Shared {
         state.lend_output(&self.buffers);
         state.core.release(id);
         state.slots.release(slot, id);
-        if state.retired {
+        if state.retired || state.core.done() {
             state.wake_driver_now();
         } else {
             state.wake_driver();
         }
+        state.take_output(&self.buffers);
         if let Some(openers) = self.openers.as_ref().filter(|openers| openers.waiting.get() > 0) {
             openers.changed.notify_one();
         }
@@ -217,13 +242,6 @@ impl Shared {
 }
 
 impl State {
-    fn may_open(&self) -> Result<(), NotOpened> {
-        if self.retired || self.gone.is_some() {
-            return Err(NotOpened::GoingAway);
-        }
-        self.core.may_open()
-    }
-
     /// Gives the core a buffer for what is to be sent, unless it has one.
     pub(super) fn lend_output(&mut self, buffers: &Buffers) {
         if !self.lent {
@@ -285,3 +303,6 @@ impl State {
         }
     }
 }
+
+/// Streams that are opened before the peer has said how many it takes: what RFC 9113 6.5.2 asks of it at least.
+const UNGREETED_STREAMS: usize = 100;

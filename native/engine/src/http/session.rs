@@ -20,6 +20,7 @@ use meshdp_proto::http1_fields::Known;
 use meshdp_proto::http1_head::Framing;
 use meshdp_proto::sniff::PREFACE;
 
+use crate::attempts::Attempts;
 use crate::connection::{Failure, Secured};
 use crate::http::caller::{Caller, Request, view};
 use crate::http::carry::{Carried, Errand, carry};
@@ -228,9 +229,8 @@ impl<'w> HttpSession<'w> {
     }
 
     /// Serves a request whose upstream speaks HTTP/2.
-    async fn carry(&mut self, request: &Request, target: Target) -> Result<Next, Failure> {
+    async fn carry(&mut self, request: &Request, mut target: Target) -> Result<Next, Failure> {
         let Self { stream, received, caller } = self;
-        let errand = Errand::of_http1(caller, request, &target);
         let head = &request.head.head;
         let start = Start {
             kind: upstream::kind_of(head.method.of(received)),
@@ -240,7 +240,17 @@ impl<'w> HttpSession<'w> {
             close: caller.worker.draining.get() || !head.keep_alive,
         };
         let mut down = H1Request::new((stream, received), (head.len, head.framing), &caller.worker.buffers);
-        let carried = carry(&errand, &mut down, &start).await;
+        let mut attempts = Attempts::default();
+        let carried = loop {
+            match carry(&Errand::of_http1(caller, request, &target), &mut down, &start).await {
+                Carried::Unanswered(reason) => {
+                    if let Err(reason) = Box::pin(attempts.again(&mut target, reason, caller.worker)).await {
+                        break Carried::Unanswered(reason);
+                    }
+                }
+                carried => break carried,
+            }
+        };
         let consumed = down.consumed();
         drop(down);
         match carried {

@@ -1,9 +1,9 @@
 //! One budget of patience for everything a peer may legally do and nobody needs much of.
 //!
 //! Every oddity takes points: streams given up before we answered, faults that make us reset a stream, PING, SETTINGS,
-//! PRIORITY, unknown frames, WINDOW_UPDATE, empty DATA. Useful progress gives points back: a stream that both sides ended,
+//! PRIORITY, unknown frames, `WINDOW_UPDATE`, empty DATA. Useful progress gives points back: a stream that both sides ended,
 //! DATA that we sent. So does time, through [`Budget::tick`]: the core has no clock, the engine ticks about every
-//! 100 ms. No points left: ENHANCE_YOUR_CALM.
+//! 100 ms. No points left: `ENHANCE_YOUR_CALM`.
 //!
 //! Why one budget: an attacker who spreads over ten counters gets ten times the patience. Why points come back: a client
 //! that cancels 200 calls a second for an hour is honest (H2-02); a stream whose response had begun costs nothing to
@@ -22,7 +22,7 @@ pub(super) const EMPTY_DATA: u32 = 5;
 pub(super) const REFUSED: u32 = 3;
 /// An interim response.
 pub(super) const INTERIM: u32 = 5;
-/// A frame that asks for little work: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown ones, frames on closed streams.
+/// A frame that asks for little work: PING, SETTINGS, PRIORITY, `WINDOW_UPDATE`, unknown ones, frames on closed streams.
 pub(super) const FRAME: u32 = 1;
 
 /// A stream that both sides ended as they should.
@@ -30,7 +30,7 @@ const COMPLETED: u32 = 20;
 /// One tick, about 100 ms.
 const TICK: u32 = 500;
 /// Bytes of DATA sent that pay for one more point beside the one for the frame: whole frames pay for the two
-/// WINDOW_UPDATEs that answer them, frames of one byte (tiny windows) do not.
+/// updates of windows that answer them, frames of one byte (tiny windows) do not.
 const SENT_BYTES: usize = 1_024;
 
 /// Points left.

@@ -36,7 +36,7 @@ pub struct Config {
     pub stream_window: u32,
     /// The connection's receive window at its start, at least 65,535.
     pub connection_window: u32,
-    /// The limits of a head, also announced as SETTINGS_MAX_HEADER_LIST_SIZE.
+    /// The limits of a head, also announced as `SETTINGS_MAX_HEADER_LIST_SIZE`.
     pub limits: Limits,
     /// Server: whether extended CONNECT is announced and taken (RFC 8441).
     pub extended_connect: bool,

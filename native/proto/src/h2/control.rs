@@ -1,4 +1,4 @@
-//! All frames but DATA and field blocks: SETTINGS, PING, GOAWAY, RST_STREAM, WINDOW_UPDATE, PRIORITY, PUSH_PROMISE.
+//! All frames but DATA and field blocks: SETTINGS, PING, GOAWAY, `RST_STREAM`, `WINDOW_UPDATE`, PRIORITY, `PUSH_PROMISE`.
 //!
 //! In: whole frames. Out: [`Events`], replies in the output. Limits: each takes points of the budget, each reply counts.
 //! Fails: [`ConnectionFault`]. Source: RFC 9113 6.3 to 6.9.
@@ -43,12 +43,15 @@ impl Connection {
             let expected = !std::mem::replace(&mut self.settings_acknowledged, true);
             return if expected { Ok(()) } else { self.charge(budget::FRAME) };
         }
-        if payload.len() % PARAMETER_BYTES != 0 {
+        if !payload.len().is_multiple_of(PARAMETER_BYTES) {
             return Err(size("SETTINGS must be made of parameters of 6 bytes."));
         }
         let count = payload.len() / PARAMETER_BYTES;
         self.charge(budget::FRAME + (count / PARAMETERS_PER_POINT) as u32)?;
         let before = self.peer;
+        if !self.greeted {
+            self.peer.max_streams = u32::MAX;
+        }
         for parameter in payload.chunks_exact(PARAMETER_BYTES) {
             self.peer.apply(self.role, parameter)?;
         }
@@ -205,7 +208,7 @@ impl Connection {
             None if self.is_idle(id) => {
                 Err(ConnectionFault { code, why: "PRIORITY must carry 5 bytes and not name its own stream." })
             }
-            None => Ok(()),
+            None => self.put_fault(id, code),
         }
     }
 }

@@ -26,7 +26,7 @@ pub trait Events {
     fn writable(&mut self, id: StreamId);
     /// The peer's SETTINGS are in force: [`super::Connection::may_open`] may have changed.
     fn settings(&mut self) {}
-    /// The peer sent GOAWAY. Streams of ours above `last` were already given up with `reset` and REFUSED_STREAM.
+    /// The peer sent GOAWAY. Streams of ours above `last` were already given up with `reset` and `REFUSED_STREAM`.
     fn go_away(&mut self, last: StreamId, code: ErrorCode) {
         let _ = (last, code);
     }

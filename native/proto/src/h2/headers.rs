@@ -55,7 +55,7 @@ impl Connection {
         events: &mut impl Events,
     ) -> Done {
         let id = header.id;
-        if id.0 % 2 == 0 {
+        if id.0.is_multiple_of(2) {
             return Err(protocol("HEADERS must belong to a stream that a client opened."));
         }
         let mut fragment = payload;
@@ -178,7 +178,7 @@ impl Connection {
         }
     }
 
-    /// RST_STREAM for a stream that never began here.
+    /// `RST_STREAM` for a stream that never began here.
     fn refuse(&mut self, id: StreamId, code: ErrorCode) -> Done {
         self.reply()?;
         frame::put_reset(&mut self.output.bytes, id, code);

@@ -53,6 +53,11 @@ impl Connection {
         if self.active >= self.peer.max_streams as usize { Err(NotOpened::Limit) } else { Ok(()) }
     }
 
+    /// Client: how many streams the peer takes at a time, as far as it has said.
+    pub fn peer_max_streams(&self) -> u32 {
+        self.peer.max_streams
+    }
+
     /// Server: sends a response head, interim ones too. False (and `encode` not called) when the stream is over.
     pub fn send_head(&mut self, id: StreamId, end: bool, encode: impl FnOnce(&mut Encoder, &mut Vec<u8>)) -> bool {
         let Some(slot) = self.sending(id) else { return false };
@@ -153,7 +158,7 @@ impl Connection {
     }
 
     /// The engine's work for this stream is over and it will not name it again. Once for each stream; a stream that is
-    /// not over is reset (CANCEL; NO_ERROR where a server's response is complete), unread bytes are credited.
+    /// not over is reset (CANCEL; `NO_ERROR` where a server's response is complete), unread bytes are credited.
     pub fn release(&mut self, id: StreamId) {
         let Some(slot) = self.streams.find(id) else { return };
         let answered = self.role == Role::Server && !self.streams.get(slot).state.is(State::SENDS);

@@ -15,6 +15,8 @@ const MAX_FRAME_SIZE: u16 = 0x5;
 const MAX_HEADER_LIST_SIZE: u16 = 0x6;
 const ENABLE_CONNECT_PROTOCOL: u16 = 0x8;
 
+/// How many streams a peer surely takes that has not said how many: the least that RFC 9113 6.5.2 recommends.
+const UNTOLD_STREAMS: u32 = 100;
 /// One parameter on the wire.
 pub(super) const PARAMETER_BYTES: usize = 6;
 const SMALLEST_MAX_FRAME: u32 = 16_384;
@@ -31,10 +33,11 @@ pub(super) struct PeerSettings {
 }
 
 impl PeerSettings {
-    /// The standard's initial values; streams are unlimited until the peer says otherwise.
+    /// The standard's initial values. Streams are unlimited until the peer says otherwise; we open no more than
+    /// [`UNTOLD_STREAMS`] before it had its say.
     pub(super) fn new() -> Self {
         Self {
-            max_streams: u32::MAX,
+            max_streams: UNTOLD_STREAMS,
             initial_window: DEFAULT_WINDOW,
             max_frame: SMALLEST_MAX_FRAME,
             header_table: super::hpack::DEFAULT_TABLE_BYTES as u32,

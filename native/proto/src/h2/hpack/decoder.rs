@@ -18,7 +18,7 @@ pub struct DecodeLimits {
     pub fields: usize,
 }
 
-/// Why a block cannot be decoded; every one is a connection error COMPRESSION_ERROR (RFC 7541 2.3, RFC 9113 4.3).
+/// Why a block cannot be decoded; every one is a connection error `COMPRESSION_ERROR` (RFC 7541 2.3, RFC 9113 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HpackFault {
     /// An indexed field with index 0 (6.1).
@@ -86,7 +86,7 @@ impl Decoder {
         Self { table: Table::new(max_table.min(DEFAULT_TABLE_BYTES)), limit: max_table, lowered: None }
     }
 
-    /// The peer acknowledged SETTINGS with this SETTINGS_HEADER_TABLE_SIZE: when it is below the table's present size, the
+    /// The peer acknowledged SETTINGS with this `SETTINGS_HEADER_TABLE_SIZE`: when it is below the table's present size, the
     /// next block must begin with a size update.
     pub fn set_limit(&mut self, max_table: usize) {
         self.limit = max_table;

@@ -59,7 +59,7 @@ impl Encoder {
         self
     }
 
-    /// The peer's SETTINGS_HEADER_TABLE_SIZE; the size updates go out with the next field. Not in the middle of a block.
+    /// The peer's `SETTINGS_HEADER_TABLE_SIZE`; the size updates go out with the next field. Not in the middle of a block.
     pub fn set_table_size(&mut self, peer_limit: usize) {
         let size = peer_limit.min(self.own_limit);
         let (lowest, last) = self.resized.unwrap_or((self.table.capacity(), self.table.capacity()));
@@ -121,12 +121,11 @@ impl Encoder {
     }
 
     fn literal(&self, index: Option<usize>, name: &[u8], value: &[u8], form: Form, out: &mut Vec<u8>) {
-        match index {
-            Some(index) => put_integer(index, form.pattern, form.mask, out),
-            None => {
-                out.push(form.pattern);
-                self.string(name, out);
-            }
+        if let Some(index) = index {
+            put_integer(index, form.pattern, form.mask, out);
+        } else {
+            out.push(form.pattern);
+            self.string(name, out);
         }
         self.string(value, out);
     }

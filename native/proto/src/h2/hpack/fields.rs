@@ -4,6 +4,12 @@
 
 use super::{DecodeLimits, FIELD_OVERHEAD};
 
+/// Names and values for which memory is kept: nearly all heads are smaller.
+const KEPT_BYTES: usize = 16 * 1024;
+
+/// Fields for which memory is kept.
+const KEPT_LINES: usize = 128;
+
 /// The fields of one block in wire order. Reused from block to block.
 #[derive(Clone, Debug, Default)]
 pub struct FieldList {
@@ -29,10 +35,12 @@ impl FieldList {
         Self::default()
     }
 
-    /// Forgets the fields, keeps the memory.
+    /// Forgets the fields, keeps the memory of an ordinary head: an attack leaves nothing behind.
     pub fn clear(&mut self) {
         self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BYTES);
         self.lines.clear();
+        self.lines.shrink_to(KEPT_LINES);
         self.size = 0;
         self.too_large = false;
     }
@@ -72,7 +80,7 @@ impl FieldList {
         self.lines.is_empty()
     }
 
-    /// The size as SETTINGS_MAX_HEADER_LIST_SIZE counts it: names, values and 32 a field (RFC 9113 6.5.2), also of the
+    /// The size as `SETTINGS_MAX_HEADER_LIST_SIZE` counts it: names, values and 32 a field (RFC 9113 6.5.2), also of the
     /// fields that were not stored.
     pub fn size(&self) -> usize {
         self.size

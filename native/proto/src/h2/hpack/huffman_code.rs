@@ -136,12 +136,12 @@ const fn steps() -> [Step; 1 << STEP_BITS] {
         }
         symbol += 1;
     }
-    join(steps)
+    join(&steps)
 }
 
 /// Adds the second code to each step that has room for it.
-const fn join(single: [Step; 1 << STEP_BITS]) -> [Step; 1 << STEP_BITS] {
-    let mut joined = single;
+const fn join(single: &[Step; 1 << STEP_BITS]) -> [Step; 1 << STEP_BITS] {
+    let mut joined = *single;
     let mut at = 0;
     while at < 1 << STEP_BITS {
         let first = single[at];

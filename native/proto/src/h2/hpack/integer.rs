@@ -74,6 +74,7 @@ pub(super) fn put_integer(value: usize, pattern: u8, mask: u8, out: &mut Vec<u8>
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

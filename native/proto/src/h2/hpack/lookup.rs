@@ -22,8 +22,7 @@ pub(super) struct Lookup<const BUCKETS: usize> {
 
 impl<const BUCKETS: usize> Lookup<BUCKETS> {
     pub(super) fn new() -> Self {
-        // No table has a field of the number that it inserts next, so these slots are empty ones until 2^32 have passed,
-        // and then they are wrong guesses.
+        // An empty slot guesses the first insertion, which is wrong and checked like every guess.
         Self { buckets: Box::new([[Slot { hash: 0, number: 0 }; WAYS]; BUCKETS]) }
     }
 
@@ -43,19 +42,14 @@ impl<const BUCKETS: usize> Lookup<BUCKETS> {
 /// A hash of up to 24 sampled bytes and the length.
 pub(super) const fn hash(bytes: &[u8]) -> u32 {
     let length = bytes.len();
-    let mixed = if length >= 8 {
-        let (_, second_half) = bytes.split_at((length - 8) / 2);
-        mix(mix(eight(bytes), last_eight(bytes)), eight(second_half))
-    } else {
-        let mut word = 0_u64;
-        let mut at = 0;
-        while at < length {
-            word = word << 8 | bytes[at] as u64;
-            at += 1;
-        }
-        mix(word, SEED)
+    let (first, last) = match length {
+        0 => (0, 0),
+        1..=3 => (bytes[0] as u64, (bytes[length / 2] as u64) << 8 | bytes[length - 1] as u64),
+        4..=7 => (four(bytes, 0), four(bytes, length - 4)),
+        8..=16 => (eight(bytes, 0), eight(bytes, length - 8)),
+        _ => (mix(eight(bytes, 0), eight(bytes, (length - 8) / 2)), eight(bytes, length - 8)),
     };
-    fold(mix(mixed, length as u64))
+    fold(mix(first ^ (length as u64).wrapping_mul(SEED), last))
 }
 
 /// The hash of a field from those of its name and value.
@@ -75,16 +69,48 @@ const fn fold(word: u64) -> u32 {
     word as u32 ^ (word >> 32) as u32
 }
 
-const fn eight(bytes: &[u8]) -> u64 {
-    match bytes.first_chunk() {
+/// The eight bytes from `start` on, which are there.
+const fn eight(bytes: &[u8], start: usize) -> u64 {
+    match bytes.split_at(start).1.first_chunk() {
         Some(chunk) => u64::from_le_bytes(*chunk),
         None => 0,
     }
 }
 
-const fn last_eight(bytes: &[u8]) -> u64 {
-    match bytes.last_chunk() {
-        Some(chunk) => u64::from_le_bytes(*chunk),
+/// The four bytes from `start` on, which are there.
+const fn four(bytes: &[u8], start: usize) -> u64 {
+    match bytes.split_at(start).1.first_chunk() {
+        Some(chunk) => u32::from_le_bytes(*chunk) as u64,
         None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn values_that_differ_at_an_end_or_in_the_middle_spread() {
+        let (mut values, mut hashes) = (BTreeSet::new(), BTreeSet::new());
+        for length in 1..40 {
+            for at in [0, (length - 1) / 2, length - 1] {
+                for byte in b'a'..=b'z' {
+                    let mut value = vec![b'.'; length];
+                    value[at] = byte;
+                    hashes.insert(hash(&value));
+                    values.insert(value);
+                }
+            }
+        }
+        assert!(hashes.len() + 2 >= values.len(), "{} of {}", hashes.len(), values.len());
+    }
+
+    #[test]
+    fn the_newest_of_a_bucket_stay() {
+        let mut lookup = Lookup::<2>::new();
+        (1..=6).for_each(|number| lookup.note(8, number));
+        assert_eq!(lookup.guesses(8).collect::<Vec<_>>(), [6, 5, 4, 3]);
+        assert_eq!(lookup.guesses(10).count(), 0, "another hash in the same bucket");
     }
 }

@@ -4,7 +4,7 @@
 //! `integer.rs` (numbers and lengths), `huffman.rs` with `huffman_code.rs` (strings), `table.rs` with `static_table.rs`
 //! (what indices name), `encoder.rs` with `lookup.rs` (the way back).
 //! In: whole field blocks. Out: [`FieldList`]; bytes of a block. Limits: [`DecodeLimits`], the table sizes agreed by SETTINGS.
-//! Fails: [`HpackFault`], each a COMPRESSION_ERROR of the connection. Source: RFC 7541.
+//! Fails: [`HpackFault`], each a `COMPRESSION_ERROR` of the connection. Source: RFC 7541.
 
 mod decoder;
 mod encoder;

@@ -134,6 +134,7 @@ static ENTRIES: [(&str, &str); 61] = [
 ];
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

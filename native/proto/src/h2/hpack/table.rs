@@ -107,6 +107,7 @@ impl Table {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -129,6 +130,16 @@ mod tests {
         }
         assert_eq!(table.field(table.entries.len()), None);
         assert_eq!(table.position(table.inserted()), None);
+    }
+
+    #[test]
+    fn fields_that_fill_the_table_exactly_stay() {
+        let mut table = Table::new(68);
+        table.insert(b"a", b"b");
+        table.insert(b"c", b"d");
+        assert_eq!((table.field(1), table.size), (Some((&b"a"[..], &b"b"[..])), 68));
+        table.insert(b"e", b"");
+        assert_eq!((table.field(1), table.size), (Some((&b"c"[..], &b"d"[..])), 67));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct RequestMapping {
     pub note: bool,
     /// Make an upgrade into an extended CONNECT. Only where the peer allows it; otherwise an upgrade is left out.
     pub extended_connect: bool,
-    /// The shape's `sensitive`: what is not known to be harmless stays out of the tables of later hops as well.
+    /// The shape's `sensitive`: no value stays in a table here or on a later hop, as we do not know which one is the secret.
     pub sensitive: bool,
 }
 
@@ -62,7 +62,7 @@ pub fn encode_request(
     let upgrade = head.upgrade.filter(|_| mapping.extended_connect && !edits.drop.contains(&Known::Upgrade));
     if head.is_connect(buf) {
         block.exact(b":method", b"CONNECT");
-        block.exact(b":authority", edits.target);
+        block.literal(b":authority", edits.target, Indexing::Add);
     } else {
         block.exact(b":method", if upgrade.is_some() { b"CONNECT" } else { head.method.of(buf) });
         if let Some(protocol) = upgrade {
@@ -70,9 +70,9 @@ pub fn encode_request(
         }
         block.exact(b":scheme", mapping.scheme.name().as_bytes());
         if !host.is_empty() {
-            block.exact(b":authority", host);
+            block.literal(b":authority", host, Indexing::Add);
         }
-        block.encoder.field(b":path", edits.target, Indexing::Without, block.out);
+        block.literal(b":path", edits.target, Indexing::Without);
     }
     let framing = edits.framing.unwrap_or(head.framing);
     let mut note = mapping.note.then(NoteWriter::new);
@@ -185,9 +185,15 @@ impl<'b> Block<'b> {
         Self { encoder, sensitive, lowered: [0; MAX_LOWERED], te: false, cookie: false, out }
     }
 
-    /// A field of ours, or a pseudo-header: its name is in lower case, its value comes again.
+    /// A name and a value that are ours or are constants of the protocol.
     fn exact(&mut self, name: &[u8], value: &[u8]) {
         self.encoder.field(name, value, Indexing::Add, self.out);
+    }
+
+    /// A value of the message under a name in lower case.
+    fn literal(&mut self, name: &[u8], value: &[u8], kind: Indexing) {
+        let kind = if self.sensitive { Indexing::Never } else { kind };
+        self.encoder.field(name, value, kind, self.out);
     }
 
     fn exact_length(&mut self, length: u64) {
@@ -249,11 +255,7 @@ impl<'b> Block<'b> {
     }
 
     fn lowered_field(&mut self, known: Known, name: &[u8], value: &[u8]) {
-        let kind = match indexing_of(known, name) {
-            _ if self.sensitive && known == Known::Other => Indexing::Never,
-            kind => kind,
-        };
-        self.encoder.field(name, value, kind, self.out);
+        self.literal(name, value, indexing_of(known, name));
     }
 
     fn append(&mut self, fields: &[(&str, &[u8])]) {

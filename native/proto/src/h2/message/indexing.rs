@@ -5,6 +5,11 @@
 use crate::h2::hpack::Indexing;
 use crate::http1_fields::Known;
 
+/// Whether a field is never indexed, whoever sends it.
+pub(super) fn is_secret(known: Known, name: &[u8]) -> bool {
+    indexing_of(known, name) == Indexing::Never
+}
+
 /// How a field of the head may be represented.
 pub(super) fn indexing_of(known: Known, name: &[u8]) -> Indexing {
     match known {

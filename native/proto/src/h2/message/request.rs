@@ -5,6 +5,7 @@
 //! parsing. Fails: [`MessageFault`]. Source: RFC 9113 8.2 to 8.5, RFC 8441; attack cases DG-01 to DG-18; decision 0083.
 
 use super::fault::MessageFault;
+use super::indexing::is_secret;
 use super::rules::{check_field, push_line, take_length};
 use crate::h2::hpack::FieldList;
 use crate::http1_fields::Known;
@@ -40,7 +41,7 @@ pub enum Tunnel {
     No,
     /// CONNECT: bytes to an authority.
     Connect,
-    /// Extended CONNECT (RFC 8441); only where SETTINGS_ENABLE_CONNECT_PROTOCOL was sent.
+    /// Extended CONNECT (RFC 8441); only where `SETTINGS_ENABLE_CONNECT_PROTOCOL` was sent.
     Extended,
 }
 
@@ -55,7 +56,8 @@ pub struct RequestShape {
     pub tunnel: Tunnel,
     /// A HEAD request, whose response has no body.
     pub to_head: bool,
-    /// Some field came as "never indexed" (RFC 7541 6.2.3); see [`RequestMapping`](super::RequestMapping).
+    /// Some field came as "never indexed" (RFC 7541 6.2.3) that we would not know to be a secret; see
+    /// [`RequestMapping`](super::RequestMapping).
     pub sensitive: bool,
 }
 
@@ -94,11 +96,12 @@ pub fn write_request(fields: &FieldList, limits: &Limits, out: &mut Vec<u8>) -> 
     }
     let (pseudo, first) = read_pseudo(fields)?;
     let mut shape = write_first_lines(&pseudo, limits, out)?;
-    shape.sensitive = (0..fields.len()).any(|position| fields.is_sensitive(position));
+    shape.sensitive = (0..first).any(|position| fields.is_sensitive(position));
     let mut writer = Writer { authority: pseudo.authority, host: false, cookie: false, lines: 0, shape };
     writer.lines += usize::from(pseudo.authority.is_some());
     for (position, (name, value)) in fields.iter().enumerate().skip(first) {
         let known = check_field(name, value, limits)?;
+        writer.shape.sensitive |= fields.is_sensitive(position) && !is_secret(known, name);
         writer.write((known, name, value), || rest_of_cookies(fields, position), out)?;
     }
     writer.finish(&pseudo, limits, out)
@@ -271,9 +274,12 @@ fn rest_of_cookies(fields: &FieldList, position: usize) -> impl Iterator<Item = 
 /// Joins crumbs into the one field that HTTP/1.1 has. RFC 9113 8.2.3; attack case DG-11.
 fn push_cookies<'f>(first: &[u8], more: impl Iterator<Item = &'f [u8]>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"cookie: ");
+    let start = out.len();
     out.extend_from_slice(first);
-    for crumb in more {
-        out.extend_from_slice(b"; ");
+    for crumb in more.filter(|crumb| !crumb.is_empty()) {
+        if out.len() > start {
+            out.extend_from_slice(b"; ");
+        }
         out.extend_from_slice(crumb);
     }
     out.extend_from_slice(b"\r\n");

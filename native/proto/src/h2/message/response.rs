@@ -5,6 +5,7 @@
 //! Source: RFC 9113 8.2, 8.3.2.
 
 use super::fault::MessageFault;
+use super::indexing::is_secret;
 use super::rules::{check_field, push_line, take_length};
 use crate::h2::hpack::FieldList;
 use crate::http1_fields::Known;
@@ -21,7 +22,7 @@ pub struct ResponseShape {
     pub content_length: Option<u64>,
     /// Another head follows (1xx).
     pub interim: bool,
-    /// Some field came as "never indexed" (RFC 7541 6.2.3).
+    /// Some field came as "never indexed" (RFC 7541 6.2.3) that we would not know to be a secret.
     pub sensitive: bool,
 }
 
@@ -56,10 +57,10 @@ pub fn write_response(fields: &FieldList, limits: &Limits, out: &mut Vec<u8>) ->
     }
     let status = read_status(fields)?;
     let mut shape = ResponseShape { status, interim: status < 200, ..ResponseShape::default() };
-    shape.sensitive = (0..fields.len()).any(|position| fields.is_sensitive(position));
     push_status_line(out, status, None);
-    for (name, value) in fields.iter().skip(1) {
+    for (position, (name, value)) in fields.iter().enumerate().skip(1) {
         let known = check_field(name, value, limits)?;
+        shape.sensitive |= fields.is_sensitive(position) && !is_secret(known, name);
         if known == Known::ContentLength {
             take_length(value, &mut shape.content_length)?;
             if shape.interim || status == 204 {

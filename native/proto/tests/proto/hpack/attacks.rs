@@ -1,6 +1,6 @@
 //! Attack cases H2-12, H2-13 and H2-14 as far as they are the decoder's, and blocks that are cut off.
 
-use super::{ROOMY, decode, encode, field, owned, unhex};
+use super::{decode, encode, field, owned, unhex};
 use meshdp_proto::h2::hpack::{DecodeLimits, Decoder, Encoder, FieldList, HpackFault, Indexing};
 
 const LIMITS: DecodeLimits = DecodeLimits { size_bytes: 60 * 1024, fields: 200 };
@@ -83,7 +83,9 @@ fn h2_13_faults_of_the_compression() {
 fn h2_13_a_lowered_table_must_be_followed_by_an_update_before_the_next_field() {
     let lowered = |limits: &[usize]| {
         let mut decoder = Decoder::new(4096);
-        limits.iter().for_each(|limit| decoder.set_limit(*limit));
+        for limit in limits {
+            decoder.set_limit(*limit);
+        }
         decoder
     };
     assert_eq!(decode(&mut lowered(&[100]), &[0x82]), Err(HpackFault::SizeUpdateMissing));
@@ -146,7 +148,6 @@ fn a_block_cut_at_any_octet_is_a_fault_or_a_shorter_list() {
         }
         assert_eq!(decode(&mut Decoder::new(4096), &block).as_deref(), Ok(&fields[..]));
     }
-    assert!(ROOMY.size_bytes > 2000, "no limit plays a part here");
 }
 
 #[test]

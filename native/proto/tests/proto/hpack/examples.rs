@@ -129,3 +129,20 @@ fn c5_and_c6_responses_through_a_table_of_256_bytes_that_evicts() {
     expected[1] = unhex("4803333037c1c0bf");
     assert_eq!(coded, expected);
 }
+
+#[test]
+fn a_name_in_the_dynamic_table_is_named_by_its_index_whatever_the_kind() {
+    let mut encoder = Encoder::new();
+    encode(&mut encoder, &[field("x-name", "1")], Indexing::Add);
+    for (kind, block) in [(Indexing::Never, "1f2f0132"), (Indexing::Without, "0f2f0132"), (Indexing::Add, "7e0132")] {
+        assert_eq!(encode(&mut encoder, &[field("x-name", "2")], kind), unhex(block), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_secret_never_becomes_an_index_even_when_a_table_has_it() {
+    let mut encoder = Encoder::new();
+    let secret = [field("x-key", "secret"), field(":method", "GET")];
+    encode(&mut encoder, &secret, Indexing::Add);
+    assert_eq!(encode(&mut encoder, &secret, Indexing::Never), unhex("1f2f06736563726574 1203474554"));
+}

@@ -5,8 +5,10 @@ use crate::verdicts::{read, shared};
 use meshdp_proto::h2::hpack::{DEFAULT_TABLE_BYTES, Decoder, Encoder, Indexing};
 use serde_json::Value;
 
-/// One story: for each block the table size in force from here on, the bytes and the fields.
-fn stories(folder: &str) -> Vec<Vec<(Option<usize>, Vec<u8>, Vec<Field>)>> {
+/// A block of a story: the table size in force from here on, the bytes and the fields.
+type Block = (Option<usize>, Vec<u8>, Vec<Field>);
+
+fn stories(folder: &str) -> Vec<Vec<Block>> {
     let Some(folder) = shared(&format!("hpack/{folder}")) else { return Vec::new() };
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
@@ -14,7 +16,7 @@ fn stories(folder: &str) -> Vec<Vec<(Option<usize>, Vec<u8>, Vec<Field>)>> {
     files.into_iter().map(|path| read(path)["cases"].as_array().unwrap().iter().map(case).collect()).collect()
 }
 
-fn case(case: &Value) -> (Option<usize>, Vec<u8>, Vec<Field>) {
+fn case(case: &Value) -> Block {
     let fields = case["headers"].as_array().unwrap().iter().flat_map(|one| one.as_object().unwrap());
     let size = case["header_table_size"].as_u64().map(|size| size as usize);
     let fields = fields.map(|(name, value)| field(name, value.as_str().unwrap())).collect();
@@ -38,7 +40,7 @@ fn check(folder: &str) {
     }
 }
 
-fn again(story: &[(Option<usize>, Vec<u8>, Vec<Field>)], huffman: bool, kind: Indexing) {
+fn again(story: &[Block], huffman: bool, kind: Indexing) {
     let mut encoder = Encoder::new().with_huffman(huffman);
     let mut decoder = Decoder::new(DEFAULT_TABLE_BYTES);
     for (size, _, fields) in story {
