@@ -4,7 +4,7 @@ use super::wire::*;
 use meshdp_proto::RequestKind;
 use meshdp_proto::h2::{Role, StreamId};
 
-const ROUNDS: u64 = 6_000;
+const ROUNDS: u64 = 4_000;
 
 fn from_client(dice: &mut Dice) -> Vec<u8> {
     let id = 1 + 2 * dice.roll(6) as u32;
