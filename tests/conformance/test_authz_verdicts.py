@@ -41,13 +41,13 @@ def test_a_recorded_set(case: str) -> None:
 def _difference(transaction: bytes, recorded: dict[str, Any]) -> str | None:
     """What differs between the recorded answer and ours; None when nothing does."""
     expect = recorded["expect"]
-    if recorded.get("http") == 2:
-        return "an HTTP/2 request"
     request = as_seen(transaction, request_of(recorded))
     answer = JUDGED_BY(transaction, request)
     wanted: dict[str, Any] = {"allowed": expect["allowed"]}
     if "status" in expect:
         wanted["status"] = expect["status"]
+    if "grpcStatus" in expect:
+        wanted["grpc_status"] = int(expect["grpcStatus"])
     if expect.get("outcome") == "plaintext-answer-to-tls":
         wanted["status"] = 400  # an HTTP answer that a TLS client cannot read
     if expect.get("detail", "").startswith("rbac_access_denied"):

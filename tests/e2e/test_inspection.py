@@ -336,10 +336,10 @@ def test_what_a_sidecar_refuses_is_said_with_its_reason_until_it_accepts(tmp_pat
         feed.send(b"T", first.transaction(None))
         wait_until(lambda: (shown()["state"], shown()["version"]) == ("SERVING", first.digest))
         since = shown()["since"]
-        feed.send(b"T", first.transaction(None).replace(b'"schema":1', b'"schema":99'))
+        feed.send(b"T", first.transaction(None).replace(b'"schema":2', b'"schema":99'))
         wait_until(lambda: shown()["state"] == "REFUSED")
         assert (shown()["version"], shown()["since"]) == (first.digest, since), "what it had stays in force"
-        assert shown()["refusal"] == "schema 99 is not supported, expected 1"
+        assert shown()["refusal"] == "schema 99 is not supported, expected 1 or 2"
         assert f"{admin}: refused: schema 99 is not supported" in up("proxy-status", "--admin", admin).stdout
         feed.send(b"T", second.transaction(first))
         wait_until(lambda: (shown()["state"], shown()["version"]) == ("SERVING", second.digest))

@@ -37,18 +37,23 @@ def authorize(transaction: bytes, request: Json) -> Json:
     }
     facts["remote_ip"] = facts["source_ip"]
     if chain["protocol"] == "http":
-        refusal = _read_head(request["head"] or "", sections["mesh"]["path_normalization"], facts)
+        normalization = sections["mesh"]["path_normalization"]
+        fields = request.get("fields")
+        read = _read_head(request["head"] or "", normalization, facts) if fields is None else None
+        refusal = read if fields is None else _read_fields(fields, normalization, facts)
         if refusal is not None:
             return _answer(False, *refusal, chain["name"], None, "")
     policy = _denying(sections["authz"]["policies"], facts, chain["protocol"] == "http")
     grpc = facts.get("grpc", False)
     status = 0 if chain["protocol"] == "tcp" else 200 if policy is None or grpc else 403
     detail = "" if policy is None else f"rbac_access_denied_matched_policy[{policy}]"
-    return _answer(policy is None, status, detail, chain["name"], policy, facts.get("target", ""))
+    answer = _answer(policy is None, status, detail, chain["name"], policy, facts.get("target", ""))
+    return answer | {"grpc_status": 7 if policy is not None and grpc else None}
 
 
 def _answer(allowed: bool, status: int, detail: str, chain: str, policy: str | None, path: str) -> Json:
     return {
+        "grpc_status": None,
         "allowed": allowed,
         "status": status,
         "detail": detail,
@@ -62,7 +67,9 @@ def _chain(inbound: Json, request: Json) -> Json | None:
     tls = request["detected"]["tls"] and inbound["inspect_tls"]
     seen: list[str] = request["detected"]["alpn"] or []
     if not tls:
-        seen = _sniffed(request["head"] or "") if inbound["inspect_http"] and not request["detected"]["tls"] else []
+        plain = inbound["inspect_http"] and not request["detected"]["tls"]
+        seen = ["h2c"] if request.get("fields") else _sniffed(request["head"] or "")
+        seen = seen if plain else []
     for chain in inbound["chains"]:
         transport = chain["transport"] in ("any", "tls" if tls else "raw")
         if transport and (not chain["application"] or set(chain["application"]) & set(seen)):
@@ -92,7 +99,22 @@ def _read_head(head: str, normalization: str, facts: Json) -> tuple[int, str] | 
         return (426, "low_version")
     headers = [(line.partition(":")[0].lower(), line.partition(":")[2].strip(" \t")) for line in lines[1:] if line]
     hosts = [value for name, value in headers if name == "host"]
-    target = start[2]
+    return _read_request((start[1], start[2]), hosts, headers, normalization, facts)
+
+
+def _read_fields(fields: list[tuple[str, str]], normalization: str, facts: Json) -> tuple[int, str] | None:
+    """An HTTP/2 request: any method, and nothing but a path where the path belongs (RFC 9113 8.3.1)."""
+    pseudo = {name: value for name, value in fields if name.startswith(":")}
+    headers = [(name, value) for name, value in fields if not name.startswith(":")]
+    if not pseudo[":path"].startswith("/") or any(value != value.strip(" \t") for _, value in headers):
+        return (0, "refused")
+    return _read_request((pseudo[":method"], pseudo[":path"]), [pseudo[":authority"]], headers, normalization, facts)
+
+
+def _read_request(
+    line: tuple[str, str], hosts: list[str], headers: list[tuple[str, str]], normalization: str, facts: Json
+) -> tuple[int, str] | None:
+    method, target = line
     absolute = re.fullmatch(r"https?://([^/?#]*)(.*)", target)
     if absolute:
         target = absolute[2] or "/"
@@ -107,10 +129,10 @@ def _read_head(head: str, normalization: str, facts: Json) -> tuple[int, str] | 
     forwarded = [item for name, value in headers if name == "x-forwarded-for" for item in value.split(",")]
     if forwarded and _address(forwarded[-1].strip()) is not None:
         facts["remote_ip"] = forwarded[-1].strip()
-    pseudo = [(":method", start[1]), (":path", path), (":authority", ",".join(hosts)), ("host", ",".join(hosts))]
+    pseudo = [(":method", method), (":path", path), (":authority", ",".join(hosts)), ("host", ",".join(hosts))]
     grpc = re.compile(r"application/grpc(\+.*)?")
     facts["grpc"] = any(name == "content-type" and grpc.fullmatch(value) is not None for name, value in headers)
-    facts |= {"method": start[1], "host": ",".join(hosts), "path": path.partition("?")[0], "target": path}
+    facts |= {"method": method, "host": ",".join(hosts), "path": path.partition("?")[0], "target": path}
     facts["headers"] = [*pseudo, *((name, value) for name, value in headers if name != "host")]
     return None
 

@@ -18,6 +18,10 @@ from tests.support.conformance import Entry
 Json = dict[str, Any]
 
 ADDRESS = "10.20.0.1"
+ISTIO_HTTP1 = ["istio-http/1.1", "istio", "http/1.1"]
+ISTIO_HTTP2 = ["istio-h2", "istio", "h2"]
+ISTIO_TCP = ["istio-peer-exchange", "istio"]
+SPACE_AROUND_A_VALUE = "white space around a value is refused over HTTP/2 (decision 0091)"
 CLIENT_HELLO = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 # Every port of the recorded pods: name as the port was declared.
 PORTS = {
@@ -84,15 +88,13 @@ def feature_of(case: Json) -> Entry | None:
 
 def request_feature_of(recorded: Json) -> Entry | None:
     """What one request needs that is not built yet."""
-    if recorded.get("http") == 2:
-        return {"reason": "HTTP/2 is not served", "milestone": "M3"}
+    if recorded.get("http") == 2 and any(value != value.strip() for _, value in recorded["request"]["headers"]):
+        return {"reason": SPACE_AROUND_A_VALUE, "milestone": "by design"}
     if "\t" in recorded["request"].get("path", ""):
         return {"reason": "a tab before the version is refused (attack case H1-49)", "milestone": "by design"}
     note = recorded.get("note", "")
     if note == "two Host headers":
         return {"reason": "two Host headers are refused (attack case H1-51)", "milestone": "by design"}
-    if recorded["expect"].get("grpcStatus") is not None:
-        return {"reason": "a gRPC denial as grpc-status comes with HTTP/2", "milestone": "M3"}
     if "certificate with" in note:
         reason = "a certificate without exactly one SPIFFE URI is refused in the handshake (DESIGN section 5)"
         return {"reason": reason, "milestone": "by design"}
@@ -102,19 +104,26 @@ def request_feature_of(recorded: Json) -> Entry | None:
 def request_of(recorded: Json) -> Json:
     """A recorded request as a judge takes it."""
     source, request = recorded["source"], recorded["request"]
-    http = "method" in request
-    plain_http = http and not recorded["tls"] and request.get("version", "1.1") == "1.1"
-    alpn = ["istio-http/1.1", "istio", "http/1.1"] if http else ["istio-peer-exchange", "istio"]
-    seen = alpn if recorded["tls"] else ["http/1.1"] if plain_http else []
+    http, http2 = "method" in request, recorded.get("http") == 2
     return {
         "direction": "inbound",
         "peer": None if source["principal"] is None else f"spiffe://{source['principal']}",
         "source": f"{source['ip']}:40000",
         "destination": f"{ADDRESS}:{recorded['port']}",
         "sni": recorded.get("sni"),
-        "head": _head(request, source["xff"]) if http else None,
-        "detected": {"tls": recorded["tls"], "alpn": seen},
+        "head": _head(request, source["xff"]) if http and not http2 else None,
+        "fields": _fields(request, source["xff"], recorded["tls"]) if http2 else None,
+        "detected": {"tls": recorded["tls"], "alpn": _detected(recorded, http, http2)},
     }
+
+
+def _detected(recorded: Json, http: bool, http2: bool) -> list[str]:
+    """The list a mesh client offers, or what sniffing finds in plain bytes."""
+    if recorded["tls"]:
+        return ISTIO_HTTP2 if http2 else ISTIO_HTTP1 if http else ISTIO_TCP
+    if http2:
+        return ["h2c"]
+    return ["http/1.1"] if http and recorded["request"].get("version", "1.1") == "1.1" else []
 
 
 def as_seen(transaction: bytes, request: Json) -> Json:
@@ -124,19 +133,33 @@ def as_seen(transaction: bytes, request: Json) -> Json:
     inbound = sections.get(f"inbound/{port}") or sections["inbound/passthrough"]
     if inbound["inspect_tls"] or not request["detected"]["tls"]:
         return request
-    return request | {"peer": None, "sni": None, "head": CLIENT_HELLO, "detected": {"tls": False, "alpn": []}}
+    hidden = {"peer": None, "sni": None, "fields": None, "detected": {"tls": False, "alpn": []}}
+    return request | hidden | {"head": CLIENT_HELLO}
+
+
+def _fields(request: Json, forwarded: str | None, tls: bool) -> list[tuple[str, str]]:
+    """The same as HTTP/2 has it: names in lower case, the request line and Host as pseudo-headers."""
+    line = {":method": "method", ":authority": "host", ":path": "path"}
+    pseudo = [(name, request[key]) for name, key in line.items() if request[key] is not None]
+    return [
+        *pseudo,
+        (":scheme", "https" if tls else "http"),
+        *((n.lower(), v) for n, v in _headers(request, forwarded)),
+    ]
+
+
+def _headers(request: Json, forwarded: str | None) -> list[tuple[str, str]]:
+    """Order on the wire: authorization, headers, x-forwarded-for."""
+    first = [] if request["jwt"] is None else [("authorization", f"Bearer {request['jwt']}")]
+    last = [] if forwarded is None else [("x-forwarded-for", forwarded)]
+    return [*first, *((name, value) for name, value in request["headers"]), *last]
 
 
 def _head(request: Json, forwarded: str | None) -> str:
-    """Order on the wire: Host, authorization, headers, x-forwarded-for."""
     lines = [f"{request['method']} {request['path']} HTTP/{request.get('version', '1.1')}"]
     if request["host"] is not None:
         lines.append(f"Host: {request['host']}")
-    if request["jwt"] is not None:
-        lines.append(f"authorization: Bearer {request['jwt']}")
-    lines.extend(f"{name}: {value}" for name, value in request["headers"])
-    if forwarded is not None:
-        lines.append(f"x-forwarded-for: {forwarded}")
+    lines.extend(f"{name}: {value}" for name, value in _headers(request, forwarded))
     return "\r\n".join(lines) + "\r\n\r\n"
 
 

@@ -39,7 +39,7 @@ def test_a_transaction_holds_what_changed_verbatim() -> None:
     after = Snapshot({"a": b'{"x":2}', "b": b"{}", "d": '{"é":1}'.encode()})
     change = after.transaction(before)
     assert json.loads(change) == {
-        "schema": 1,
+        "schema": 2,
         "base": before.digest,
         "put": {"a": {"x": 2}, "d": {"é": 1}},
         "drop": ["c"],
@@ -174,6 +174,24 @@ def test_an_endpoint_says_what_its_workload_is() -> None:
     assert first["health"] == "HEALTHY"
     (vm,) = section("endpoints/outbound|9080||ratings.default.svc.cluster.local")["endpoints"]
     assert (vm["weight"], vm["capabilities"]) == (3, [])
+
+
+def test_what_the_applications_of_a_cluster_speak() -> None:
+    def cluster(name: str, *more: str) -> tuple[str, bool]:
+        service = (
+            f"apiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec: {{ports: [{{name: {name}, port: 1}}]}}\n"
+        )
+        found = section("cluster/outbound|1||s.default.svc.cluster.local", service, *more)
+        return found["protocol"], found["h2_upgrade"]
+
+    assert [cluster(name) for name in ("http", "grpc-web", "tcp", "x")] == [
+        ("http", False),
+        ("http2", False),
+        ("tcp", False),
+        ("auto", False),
+    ]
+    upgrade = MESH_CONFIG + "{h2UpgradePolicy: UPGRADE}\n"
+    assert [cluster(name, upgrade)[1] for name in ("http", "grpc-web", "tcp", "x")] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("address", ["not an address", "host.example", "10.0.0.1%eth0"])

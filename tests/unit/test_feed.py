@@ -36,7 +36,7 @@ class Sidecar:
     @classmethod
     async def connect(cls, path: Path, digest: str = "", workload: str = "default/a") -> "Sidecar":
         sidecar = cls(*await asyncio.open_unix_connection(str(path)))
-        sidecar.send("H", {"workload": workload, "schema": 1, "version": "test", "digest": digest})
+        sidecar.send("H", {"workload": workload, "schema": 2, "version": "test", "digest": digest})
         return sidecar
 
     def send(self, kind: str, body: dict[str, object] | bytes) -> None:

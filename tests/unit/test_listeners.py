@@ -98,7 +98,8 @@ def test_chains(mode: str, port: str, chains: list[str], inspect_tls: bool, insp
     assert [chain["name"] for chain in found["chains"]] == chains
     assert (found["inspect_tls"], found["inspect_http"]) == (inspect_tls, inspect_http)
     assert all(chain["terminate"] is chain["name"].startswith("mtls") for chain in found["chains"])
-    assert not any("h2c" in chain["application"] for chain in found["chains"])
+    plain = [chain for chain in found["chains"] if chain["name"] == "plain-http" and port == "passthrough"]
+    assert all(chain["application"] == ["http/1.1", "h2c"] for chain in plain)
 
 
 def test_http_2_clients_of_the_mesh_land_on_http_chains() -> None:

@@ -12,6 +12,9 @@ use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
 use meshdp_model::sections::{Chain, ChainProtocol};
 use meshdp_model::snapshot::Snapshot;
+use meshdp_proto::h2::hpack::FieldList;
+use meshdp_proto::h2::message::{grpc_status, is_grpc, write_request};
+use meshdp_proto::http1_fields::Known;
 use meshdp_proto::http1_head::{HttpVersion, Limits};
 use meshdp_proto::sniff::{Sniff, Wanted, sniff};
 use pyo3::prelude::*;
@@ -85,10 +88,16 @@ struct Asked {
     sni: Option<String>,
     /// The request head (or the first bytes of an opaque connection), one character a byte.
     head: Option<String>,
+    /// The fields of an HTTP/2 request instead, pseudo-headers first, one character a byte.
+    #[serde(default)]
+    fields: Option<Vec<(String, String)>>,
     #[serde(default)]
     detected: Detected,
     #[serde(skip)]
     bytes: Vec<u8>,
+    /// The status that the fields are refused with; 0 resets the stream.
+    #[serde(skip)]
+    malformed: Option<u16>,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
@@ -119,15 +128,22 @@ impl Asked {
 
     /// The parsed head, if there is one; the status of the refusal otherwise.
     fn read(&self, snapshot: &Snapshot, scratch: &mut Scratch) -> Result<Option<Head>, u16> {
-        if self.head.is_none() {
+        if self.head.is_none() && self.fields.is_none() {
             return Ok(None);
         }
+        if let Some(status) = self.malformed {
+            return Err(status);
+        }
         let mode = path_mode(snapshot.mesh().path_normalization);
-        match read_head(&self.bytes, &Limits::default(), mode, scratch) {
+        match read_head(&self.bytes, &self.limits(), mode, scratch) {
             Ok(Some(head)) => Ok(Some(head)),
             Ok(None) => Err(400),
             Err(refusal) => Err(refusal.status),
         }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { any_method: self.fields.is_some(), ..Limits::default() }
     }
 
     fn view<'a>(&'a self, head: &'a Head, scratch: &'a Scratch) -> View<'a> {
@@ -140,6 +156,9 @@ impl Asked {
         if self.detected.tls {
             let offered = |wanted: &[u8]| self.detected.alpn.iter().any(|name| name.as_bytes() == wanted);
             return inbound.filter_chain_where(true, offered);
+        }
+        if self.fields.is_some() {
+            return inbound.filter_chain_where(false, |wanted| wanted == b"h2c");
         }
         let found: &[u8] = match sniff(&self.bytes, Wanted { tls: inbound.inspect_tls, http: inbound.inspect_http }) {
             Sniff::Http1(HttpVersion::Http10) => b"http/1.0",
@@ -170,9 +189,10 @@ fn judge_as(snapshot: &Snapshot, asked: &Asked, facts: &ConnectionFacts, chain: 
     if chain.protocol == ChainProtocol::Tcp {
         return match snapshot.authorize_connection(facts) {
             Ok(_) => {
-                json!({"allowed": true, "status": 0, "detail": "", "chain": &*chain.name, "policy": null, "upstream_path": null})
+                json!({"allowed": true, "status": 0, "detail": "", "chain": &*chain.name, "policy": null,
+                       "upstream_path": null, "grpc_status": null})
             }
-            Err(denial) => denied(&denial, 0, &chain.name),
+            Err(denial) => denied(&denial, &chain.name, (0, None)),
         };
     }
     let mut scratch = Scratch::default();
@@ -181,27 +201,32 @@ fn judge_as(snapshot: &Snapshot, asked: &Asked, facts: &ConnectionFacts, chain: 
         Ok(None) => return closed("no request head", &chain.name),
         Err(status) => {
             return json!({"allowed": false, "status": status, "detail": "refused", "chain": &*chain.name,
-                          "policy": null, "upstream_path": null});
+                          "policy": null, "upstream_path": null, "grpc_status": null});
         }
     };
     let view = asked.view(&head, &scratch);
     match view.authorize(snapshot, facts) {
-        Err(denial) => denied(&denial, 403, &chain.name),
+        Err(denial) if view.first(Known::ContentType).is_some_and(is_grpc) => {
+            denied(&denial, &chain.name, (200, Some(grpc_status(403))))
+        }
+        Err(denial) => denied(&denial, &chain.name, (403, None)),
         Ok(_) => json!({"allowed": true, "status": 200, "detail": "", "chain": &*chain.name, "policy": null,
-                        "upstream_path": latin1(&scratch.target)}),
+                        "upstream_path": latin1(&scratch.target), "grpc_status": null}),
     }
 }
 
 fn closed(detail: &str, chain: &str) -> Value {
-    json!({"allowed": false, "status": 0, "detail": detail, "chain": chain, "policy": null, "upstream_path": null})
+    json!({"allowed": false, "status": 0, "detail": detail, "chain": chain, "policy": null, "upstream_path": null,
+           "grpc_status": null})
 }
 
-fn denied(denial: &Denial, status: u16, chain: &str) -> Value {
+/// answer: the status, and the gRPC status where the client speaks gRPC.
+fn denied(denial: &Denial, chain: &str, (status, grpc_status): (u16, Option<u8>)) -> Value {
     let policy = denial.policy.as_ref().map(|policy| {
         json!({"namespace": &*policy.namespace, "name": &*policy.name, "rule": policy.rule, "where": &*policy.where_})
     });
     json!({"allowed": false, "status": status, "detail": denial.detail(), "chain": chain, "policy": policy,
-           "upstream_path": null})
+           "upstream_path": null, "grpc_status": grpc_status})
 }
 
 fn describe_route(route: &Route<'_>) -> Value {
@@ -224,13 +249,22 @@ fn snapshot(transaction: &[u8]) -> PyResult<Snapshot> {
 fn asked(request: &[u8]) -> PyResult<Asked> {
     let mut asked: Asked = serde_json::from_slice(request)
         .map_err(|error| NativeError::new_err(format!("request document: {error}; see docs/snapshot.md")))?;
-    let Some(head) = &asked.head else { return Ok(asked) };
-    asked.bytes = head
-        .chars()
-        .map(|character| u8::try_from(u32::from(character)))
-        .collect::<Result<_, _>>()
-        .map_err(|_| NativeError::new_err("head: expected one character a byte (Latin-1)"))?;
+    if let Some(fields) = &asked.fields {
+        let mut list = FieldList::new();
+        for (name, value) in fields {
+            list.push(&bytes_of("fields", name)?, &bytes_of("fields", value)?, false);
+        }
+        let written = write_request(&list, &asked.limits(), &mut asked.bytes);
+        asked.malformed = written.err().map(|fault| fault.status().unwrap_or(0));
+    } else if let Some(head) = &asked.head {
+        asked.bytes = bytes_of("head", head)?;
+    }
     Ok(asked)
+}
+
+fn bytes_of(what: &str, text: &str) -> PyResult<Vec<u8>> {
+    let bytes = text.chars().map(|character| u8::try_from(u32::from(character))).collect::<Result<_, _>>();
+    bytes.map_err(|_| NativeError::new_err(format!("{what}: expected one character a byte (Latin-1)")))
 }
 
 fn latin1(bytes: &[u8]) -> String {

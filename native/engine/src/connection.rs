@@ -12,12 +12,13 @@ use meshdp_model::sections::ChainProtocol;
 
 use crate::downstream;
 use crate::fault;
-use crate::http::session as http_session;
+use crate::http;
 use crate::listener::Accepted;
 use crate::observe::outcome::Reason;
 use crate::observe::record;
 use crate::stream::Stream;
 use crate::tcp_session;
+use crate::tls::verify::RootId;
 use crate::worker::registry::{Admitted, Entry};
 use crate::worker::{Pinned, Worker};
 
@@ -38,9 +39,9 @@ async fn stages(accepted: Accepted, worker: &Rc<Worker>, entry: &Rc<Entry>) -> R
     let pinned = worker.pin();
     let secured = begin(accepted, &pinned, worker, entry).await?;
     fault::point("connection");
-    match secured.chain.protocol {
+    match secured.link.chain.protocol {
         ChainProtocol::Tcp => tcp_session::run(secured, &pinned, worker).await,
-        ChainProtocol::Http => http_session::run(secured, &pinned, worker).await,
+        ChainProtocol::Http => http::run(secured, &pinned, worker).await,
     }
 }
 
@@ -58,6 +59,12 @@ pub(crate) struct Secured {
     pub(crate) stream: Stream,
     /// Plain bytes that sniffing has read already.
     pub(crate) received: Vec<u8>,
+    /// Everything but its bytes.
+    pub(crate) link: Link,
+}
+
+/// What is known of a connection before it says anything: all that its requests have in common.
+pub(crate) struct Link {
     /// What decisions may see of it.
     pub(crate) facts: ConnectionFacts,
     /// What sniffing found, to judge the connection again after a swap.
@@ -66,6 +73,8 @@ pub(crate) struct Secured {
     pub(crate) chain: Chain,
     /// SHA-256 of the peer's certificate, for XFCC.
     pub(crate) peer_hash: Option<[u8; 32]>,
+    /// The root that its certificate leads to; plain bytes prove nothing.
+    pub(crate) peer_root: Option<RootId>,
     /// Its place in the registry.
     pub(crate) entry: Rc<Entry>,
 }
@@ -115,13 +124,13 @@ impl Failure {
 /// # Errors
 /// `PolicyChanged` when its chain is gone or another, or its peer's trust domain is no longer accepted; `TrustChanged` when
 /// the root of its peer is not.
-pub(crate) fn still_accepted(secured: &Secured, pinned: &Pinned, worker: &Worker) -> Result<(), Failure> {
-    worker.still_trusts(&secured.stream)?;
-    let facts = &secured.facts;
+pub(crate) fn still_accepted(link: &Link, pinned: &Pinned, worker: &Worker) -> Result<(), Failure> {
+    worker.still_trusts_root(link.peer_root.as_ref())?;
+    let facts = &link.facts;
     let now = downstream::port_of(pinned, facts.direction, facts.destination)
-        .and_then(|port| port.filter_chain_for(&secured.sniffed))
+        .and_then(|port| port.filter_chain_for(&link.sniffed))
         .map_err(|failure| Failure::new(Reason::PolicyChanged, failure.detail))?;
-    if now != secured.chain {
+    if now != link.chain {
         return Err(Failure::new(Reason::PolicyChanged, "the port now asks for another kind of connection"));
     }
     if facts.peer.as_ref().is_none_or(|peer| pinned.snapshot.mesh().trusts(peer)) {

@@ -22,7 +22,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::connection::{Chain, Detection, Failure, Secured};
+use crate::connection::{Chain, Detection, Failure, Link, Secured};
 use crate::listener::Accepted;
 use crate::observe::outcome::Reason;
 use crate::stream::{Stream, uninterrupted};
@@ -107,7 +107,7 @@ fn mode_word(mode: MtlsMode) -> &'static str {
 }
 
 fn outbound_protocol(outbound: &Outbound<'_>, detection: &Detection) -> ChainProtocol {
-    let http = detection.application.iter().any(|name| matches!(&**name, b"http/1.0" | b"http/1.1"));
+    let http = detection.application.iter().any(|name| matches!(&**name, b"http/1.0" | b"http/1.1" | b"h2c"));
     match outbound {
         Outbound::Http { .. } => ChainProtocol::Http,
         Outbound::Auto(_) if http && !detection.tls => ChainProtocol::Http,
@@ -238,7 +238,13 @@ pub(crate) async fn secure(
         ChainProtocol::Http => "http/1.1",
         ChainProtocol::Tcp => "tcp",
     });
-    Ok(Secured { stream, received, facts, sniffed: detection, chain: *chain, peer_hash, entry: Rc::clone(entry) })
+    let peer_root = stream.proof().map(|(root, _)| *root);
+    let entry = Rc::clone(entry);
+    Ok(Secured {
+        stream,
+        received,
+        link: Link { facts, sniffed: detection, chain: *chain, peer_hash, peer_root, entry },
+    })
 }
 
 async fn terminate(
@@ -249,14 +255,14 @@ async fn terminate(
     worker: &Worker,
 ) -> Result<(tls::TlsStream, tls::PeerCertificate), Failure> {
     let credentials = worker.own_credentials()?;
-    let alpn = match protocol {
-        ChainProtocol::Http => ServerAlpn::Http,
-        ChainProtocol::Tcp => ServerAlpn::Tcp,
+    let spoken: &[ServerAlpn] = match protocol {
+        ChainProtocol::Http => &[ServerAlpn::Http2, ServerAlpn::Http11],
+        ChainProtocol::Tcp => &[],
     };
-    let offers_http11 = detection.application.iter().any(|name| &**name == b"http/1.1");
+    let alpn = ServerAlpn::select(spoken, detection.application.iter().map(|name| &**name));
     let hello = prefix.as_slice().into();
     worker.buffers.give(prefix);
-    let handshake = tls::accept(tcp, hello, &credentials, alpn, offers_http11);
+    let handshake = tls::accept(tcp, hello, &credentials, alpn);
     match timeout(worker.settings.handshake(), handshake).await {
         Err(_) => Err(Reason::DownstreamTlsTimeout.into()),
         Ok(Err(failure)) => {

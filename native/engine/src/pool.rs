@@ -27,11 +27,13 @@ pub(crate) struct PoolKey {
     pub(crate) security: Option<(Arc<Cluster>, u64)>,
 }
 
+/// A key as a map compares it.
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
-struct Fingerprint(SocketAddr, Option<IpAddr>, usize, u64);
+pub(crate) struct Fingerprint(SocketAddr, Option<IpAddr>, usize, u64);
 
 impl PoolKey {
-    fn fingerprint(&self) -> Fingerprint {
+    /// The key as a map compares it; it holds while the key itself is kept beside it.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
         match &self.security {
             None => Fingerprint(self.address, self.source, 0, 0),
             Some((cluster, epoch)) => Fingerprint(self.address, self.source, Arc::as_ptr(cluster).addr(), *epoch),

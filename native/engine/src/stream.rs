@@ -118,6 +118,22 @@ impl Stream {
         }
     }
 
+    /// Whether HTTP/2 is spoken from here: agreed on in the handshake; over plain bytes by prior knowledge.
+    pub(crate) fn speaks_http2(&self) -> bool {
+        match self {
+            Self::Plain(_) => true,
+            Self::Tls(tls) => tls.alpn() == Some(b"h2"),
+        }
+    }
+
+    /// Whether nothing has told which version of HTTP is spoken, so that its first bytes may.
+    pub(crate) fn may_speak_http2(&self) -> bool {
+        match self {
+            Self::Plain(_) => true,
+            Self::Tls(tls) => tls.alpn().is_none(),
+        }
+    }
+
     /// What the peer's certificate led to and until when it is valid; plain bytes prove nothing.
     pub(crate) fn proof(&self) -> Option<(&RootId, u64)> {
         match self {

@@ -13,34 +13,38 @@ use meshdp_model::facts::Direction;
 use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
 
-use crate::connection::{Failure, Secured, still_accepted};
+use crate::attempts;
+use crate::connection::{Failure, Link, Secured, still_accepted};
 use crate::observe::outcome::Reason;
 use crate::observe::record::{self, TcpRecord};
 use crate::relay::{Relay, Side};
 use crate::stream::Stream;
 use crate::tls::ClientAlpn;
 use crate::upstream::Target;
+use crate::worker::registry::Entry;
 use crate::worker::{Pinned, Worker};
 
 /// Runs an opaque connection to its end.
 ///
 /// # Errors
 /// The failure that ended it; `Completed` ends are `Ok`.
-pub(crate) async fn run(mut secured: Secured, pinned: &Rc<Pinned>, worker: &Rc<Worker>) -> Result<(), Failure> {
-    let permit = authorize(&secured, pinned, worker)?;
-    let target = route(&permit, &secured, pinned, worker)?;
-    let mut upstream = target.connect(worker).await?;
-    let record = TcpRecord::open(&secured, &target, pinned, worker);
-    let mut relay = Relay::new(std::mem::take(&mut secured.received), Vec::new());
-    let ended = relay_until_end(&mut secured, (&mut upstream, &mut relay), worker, pinned.epoch, reauthorize).await;
+pub(crate) async fn run(secured: Secured, pinned: &Rc<Pinned>, worker: &Rc<Worker>) -> Result<(), Failure> {
+    let Secured { mut stream, received, link } = secured;
+    let permit = authorize(&link, pinned, worker)?;
+    let mut target = route(&permit, &link, pinned, worker)?;
+    let mut upstream = attempts::connect(&mut target, worker).await?;
+    let record = TcpRecord::open(&link, &target, pinned, worker);
+    let mut relay = Relay::new(received, Vec::new());
+    let both = (&mut stream, &mut upstream, &mut relay);
+    let ended = relay_until_end(both, &link.entry, worker, pinned.epoch, || reauthorize(&link, worker)).await;
     let reason = ended.as_ref().map_or_else(|failure| failure.reason, |()| Reason::Completed);
-    record.close(&secured, reason, (relay.upstream.moved, relay.downstream.moved), worker);
-    secured.entry.relayed.set(true);
+    record.close(&link, reason, (relay.upstream.moved, relay.downstream.moved), worker);
+    link.entry.relayed.set(true);
     ended
 }
 
-fn authorize(secured: &Secured, pinned: &Pinned, worker: &Worker) -> Result<Permit, Failure> {
-    let facts = &secured.facts;
+fn authorize(link: &Link, pinned: &Pinned, worker: &Worker) -> Result<Permit, Failure> {
+    let facts = &link.facts;
     match facts.direction {
         Direction::Outbound => Ok(pinned.snapshot.permit_outbound(facts)),
         Direction::Inbound => pinned.snapshot.authorize_connection(facts).map_err(|denial| {
@@ -50,9 +54,9 @@ fn authorize(secured: &Secured, pinned: &Pinned, worker: &Worker) -> Result<Perm
     }
 }
 
-fn route(permit: &Permit, secured: &Secured, pinned: &Pinned, worker: &Worker) -> Result<Target, Failure> {
-    let destination = secured.facts.destination;
-    if secured.facts.direction == Direction::Inbound {
+fn route(permit: &Permit, link: &Link, pinned: &Pinned, worker: &Worker) -> Result<Target, Failure> {
+    let destination = link.facts.destination;
+    if link.facts.direction == Direction::Inbound {
         return Ok(Target::application(permit, destination, worker));
     }
     let snapshot = &pinned.snapshot;
@@ -78,22 +82,20 @@ fn route(permit: &Permit, secured: &Secured, pinned: &Pinned, worker: &Worker) -
 /// # Errors
 /// The side that ended it, idleness, or a lost permit.
 pub(crate) async fn relay_until_end(
-    secured: &mut Secured,
-    (upstream, relay): (&mut Stream, &mut Relay),
+    (downstream, upstream, relay): (&mut Stream, &mut Stream, &mut Relay),
+    entry: &Entry,
     worker: &Worker,
     mut epoch: u64,
-    reauthorize: impl Fn(&Secured, &Worker) -> Result<(), Failure>,
+    reauthorize: impl Fn() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let idle_ms = worker.settings.limits.idle_ms;
     let mut moved = u64::MAX;
     loop {
-        let entry = Rc::clone(&secured.entry);
-        let stream = &mut secured.stream;
         let step = poll_fn(|context| {
             if worker.epoch() != epoch {
                 return Poll::Ready(Step::Swapped);
             }
-            let ended = relay.poll(context, stream, upstream, &worker.buffers);
+            let ended = relay.poll(context, downstream, upstream, &worker.buffers);
             let now = relay.upstream.moved + relay.downstream.moved;
             if now != moved {
                 moved = now;
@@ -106,7 +108,7 @@ pub(crate) async fn relay_until_end(
         let cut = match step.await {
             Step::Swapped => {
                 epoch = worker.epoch();
-                match reauthorize(secured, worker).and_then(|()| worker.still_trusts(upstream)) {
+                match reauthorize().and_then(|()| worker.still_trusts(upstream)) {
                     Ok(()) => continue,
                     Err(failure) => failure,
                 }
@@ -116,17 +118,17 @@ pub(crate) async fn relay_until_end(
             Step::Ended(Err(Side::Downstream)) => Reason::DownstreamClosed.into(),
             Step::Ended(Err(Side::Upstream)) => Reason::UpstreamClosedMidResponse.into(),
         };
-        secured.stream.abort();
+        downstream.abort();
         upstream.abort();
         return Err(cut);
     }
 }
 
-fn reauthorize(secured: &Secured, worker: &Worker) -> Result<(), Failure> {
+fn reauthorize(link: &Link, worker: &Worker) -> Result<(), Failure> {
     let pinned = worker.pin();
-    still_accepted(secured, &pinned, worker)?;
-    if secured.facts.direction == Direction::Inbound {
-        let judged = pinned.snapshot.authorize_connection(&secured.facts);
+    still_accepted(link, &pinned, worker)?;
+    if link.facts.direction == Direction::Inbound {
+        let judged = pinned.snapshot.authorize_connection(&link.facts);
         judged.map_err(|denial| Failure::new(Reason::PolicyChanged, denial.explanation()))?;
     }
     Ok(())

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use meshdp_model::authz::Permit;
 use meshdp_model::balance::{self, EndpointSet};
-use meshdp_model::sections::{Cluster, Endpoint};
+use meshdp_model::sections::{Cluster, Endpoint, PortProtocol};
+use meshdp_model::version::{Use, Version};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -35,7 +36,7 @@ pub(crate) struct Target {
     source: Option<IpAddr>,
     /// The cluster and the endpoint in it; `None` for the application and for unknown destinations.
     pub(crate) member: Option<Member>,
-    connect_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
     alpn: ClientAlpn,
 }
 
@@ -71,7 +72,8 @@ impl Target {
         Self { address, source: None, member: None, connect_timeout, alpn: ClientAlpn::Tcp }
     }
 
-    /// One endpoint of a cluster, chosen among the healthy ones by least requests of two.
+    /// One endpoint of a cluster, chosen among the healthy ones by least requests of two; those that could not be
+    /// connected to lately only where there is no other.
     ///
     /// # Errors
     /// `NoHealthyUpstream` when none may be picked.
@@ -83,7 +85,12 @@ impl Target {
     ) -> Result<Self, Reason> {
         let address = |index: usize| SocketAddr::new(endpoints[index].address, endpoints[index].port);
         let in_flight = |index: usize| worker.load.of(address(index));
-        let picked = balance::pick(endpoints, in_flight, worker.random()).ok_or(Reason::NoHealthyUpstream)?;
+        let avoided = |index: usize| worker.health.avoids(address(index), worker.coarse_ms());
+        let picked = match worker.health.is_quiet() {
+            true => balance::pick(endpoints, in_flight, worker.random()),
+            false => balance::pick_avoiding(endpoints, in_flight, avoided, worker.random()),
+        };
+        let picked = picked.ok_or(Reason::NoHealthyUpstream)?;
         Ok(Self {
             address: address(picked),
             source: None,
@@ -91,6 +98,34 @@ impl Target {
             connect_timeout: Duration::from_millis(cluster.connect_timeout_ms),
             alpn,
         })
+    }
+
+    /// An endpoint for another try, among those in force now. A cluster that has changed since the request was routed may
+    /// expect other identities: under it nothing is tried again.
+    pub(crate) fn again(&self, worker: &Worker) -> Option<Self> {
+        let routed = &self.member.as_ref()?.cluster;
+        let pinned = worker.pin();
+        let (cluster, endpoints) = pinned.snapshot.cluster(&routed.key)?;
+        let same = Arc::ptr_eq(cluster, routed);
+        if same { Self::endpoint(cluster, endpoints, self.alpn, worker).ok() } else { None }
+    }
+
+    /// Which version of HTTP carries a request to this target; `application` is what was declared of the application's port.
+    pub(crate) fn version(&self, application: PortProtocol, asked: Version, wanted: Use) -> Version {
+        match &self.member {
+            Some(member) => member.cluster.spoken_to(member.endpoint(), asked, wanted),
+            None => application.spoken_to_application(asked, wanted),
+        }
+    }
+
+    /// Whether its peer must prove to be of the mesh.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.secure_cluster().is_some()
+    }
+
+    /// Whether the endpoint's sidecar is one of ours.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.is_secure() && self.member.as_ref().is_some_and(|member| member.endpoint().is_meshdp())
     }
 
     /// The key under which connections to this target may be shared.
@@ -107,6 +142,18 @@ impl Target {
     /// # Errors
     /// The reason, before any byte of the request was sent.
     pub(crate) async fn connect(&self, worker: &Worker) -> Result<Stream, Reason> {
+        self.connect_as(self.alpn, worker).await
+    }
+
+    /// As `connect`, for HTTP/2; what the peer chose is for [`Stream::speaks_http2`] to say.
+    ///
+    /// # Errors
+    /// As `connect`.
+    pub(crate) async fn connect_http2(&self, worker: &Worker) -> Result<Stream, Reason> {
+        self.connect_as(ClientAlpn::Http2, worker).await
+    }
+
+    async fn connect_as(&self, alpn: ClientAlpn, worker: &Worker) -> Result<Stream, Reason> {
         let tcp = match timeout(self.connect_timeout, dial(self.address, self.source, &worker.settings)).await {
             Err(_) => return Err(Reason::UpstreamConnectTimeout),
             Ok(Err(_)) => return Err(Reason::UpstreamConnectFailed),
@@ -116,7 +163,7 @@ impl Target {
         let credentials = worker.own_credentials()?;
         let identities: Vec<String> = cluster.identities.iter().map(ToString::to_string).collect();
         let expected = ExpectedPeer { identities: &identities };
-        let handshake = tls::connect(tcp, &credentials, &cluster.sni, &expected, self.alpn);
+        let handshake = tls::connect(tcp, &credentials, &cluster.sni, &expected, alpn);
         match timeout(worker.settings.handshake(), handshake).await {
             Err(_) => Err(Reason::UpstreamTlsTimeout),
             Ok(Err(failure)) => {
@@ -133,6 +180,19 @@ impl Target {
     /// The cluster whose identities the peer must prove; `None` dials plaintext.
     fn secure_cluster(&self) -> Option<&Arc<Cluster>> {
         self.member.as_ref().filter(|member| member.endpoint().mtls).map(|member| &member.cluster)
+    }
+}
+
+#[cfg(test)]
+impl Target {
+    /// An endpoint of a cluster, or an address alone.
+    pub(crate) fn of_tests(address: SocketAddr, member: Option<(&Arc<Cluster>, Endpoint)>) -> Self {
+        let member = member.map(|(cluster, endpoint)| Member {
+            cluster: Arc::clone(cluster),
+            endpoints: Arc::new(EndpointSet::new(vec![endpoint])),
+            index: 0,
+        });
+        Self { address, source: None, member, connect_timeout: Duration::from_secs(2), alpn: ClientAlpn::Http11 }
     }
 }
 

@@ -70,7 +70,7 @@ impl Sections {
 pub(crate) fn transaction(base: &str, put: &BTreeMap<String, String>, drop: &[&str], digest: &str) -> Vec<u8> {
     let put: Vec<String> = put.iter().map(|(name, text)| format!("{}:{text}", json!(name))).collect();
     let (base, drop, digest) = (json!(base), json!(drop), json!(digest));
-    format!(r#"{{"base":{base},"digest":{digest},"drop":{drop},"put":{{{}}},"schema":1}}"#, put.join(",")).into_bytes()
+    format!(r#"{{"base":{base},"digest":{digest},"drop":{drop},"put":{{{}}},"schema":2}}"#, put.join(",")).into_bytes()
 }
 
 /// A file beside the goldens that Python reads too.

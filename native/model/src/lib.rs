@@ -16,9 +16,11 @@ pub mod facts;
 mod fixtures;
 pub mod identity;
 pub mod listener;
+pub mod retry;
 pub mod route;
 pub mod sections;
 pub mod snapshot;
+pub mod version;
 
 pub use authz::explain::{Explanation, PolicyExplanation, PredicateExplanation, RuleExplanation};
 pub use authz::{ConnectionContext, Denial, Permit, PolicyRef};
@@ -33,6 +35,7 @@ pub use sections::{
     Workload,
 };
 pub use snapshot::{Snapshot, SnapshotError};
+pub use version::{Use, Version};
 
 /// The ordered treatment of a connection: an alias for what the section calls a chain.
 pub use sections::Chain as FilterChain;

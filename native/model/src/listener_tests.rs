@@ -49,7 +49,7 @@ fn section(mode: &str, protocol: &str, (inspect_tls, inspect_http): (bool, bool)
 }
 
 /// What a client may look like: TLS or not, and the ALPN list or the sniffed protocol.
-const CLIENTS: [(&str, bool, &[&str]); 8] = [
+const CLIENTS: [(&str, bool, &[&str]); 9] = [
     ("sidecar http", true, &["istio-http/1.1", "istio", "http/1.1"]),
     ("sidecar h2", true, &["istio-h2", "istio", "h2"]),
     ("sidecar tcp", true, &["istio-peer-exchange", "istio"]),
@@ -57,6 +57,7 @@ const CLIENTS: [(&str, bool, &[&str]); 8] = [
     ("foreign tls", true, &[]),
     ("plain http/1.1", false, &["http/1.1"]),
     ("plain http/1.0", false, &["http/1.0"]),
+    ("plain http/2", false, &["h2c"]),
     ("plain bytes", false, &[]),
 ];
 
@@ -65,31 +66,61 @@ const NONE: &str = "none";
 #[test]
 fn chains_are_chosen_as_istio_does() {
     // One column a client of `CLIENTS`.
-    let table: [(&str, &str, [&str; 8]); 9] = [
-        ("STRICT", "http", ["mtls-http", "mtls-http", "mtls-http", "mtls-http", "mtls-http", NONE, NONE, NONE]),
-        ("STRICT", "tcp", ["mtls-tcp", "mtls-tcp", "mtls-tcp", "mtls-tcp", "mtls-tcp", NONE, NONE, NONE]),
-        ("STRICT", "auto", ["mtls-http", "mtls-http", "mtls-tcp", "mtls-tcp", "mtls-tcp", NONE, NONE, NONE]),
+    let table: [(&str, &str, [&str; 9]); 9] = [
+        ("STRICT", "http", ["mtls-http", "mtls-http", "mtls-http", "mtls-http", "mtls-http", NONE, NONE, NONE, NONE]),
+        ("STRICT", "tcp", ["mtls-tcp", "mtls-tcp", "mtls-tcp", "mtls-tcp", "mtls-tcp", NONE, NONE, NONE, NONE]),
+        ("STRICT", "auto", ["mtls-http", "mtls-http", "mtls-tcp", "mtls-tcp", "mtls-tcp", NONE, NONE, NONE, NONE]),
         (
             "PERMISSIVE",
             "http",
-            ["mtls-http", "mtls-http", "mtls-http", NONE, NONE, "plain-http", "plain-http", "plain-http"],
+            ["mtls-http", "mtls-http", "mtls-http", NONE, NONE, "plain-http", "plain-http", "plain-http", "plain-http"],
         ),
         (
             "PERMISSIVE",
             "tcp",
-            ["mtls-tcp", "mtls-tcp", "mtls-tcp", "opaque-tcp", "opaque-tcp", "plain-tcp", "plain-tcp", "plain-tcp"],
+            [
+                "mtls-tcp",
+                "mtls-tcp",
+                "mtls-tcp",
+                "opaque-tcp",
+                "opaque-tcp",
+                "plain-tcp",
+                "plain-tcp",
+                "plain-tcp",
+                "plain-tcp",
+            ],
         ),
         (
             "PERMISSIVE",
             "auto",
-            ["mtls-http", "mtls-http", "mtls-tcp", "opaque-tcp", "opaque-tcp", "plain-http", "plain-tcp", "plain-tcp"],
+            [
+                "mtls-http",
+                "mtls-http",
+                "mtls-tcp",
+                "opaque-tcp",
+                "opaque-tcp",
+                "plain-http",
+                "plain-tcp",
+                "plain-http",
+                "plain-tcp",
+            ],
         ),
-        ("DISABLE", "http", ["plain-http"; 8]),
-        ("DISABLE", "tcp", ["plain-tcp"; 8]),
+        ("DISABLE", "http", ["plain-http"; 9]),
+        ("DISABLE", "tcp", ["plain-tcp"; 9]),
         (
             "DISABLE",
             "auto",
-            ["plain-tcp", "plain-tcp", "plain-tcp", "plain-tcp", "plain-tcp", "plain-http", "plain-tcp", "plain-tcp"],
+            [
+                "plain-tcp",
+                "plain-tcp",
+                "plain-tcp",
+                "plain-tcp",
+                "plain-tcp",
+                "plain-http",
+                "plain-tcp",
+                "plain-http",
+                "plain-tcp",
+            ],
         ),
     ];
     for (mode, protocol, expected) in table {
@@ -132,6 +163,7 @@ fn service(host: &str, port: u16, protocol: &str, addresses: &[&str]) -> (String
 fn destinations_are_looked_up_by_address_then_port() {
     let services = [
         service("web", 80, "http", &["240.0.0.1"]),
+        service("grpc", 81, "http2", &["240.0.0.5"]),
         service("db", 5432, "tcp", &["240.0.0.2"]),
         service("queue", 80, "tcp", &["240.0.0.3"]),
         service("odd", 7000, "auto", &["240.0.0.4"]),
@@ -151,7 +183,9 @@ fn destinations_are_looked_up_by_address_then_port() {
         ("9.9.9.9:7000", "unknown"),
         ("9.9.9.9:6000", "service any"),
         ("[fd00::1]:80", "http 80"),
-        ("240.0.0.1:81", "unknown"),
+        ("240.0.0.1:82", "unknown"),
+        ("240.0.0.5:81", "http 81"),
+        ("240.0.0.1:81", "http 81"),
     ] {
         let found = match snapshot.outbound(destination.parse().unwrap()) {
             Outbound::Http { port } => format!("http {port}"),

@@ -191,12 +191,26 @@ pub enum MtlsMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PortProtocol {
-    /// HTTP family.
+    /// HTTP; the applications speak HTTP/1.1.
     Http,
+    /// HTTP; the applications speak HTTP/2 (http2, grpc, grpc-web).
+    Http2,
     /// Opaque bytes.
     Tcp,
     /// To be sniffed.
     Auto,
+}
+
+impl PortProtocol {
+    /// Whether HTTP is declared, of either version.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2)
+    }
+
+    /// What a cluster of schema 1 means, which says nothing: whatever the client speaks.
+    fn unsaid() -> Self {
+        Self::Auto
+    }
 }
 
 /// A filter chain.
@@ -301,6 +315,12 @@ pub struct Cluster {
     pub name: Arc<str>,
     /// The service port.
     pub port: u16,
+    /// What the applications there speak. Absent in schema 1.
+    #[serde(default = "PortProtocol::unsaid")]
+    pub protocol: PortProtocol,
+    /// Whether sidecars speak HTTP/2 to each other whatever the applications speak. Absent in schema 1.
+    #[serde(default)]
+    pub h2_upgrade: bool,
     /// How an endpoint is chosen.
     pub balance: Balance,
     /// Server name sent in mutual TLS.
@@ -360,6 +380,13 @@ pub struct Endpoint {
     pub capabilities: Vec<Arc<str>>,
 }
 
+impl Endpoint {
+    /// Whether its sidecar is one of ours: requests of many connections may share one to it.
+    pub fn is_meshdp(&self) -> bool {
+        self.capabilities.iter().any(|capability| **capability == *MESHDP)
+    }
+}
+
 /// What an endpoint's `security.istio.io/tlsMode` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -379,3 +406,6 @@ pub enum Health {
     /// It may not.
     Unhealthy,
 }
+
+/// The capability of an endpoint whose sidecar is ours.
+const MESHDP: &str = "meshdp";

@@ -223,7 +223,7 @@ impl fmt::Display for SnapshotError {
                 write!(f, "a transaction has at most {MAX_TRANSACTION_BYTES} bytes, this one has {size_bytes}")
             }
             Self::TransactionMalformed { reason } => write!(f, "the transaction is malformed: {reason}"),
-            Self::SchemaUnsupported { schema } => write!(f, "schema {schema} is not supported, expected 1"),
+            Self::SchemaUnsupported { schema } => write!(f, "schema {schema} is not supported, expected 1 or 2"),
             Self::BaseNotInForce { base, in_force } => {
                 write!(f, "the transaction starts from {base:?}, in force is {in_force:?}: send a whole snapshot")
             }

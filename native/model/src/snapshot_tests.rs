@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::PortProtocol;
 use crate::fixtures::{Sections, golden_bytes, golden_folder, transaction};
 
 const RATINGS: &str = "outbound|9080||ratings.default.svc.cluster.local";
@@ -27,13 +28,42 @@ fn every_golden_is_applied_and_has_the_digest_it_states() {
 }
 
 #[test]
+fn a_snapshot_of_the_schema_before_is_read_and_may_change_into_one_of_ours() {
+    let bytes = golden_bytes("schema1/details.json");
+    assert!(String::from_utf8_lossy(&bytes).contains(r#""schema":1"#));
+    let before = Snapshot::empty().apply(&bytes).unwrap();
+    let (cluster, endpoints) = before.cluster(RATINGS).unwrap();
+    assert_eq!((cluster.protocol, cluster.h2_upgrade), (PortProtocol::Auto, false));
+    assert_eq!(endpoints.iter().map(crate::Endpoint::is_meshdp).collect::<Vec<_>>(), [true, false]);
+    let whole = Sections::golden();
+    let name = format!("cluster/{RATINGS}");
+    let put = BTreeMap::from([(name.clone(), whole.0[&name].clone())]);
+    let after = before.apply(&transaction(before.digest(), &put, &[], &whole.digest())).unwrap();
+    assert_eq!(after.cluster(RATINGS).unwrap().0.protocol, PortProtocol::Http);
+}
+
+#[test]
+fn a_port_of_http_2_is_read_in_every_section_that_has_one() {
+    let key = format!("cluster/{RATINGS}");
+    let golden = ["inbound/9080", SERVICE, &key]
+        .iter()
+        .fold(Sections::golden(), |sections, name| sections.edited(name, "/protocol", json!("http2")));
+    let snapshot = golden.edited(&key, "/h2_upgrade", json!(true)).snapshot();
+    let cluster = snapshot.cluster(RATINGS).unwrap().0;
+    assert_eq!((cluster.protocol, cluster.h2_upgrade), (PortProtocol::Http2, true));
+    assert_eq!(snapshot.inbound(9080).unwrap().protocol, PortProtocol::Http2);
+    let outbound = snapshot.outbound("240.240.0.4:9080".parse().unwrap());
+    assert!(matches!(outbound, crate::listener::Outbound::Http { port: 9080 }), "{outbound:?}");
+}
+
+#[test]
 fn the_digest_is_taken_over_names_and_section_digests() {
     let snapshot = Snapshot::empty().apply(&golden_bytes("details.json")).unwrap();
     let digest = |name: &str| hex::encode(Sha256::digest(snapshot.section_bytes(name).unwrap()));
     let text: Vec<String> = snapshot.sections().map(|name| format!("{name}\0{}\n", digest(name))).collect();
     assert_eq!(snapshot.digest(), hex::encode(Sha256::digest(text.concat())));
     // As sha256sum and python3 find it, so that both sides of this test cannot be wrong together.
-    assert_eq!(snapshot.digest(), "83b41c600d40a27534282bdf743bcebaa0bfd02dd9bab994179724f2d0899022");
+    assert_eq!(snapshot.digest(), "ba0400a8b09f60586e6350ee6356787a3811a9f235febbbb181763efead26504");
 }
 
 #[test]
@@ -191,8 +221,8 @@ fn malformed_transactions_are_refused() {
     let golden = Sections::golden();
     let text = String::from_utf8(golden.whole()).unwrap();
     for (bytes, reason) in [
-        (text.replace(r#""schema":1"#, r#""schema":1,"more":1"#), "unknown field"),
-        (text.replace(r#","schema":1"#, ""), "missing field"),
+        (text.replace(r#""schema":2"#, r#""schema":2,"more":1"#), "unknown field"),
+        (text.replace(r#","schema":2"#, ""), "missing field"),
         (text.replace(r#""telemetry":"#, r#""mesh":"#), "put twice"),
         (String::from_utf8(transaction("", &golden.0, &["mesh"], "")).unwrap(), "both put and dropped"),
         ("{".into(), "EOF"),
@@ -201,8 +231,10 @@ fn malformed_transactions_are_refused() {
         assert!(matches!(&error, SnapshotError::TransactionMalformed { .. }), "{error}");
         assert!(error.to_string().contains(reason), "{error}");
     }
-    let schema = text.replace(r#""schema":1"#, r#""schema":2"#);
-    assert_eq!(Snapshot::empty().apply(schema.as_bytes()).unwrap_err(), SnapshotError::SchemaUnsupported { schema: 2 });
+    for schema in [0, 3] {
+        let other = text.replace(r#""schema":2"#, &format!(r#""schema":{schema}"#));
+        assert_eq!(Snapshot::empty().apply(other.as_bytes()).unwrap_err(), SnapshotError::SchemaUnsupported { schema });
+    }
     let drop = golden.snapshot().apply(&transaction(&golden.digest(), &empty, &["inbound/1"], "")).unwrap_err();
     assert_eq!(drop, SnapshotError::DropOfAbsent { name: "inbound/1".into() });
 }

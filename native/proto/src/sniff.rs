@@ -77,4 +77,5 @@ fn sniff_request_line(line: &[u8]) -> Option<Sniff<'static>> {
 }
 
 /// RFC 9113 3.4.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What an HTTP/2 client says first (RFC 9113 3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

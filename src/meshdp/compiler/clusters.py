@@ -11,7 +11,7 @@ from meshdp.compiler.listeners import Modes, host_of, namespace_mode
 from meshdp.compiler.select import Backend, Directory, spiffe_id
 from meshdp.compiler.snapshot import Cluster, Endpoint, Endpoints
 from meshdp.resources.mesh import duration_ms
-from meshdp.resources.service import Service, ServicePort
+from meshdp.resources.service import Service, ServicePort, protocol_of
 
 DEFAULT_CONNECT_TIMEOUT_MS = 10_000
 
@@ -45,11 +45,21 @@ def _cluster(directory: Directory, service: Service, port: ServicePort, backends
         namespace=service.namespace,
         name=service.name,
         port=port.port,
+        protocol=protocol_of(port),
+        h2_upgrade=_h2_upgrade(directory, port),
         balance="LEAST_REQUEST",
         sni=f"outbound_.{port.port}_._.{host}",
         identities=_identities(directory, backends),
         connect_timeout_ms=DEFAULT_CONNECT_TIMEOUT_MS if timeout_ms is None else timeout_ms,
     )
+
+
+def _h2_upgrade(directory: Directory, port: ServicePort) -> bool:
+    """Whether sidecars speak HTTP/2 to each other whatever the application speaks; only where HTTP is declared.
+
+    A DestinationRule will override the mesh's word here, on ports of every protocol (F.3, connectionPool.http).
+    """
+    return directory.mesh.h2_upgrade_policy == "UPGRADE" and protocol_of(port) in ("http", "http2")
 
 
 def _identities(directory: Directory, backends: list[Backend]) -> list[str]:

@@ -102,7 +102,7 @@ def _section(port: int, mode: Mode, protocol: Protocol, service: Service | None)
         protocol=protocol,
         inspect_tls=mode != "DISABLE",
         inspect_http=protocol == "auto" and mode != "STRICT",
-        chains=list(_CHAINS[mode, protocol]),
+        chains=list(_CHAINS[mode, "http" if protocol == "http2" else protocol]),
     )
 
 
@@ -115,16 +115,15 @@ def _chain(name: str, transport: Literal["tls", "raw", "any"], application: Iter
     return Chain(name, transport, list(application), name.startswith("mtls"), "http" if "http" in name else "tcp")
 
 
-# ALPN of mesh clients (B.2). `istio-h2` stands here though h2 is never negotiated yet: the chain decides by what the
-# client offers, the handshake by what we speak.
+# ALPN of mesh clients (B.2): the chain is chosen by what the client offers, the handshake by what the chain speaks.
 _MESH_HTTP = ("istio-http/1.0", "istio-http/1.1", "istio-h2")
 _MESH_TCP = ("istio-peer-exchange", "istio")
 _MESH = _MESH_HTTP + _MESH_TCP
-# Plaintext that counts as HTTP on ports without a protocol; h2c follows when HTTP/2 is served.
-_PLAIN_HTTP = ("http/1.1",)
+# Plaintext that counts as HTTP on ports without a protocol.
+_PLAIN_HTTP = ("http/1.1", "h2c")
 
-# Table B.3: rows are modes, columns declared protocols; specific chains stand before general ones.
-_CHAINS: dict[tuple[Mode, Protocol], tuple[Chain, ...]] = {
+# Table B.3: rows are modes, columns declared families; specific chains stand before general ones.
+_CHAINS: dict[tuple[Mode, Literal["http", "tcp", "auto"]], tuple[Chain, ...]] = {
     ("STRICT", "http"): (_chain("mtls-http", "tls"),),
     ("STRICT", "tcp"): (_chain("mtls-tcp", "tls"),),
     ("STRICT", "auto"): (_chain("mtls-http", "tls", _MESH_HTTP), _chain("mtls-tcp", "tls")),

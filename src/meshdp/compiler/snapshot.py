@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-SCHEMA = 1
+SCHEMA = 2
 
 Section = msgspec.Struct
 
@@ -86,7 +86,7 @@ class Inbound(msgspec.Struct, frozen=True):
     service_name: str
     service_namespace: str
     mode: Literal["STRICT", "PERMISSIVE", "DISABLE"]
-    protocol: Literal["http", "tcp", "auto"]
+    protocol: Literal["http", "http2", "tcp", "auto"]
     inspect_tls: bool
     inspect_http: bool
     chains: list[Chain]
@@ -155,7 +155,7 @@ class ServiceRoutes(msgspec.Struct, frozen=True):
     namespace: str
     name: str
     port: int
-    protocol: Literal["http", "tcp", "auto"]
+    protocol: Literal["http", "http2", "tcp", "auto"]
     addresses: list[str]
     domains: list[str]
     rules: list[Route]
@@ -169,6 +169,8 @@ class Cluster(msgspec.Struct, frozen=True):
     namespace: str
     name: str
     port: int
+    protocol: Literal["http", "http2", "tcp", "auto"]
+    h2_upgrade: bool
     balance: Literal["LEAST_REQUEST"]
     sni: str
     identities: list[str]

@@ -54,6 +54,7 @@ class MeshSpec(LooseShape, frozen=True):
     protocol_detection_timeout: str = "0s"
     connect_timeout: str = "10s"
     enable_auto_mtls: bool = True
+    h2_upgrade_policy: Literal["DO_NOT_UPGRADE", "UPGRADE"] = "DO_NOT_UPGRADE"
     mesh_mtls: MeshTls = msgspec.field(name="meshMTLS", default=MeshTls())
     access_log_file: str = ""
     access_log_encoding: Literal["TEXT", "JSON"] = "TEXT"
@@ -130,7 +131,7 @@ _KNOWN_TO_ISTIO = frozenset(
     ingressControllerMode ingressSelector enableTracing accessLogFormat enableEnvoyAccessLogService
     disableEnvoyListenerLog defaultConfig inboundTrafficPolicy configSources caCertificates
     defaultServiceExportTo defaultVirtualServiceExportTo defaultDestinationRuleExportTo localityLbSetting
-    dnsRefreshRate h2UpgradePolicy inboundClusterStatName outboundClusterStatName certificates serviceSettings
+    dnsRefreshRate inboundClusterStatName outboundClusterStatName certificates serviceSettings
     enablePrometheusMerge verifyCertificateAtClient ca extensionProviders defaultProviders discoverySelectors
     defaultHttpRetryPolicy tlsDefaults serviceScopeConfigs""".split()
 )

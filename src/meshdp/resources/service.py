@@ -17,7 +17,7 @@ from meshdp.resources.meta import Resource
 from meshdp.resources.shape import LooseShape, Problem, Shape
 from meshdp.resources.values import is_address
 
-Protocol = Literal["http", "tcp", "auto"]
+Protocol = Literal["http", "http2", "tcp", "auto"]
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 
@@ -135,13 +135,17 @@ class EndpointSlice(Resource):
 
 
 def protocol_of(port: ServicePort) -> Protocol:
-    """Declared protocol: appProtocol, else the name up to the first '-', else the well-known port numbers."""
-    declared = _family(port.app_protocol) or _family(port.name.partition("-")[0])
-    if port.name.lower() == "grpc-web" or port.name.lower().startswith("grpc-web-"):
-        declared = "http"
-    if declared is not None:
-        return declared
-    return "tcp" if port.port in WELL_KNOWN_TCP_PORTS else "auto"
+    """Declared protocol: that of appProtocol, without one that of the name, else the well-known port numbers.
+
+    Both count up to the first '-' and without regard to case; an appProtocol that nobody knows hides the name.
+    """
+    declared = port.app_protocol or port.name
+    word = _KUBERNETES_PROTOCOLS.get(declared.lower(), declared.lower().partition("-")[0])
+    if word in _HTTP2:
+        return "http2"
+    if word in _HTTP1:
+        return "http"
+    return "tcp" if word in _TCP_FAMILY or port.port in WELL_KNOWN_TCP_PORTS else "auto"
 
 
 def problems_of(spec: ServiceSpec) -> Iterator[Problem]:
@@ -162,14 +166,8 @@ def problems_of(spec: ServiceSpec) -> Iterator[Problem]:
         yield Problem("MDP0402", ("spec", "type"), "ExternalName services are carried as unknown destinations")
 
 
-def _family(word: str) -> Protocol | None:
-    lowered = _KUBERNETES_PROTOCOLS.get(word.lower(), word.lower())
-    if lowered in _HTTP_FAMILY:
-        return "http"
-    return "tcp" if lowered in _TCP_FAMILY else None
-
-
 WELL_KNOWN_TCP_PORTS = frozenset({25, 53, 3306, 27017})
-_HTTP_FAMILY = frozenset({"http", "http2", "grpc", "grpc-web", "http_proxy"})
+_HTTP1 = frozenset({"http", "http_proxy"})
+_HTTP2 = frozenset({"http2", "grpc"})  # and grpc-web, whose word ends at its '-'
 _TCP_FAMILY = frozenset({"tcp", "https", "tls", "mongo", "redis", "mysql"})
 _KUBERNETES_PROTOCOLS = {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http", "kubernetes.io/wss": "https"}

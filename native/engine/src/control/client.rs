@@ -406,8 +406,8 @@ struct ErrorBody {
     message: String,
 }
 
-/// The version of the snapshot's schema that we read.
-const SCHEMA: u32 = 1;
+/// The newest version of the snapshot's schema that we read.
+const SCHEMA: u32 = 2;
 
 /// The first pause before a new attempt; doubled for each that follows.
 pub const FIRST_BACKOFF: Duration = Duration::from_millis(50);

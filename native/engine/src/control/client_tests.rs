@@ -143,7 +143,7 @@ fn it_says_hello_asks_first_thing_and_acknowledges() {
     let fake = Arc::new(Fake { renew_in_s: 3_600, ..Fake::default() });
     with_client(&fake, |_, listener| async move {
         let mut peer = Peer::accept(&listener).await;
-        let hello = json!({"workload": "default/details-v1", "schema": 1, "version": "0.1.0", "digest": ""});
+        let hello = json!({"workload": "default/details-v1", "schema": 2, "version": "0.1.0", "digest": ""});
         assert_eq!(peer.next_json().await, ('H', hello));
         assert_eq!(peer.next().await, ('C', b"csr 0".to_vec()));
         peer.certify().await;

@@ -28,6 +28,8 @@ pub struct Scratch {
     pub target: Vec<u8>,
     /// Room for one composed header value.
     pub composed: Vec<u8>,
+    /// Counts reads: who remembers the number of its own knows whether another head has been read since.
+    pub reads: u64,
 }
 
 /// A parsed request head; positions refer to the buffer it was read from.
@@ -77,6 +79,7 @@ pub(crate) fn read_head_from(
 }
 
 fn read_on(buffer: &[u8], limits: &Limits, mode: PathMode, scratch: &mut Scratch) -> Result<Option<Head>, Refusal> {
+    scratch.reads += 1;
     let Some(head) = parse_request(buffer, limits, &mut scratch.fields)? else { return Ok(None) };
     scratch.target.clear();
     let parts = normalise(head.target.of(buffer), mode, &mut scratch.target)?;

@@ -5,10 +5,10 @@
 //! Source: istio-semantics (XFCC appended for mesh peers, x-request-id and x-forwarded-proto when absent); decision 0003.
 
 use meshdp_model::facts::Direction;
-use meshdp_proto::http1_fields::Known;
+use meshdp_proto::http1_fields::{FieldTable, Known};
 use meshdp_proto::http1_forward::{RequestEdits, encode_request};
 
-use crate::connection::Secured;
+use crate::connection::Link;
 use crate::http::decide::{Head, Scratch};
 use crate::worker::{Pinned, Worker};
 
@@ -21,18 +21,32 @@ pub(crate) struct Forwarded {
 
 impl Forwarded {
     /// Prepares the constants of a connection.
-    pub(crate) fn new(secured: &Secured, pinned: &Pinned) -> Self {
-        let inbound = secured.facts.direction == Direction::Inbound;
-        Self { client_certificate: if inbound { xfcc(secured, pinned) } else { Vec::new() }, inbound }
+    pub(crate) fn new(link: &Link, pinned: &Pinned) -> Self {
+        let inbound = link.facts.direction == Direction::Inbound;
+        Self { client_certificate: if inbound { xfcc(link, pinned) } else { Vec::new() }, inbound }
     }
 
-    /// Appends the encoded head to `out`.
-    pub(crate) fn encode(&self, secured: &Secured, head: &Head, worker: &Worker, out: &mut Vec<u8>) {
-        let mut scratch = worker.scratch.borrow_mut();
-        let Scratch { fields, target, composed, .. } = &mut *scratch;
-        let buffer = &secured.received[..];
-        let present =
-            |known: Known| fields.iter().find(|field| field.known == known).map(|field| field.value.of(buffer));
+    /// Appends the encoded head to `out`; `text` is what `head` was read from, into this scratch.
+    pub(crate) fn encode(
+        &self,
+        (text, head): (&[u8], &Head),
+        scratch: &mut Scratch,
+        worker: &Worker,
+        out: &mut Vec<u8>,
+    ) {
+        self.edit((text, head), scratch, worker, |fields, edits| encode_request(text, &head.head, fields, edits, out));
+    }
+
+    /// Hands the edits that the mesh makes to an encoder.
+    pub(crate) fn edit(
+        &self,
+        (text, head): (&[u8], &Head),
+        scratch: &mut Scratch,
+        worker: &Worker,
+        encode: impl FnOnce(&FieldTable, &RequestEdits<'_>),
+    ) {
+        let Scratch { fields, target, composed, .. } = scratch;
+        let present = |known: Known| fields.iter().find(|field| field.known == known).map(|field| field.value.of(text));
         composed.clear();
         if !self.client_certificate.is_empty() {
             // A mesh peer may hand on what it was told; what comes without a proven identity is dropped.
@@ -59,14 +73,14 @@ impl Forwarded {
             add("x-forwarded-client-cert", &composed[..]);
         }
         let drop: &[Known] = if self.inbound { &[Known::XForwardedClientCert] } else { &[] };
-        let host = if head.authority_in_target { head.authority.map(|span| span.of(buffer)) } else { None };
+        let host = if head.authority_in_target { head.authority.map(|span| span.of(text)) } else { None };
         let edits = RequestEdits { target, host, drop, append: &append[..count], ..RequestEdits::default() };
-        encode_request(buffer, &head.head, fields, &edits, out);
+        encode(fields, &edits);
     }
 }
 
-fn xfcc(secured: &Secured, pinned: &Pinned) -> Vec<u8> {
-    let (Some(peer), Some(hash)) = (&secured.facts.peer, &secured.peer_hash) else { return Vec::new() };
+fn xfcc(link: &Link, pinned: &Pinned) -> Vec<u8> {
+    let (Some(peer), Some(hash)) = (&link.facts.peer, &link.peer_hash) else { return Vec::new() };
     let own = pinned.snapshot.workload().map_or("", |workload| &*workload.identity);
     let mut hex = String::with_capacity(64);
     for byte in hash {

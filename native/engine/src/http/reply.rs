@@ -13,7 +13,7 @@ use meshdp_proto::http1_forward::{LocalReply, local_reply};
 use meshdp_proto::http1_head::RequestHead;
 use tokio::time::timeout;
 
-use crate::connection::{Failure, Secured};
+use crate::connection::Failure;
 use crate::http::session::Next;
 use crate::observe::outcome::Reason;
 use crate::stream::Stream;
@@ -53,7 +53,7 @@ pub(crate) struct Kept {
 /// # Errors
 /// `DownstreamClosed` when the answer could not be written.
 pub(crate) async fn send(
-    secured: &mut Secured,
+    (stream, received): (&mut Stream, &mut Vec<u8>),
     head: &RequestHead,
     mut reply: Reply,
     worker: &Worker,
@@ -71,15 +71,15 @@ pub(crate) async fn send(
         content_type,
         extra: &[],
         close: reply.close,
-        to_head: head.is_head(&secured.received),
+        to_head: head.is_head(received),
         ..LocalReply::default()
     };
     local_reply(&answer, &mut out);
-    let written = write(&mut secured.stream, &out, worker).await;
+    let written = write(stream, &out, worker).await;
     worker.buffers.give(out);
     written?;
     if !reply.close {
-        let discarded = discard(secured, (head.len, &mut body), &mut consumed, limit);
+        let discarded = discard((stream, received), (head.len, &mut body), &mut consumed, limit);
         let in_time = timeout(DISCARD_TIMEOUT, discarded).await;
         reply.close = !matches!(in_time, Ok(true));
     }
@@ -87,11 +87,11 @@ pub(crate) async fn send(
 }
 
 /// Answers bytes that are no request; the connection is to be closed: nothing behind them is looked at.
-pub(crate) async fn refuse(secured: &mut Secured, status: u16, worker: &Worker) {
+pub(crate) async fn refuse(stream: &mut Stream, status: u16, worker: &Worker) {
     let mut out = worker.buffers.lend();
     let answer = LocalReply { status, body: b"", content_type: "", extra: &[], close: true, ..LocalReply::default() };
     local_reply(&answer, &mut out);
-    let _ = write(&mut secured.stream, &out, worker).await;
+    let _ = write(stream, &out, worker).await;
     worker.buffers.give(out);
 }
 
@@ -107,7 +107,7 @@ async fn write(stream: &mut Stream, out: &[u8], worker: &Worker) -> Result<(), F
 /// Reads the rest of a body away; true when the next request begins right behind it. The head stays: it is still to be
 /// recorded.
 async fn discard(
-    secured: &mut Secured,
+    (stream, received): (&mut Stream, &mut Vec<u8>),
     (head_len, body): (usize, &mut BodyDecoder),
     consumed: &mut usize,
     limit: u64,
@@ -115,9 +115,9 @@ async fn discard(
     let mut dropped = Vec::new();
     let mut read = 0;
     loop {
-        while *consumed < secured.received.len() && !body.done() {
+        while *consumed < received.len() && !body.done() {
             dropped.clear();
-            match body.decode(&secured.received[*consumed..], &mut dropped) {
+            match body.decode(&received[*consumed..], &mut dropped) {
                 Ok(0) => break,
                 Ok(count) => *consumed += count,
                 Err(_) => return false,
@@ -126,12 +126,11 @@ async fn discard(
         if body.done() {
             return true;
         }
-        secured.received.drain(head_len..*consumed);
+        received.drain(head_len..*consumed);
         *consumed = head_len;
         if read > limit {
             return false;
         }
-        let Secured { stream, received, .. } = secured;
         match stream.read(received, FIRST).await {
             Ok(count) if count > 0 => read += count as u64,
             _ => return false,

@@ -6,29 +6,31 @@
 //! Each request pins the snapshot in force, so that its route and its policy come from the same version.
 //! Source: RFC 9112 §9; attack-cases 2.1; DESIGN section 3.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
-use meshdp_model::authz::{ConnectionContext, Denial, Permit};
-use meshdp_model::facts::Direction;
-use meshdp_model::listener::Outbound;
-use meshdp_model::route::Route;
+use meshdp_model::authz::Denial;
+use meshdp_model::version::Version;
 use meshdp_proto::HeadScan;
-use meshdp_proto::http1_head::Limits;
-use meshdp_proto::refusal::Refusal;
+use meshdp_proto::http1_head::Framing;
+use meshdp_proto::sniff::PREFACE;
 
-use crate::connection::{Failure, Secured, still_accepted};
-use crate::http::decide::{Head, View, path_mode, read_head_from};
-use crate::http::forward;
+use crate::attempts::Attempts;
+use crate::connection::{Failure, Secured};
+use crate::http::caller::{Caller, Request};
+use crate::http::carry::{Carried, Errand, carry};
+use crate::http::decide::{path_mode, read_head_from};
+use crate::http::h1_sides::H1Request;
+use crate::http::h2_session;
 use crate::http::reply::{self, Reply};
+use crate::http::transfer::Start;
 use crate::http::upstream::{self, Served};
 use crate::observe::outcome::{Outcome, Reason};
 use crate::observe::record::{self, RequestRecord};
-use crate::observe::telemetry::SeriesCache;
-use crate::tls::ClientAlpn;
+use crate::stream::Stream;
 use crate::upstream::Target;
 use crate::worker::buffers::FIRST;
 use crate::worker::registry::Entry;
@@ -44,10 +46,15 @@ pub(crate) async fn run(secured: Secured, pinned: &Pinned, worker: &Rc<Worker>) 
         match session.request().await? {
             Next::Request => {}
             Next::Close => {
-                Box::pin(reply::linger(&mut session.secured.stream)).await;
+                Box::pin(reply::linger(&mut session.stream)).await;
                 return Ok(());
             }
             Next::Cut => return Ok(()),
+            Next::Http2 => {
+                let HttpSession { stream, received, caller } = *session;
+                let secured = Secured { stream, received, link: caller.link };
+                return Box::pin(h2_session::run(secured, pinned, worker)).await;
+            }
         }
     }
 }
@@ -61,39 +68,22 @@ pub(crate) enum Next {
     Close,
     /// The connection ends at once: there is nothing left to say, or what is missing must be seen to be missing.
     Cut,
+    /// It is no HTTP/1.1 connection: what was received is the start of an HTTP/2 one.
+    Http2,
 }
 
 /// One HTTP connection.
 pub(crate) struct HttpSession<'w> {
-    pub(crate) secured: Secured,
-    /// Header values that are the same for every request of this connection.
-    pub(crate) forwarded: forward::Forwarded,
-    pub(crate) worker: &'w Rc<Worker>,
-    pub(crate) limits: Limits,
-    pub(crate) series: RefCell<SeriesCache>,
-    /// What of the policies no request of this connection can change.
-    policy_context: RefCell<ConnectionContext>,
-    accepted_under: u64,
-}
-
-/// A request whose head has been read.
-pub(crate) struct Request {
-    pub(crate) head: Head,
-    pub(crate) pinned: Rc<Pinned>,
-    pub(crate) started: Instant,
+    pub(crate) stream: Stream,
+    /// Bytes of the request under way, its head in front, and of those that follow it.
+    pub(crate) received: Vec<u8>,
+    pub(crate) caller: Caller<'w>,
 }
 
 impl<'w> HttpSession<'w> {
     fn open(secured: Secured, pinned: &Pinned, worker: &'w Rc<Worker>) -> Box<Self> {
-        Box::new(Self {
-            forwarded: forward::Forwarded::new(&secured, pinned),
-            policy_context: RefCell::new(pinned.snapshot.connection_context(&secured.facts)),
-            secured,
-            accepted_under: pinned.epoch,
-            worker,
-            limits: Limits::default(),
-            series: RefCell::default(),
-        })
+        let Secured { stream, received, link } = secured;
+        Box::new(Self { stream, received, caller: Caller::new(link, pinned, worker, "HTTP/1.1") })
     }
 
     /// Answers of our own are boxed: idle connections must not keep room for them.
@@ -101,16 +91,20 @@ impl<'w> HttpSession<'w> {
         let request = match self.receive_head().await? {
             Received::Head(request) => request,
             Received::Refused(outcome, pinned) => return Ok(Box::pin(self.refuse(&outcome, &pinned)).await),
+            Received::Preface => return Ok(Next::Http2),
             Received::Closed => {
-                Box::pin(reply::hang_up(&mut self.secured.stream)).await;
+                Box::pin(reply::hang_up(&mut self.stream)).await;
                 return Ok(Next::Cut);
             }
         };
-        let permit = match self.authorize(&request) {
+        let permit = match self.caller.authorize(&request, &self.received) {
             Ok(permit) => permit,
             Err(denial) => return Box::pin(self.deny(&request, &denial)).await,
         };
-        let next = match self.route(&permit, &request) {
+        let next = match self.caller.route(&permit, &request, &self.received) {
+            Ok(target) if Errand::of_http1(&self.caller, &request, &target).version() == Version::Http2 => {
+                self.carry(&request, target).await?
+            }
             Ok(target) => match upstream::serve(self, &request, &permit, target).await? {
                 Served::Next(next) => next,
                 Served::Unanswered(reason) => Box::pin(self.answer(&request, reason)).await?,
@@ -118,72 +112,82 @@ impl<'w> HttpSession<'w> {
             },
             Err(reason) => Box::pin(self.answer(&request, reason)).await?,
         };
-        let requests = &self.secured.entry.requests;
-        requests.set(requests.get() + 1);
-        Ok(if self.worker.draining.get() && next == Next::Request { Next::Close } else { next })
+        self.caller.count_request();
+        Ok(if self.caller.worker.draining.get() && next == Next::Request { Next::Close } else { next })
     }
 
     /// Reads one head, holding no buffer until its first byte.
     async fn receive_head(&mut self) -> Result<Received, Failure> {
-        let entry = Rc::clone(&self.secured.entry);
-        let limits = &self.worker.settings.limits;
-        entry.deadline_ms.set(self.worker.coarse_ms() + limits.idle_ms);
+        let entry = Rc::clone(&self.caller.link.entry);
+        let limits = &self.caller.worker.settings.limits;
+        entry.deadline_ms.set(self.caller.worker.coarse_ms() + limits.idle_ms);
         let mut started = None;
         let mut scan = None;
         loop {
-            if self.secured.received.is_empty() && self.wait_for_bytes().await? == Waited::Closed {
+            if self.received.is_empty() && self.wait_for_bytes().await? == Waited::Closed {
                 return Ok(Received::Closed);
             }
             let started = *started.get_or_insert_with(|| {
-                entry.deadline_ms.set(self.worker.coarse_ms() + limits.head_ms);
+                entry.deadline_ms.set(self.caller.worker.coarse_ms() + limits.head_ms);
                 Instant::now()
             });
-            if let Some(received) = self.read_head(started, &mut scan)? {
-                return Ok(received);
+            match self.preface() {
+                Preface::Whole => return Ok(Received::Preface),
+                Preface::Part => {}
+                Preface::No => {
+                    if let Some(received) = self.read_head(started, &mut scan)? {
+                        return Ok(received);
+                    }
+                }
             }
             match self.read_more().await? {
                 Waited::Bytes => {}
                 Waited::Closed => return Ok(Received::Closed),
                 Waited::TimedOut => {
-                    return Ok(Received::Refused(Outcome::of(Reason::RequestTimeout), self.pin_accepted()?));
+                    return Ok(Received::Refused(Outcome::of(Reason::RequestTimeout), self.caller.pin_accepted()?));
                 }
             }
         }
     }
 
+    /// Whether a connection whose version nothing has told begins as HTTP/2.
+    fn preface(&self) -> Preface {
+        let first = self.caller.link.entry.requests.get() == 0 && self.received.first() == Some(&b'P');
+        if !first || !self.stream.may_speak_http2() {
+            return Preface::No;
+        }
+        if self.received.starts_with(PREFACE) {
+            Preface::Whole
+        } else if self.received.len() > 1 && PREFACE.starts_with(&self.received) {
+            Preface::Part
+        } else {
+            Preface::No
+        }
+    }
+
     /// What the bytes received so far are; `None` while they are part of a head.
     fn read_head(&mut self, started: Instant, scan: &mut Option<HeadScan>) -> Result<Option<Received>, Failure> {
-        let pinned = self.pin_accepted()?;
+        let pinned = self.caller.pin_accepted()?;
         let mode = path_mode(pinned.snapshot.mesh().path_normalization);
-        let mut scratch = self.worker.scratch.borrow_mut();
+        let mut scratch = self.caller.worker.scratch.borrow_mut();
         let reading = (scan, &mut *scratch);
-        Ok(match read_head_from(&self.secured.received, &self.limits, mode, reading) {
+        Ok(match read_head_from(&self.received, &self.caller.limits, mode, reading) {
             Ok(None) => None,
             Ok(Some(head)) => {
-                let worker = self.worker;
-                self.secured.entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
-                Some(Received::Head(Request { head, pinned, started }))
+                let worker = self.caller.worker;
+                self.caller.link.entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
+                Some(Received::Head(Request { head, pinned, started, read: Cell::new(scratch.reads), grpc: false }))
             }
-            Err(refusal) => Some(Received::Refused(refused_as(refusal), pinned)),
+            Err(refusal) => Some(Received::Refused(record::refusal(refusal), pinned)),
         })
     }
 
-    /// The snapshot in force, once this connection is known to be acceptable under it.
-    fn pin_accepted(&mut self) -> Result<Rc<Pinned>, Failure> {
-        let pinned = self.worker.pin();
-        if pinned.epoch != self.accepted_under {
-            still_accepted(&self.secured, &pinned, self.worker)?;
-            self.accepted_under = pinned.epoch;
-        }
-        Ok(pinned)
-    }
-
     async fn wait_for_bytes(&mut self) -> Result<Waited, Failure> {
-        let worker = self.worker;
-        let entry = Rc::clone(&self.secured.entry);
-        let mut checked = self.accepted_under;
+        let worker = self.caller.worker;
+        let entry = Rc::clone(&self.caller.link.entry);
+        let mut checked = self.caller.accepted_under();
         loop {
-            let Secured { stream, received, .. } = &mut self.secured;
+            let Self { stream, received, .. } = self;
             let woken = poll_fn(|context| {
                 if worker.epoch() != checked {
                     return Poll::Ready(Woken::Swapped);
@@ -200,17 +204,14 @@ impl<'w> HttpSession<'w> {
                 Woken::Read(_) | Woken::Ended => return Ok(Waited::Closed),
                 Woken::Swapped => {}
             }
-            checked = worker.epoch();
-            let pinned = worker.pin();
-            still_accepted(&self.secured, &pinned, self.worker)?;
-            self.accepted_under = checked;
+            checked = self.caller.pin_accepted()?.epoch;
         }
     }
 
     async fn read_more(&mut self) -> Result<Waited, Failure> {
-        let worker = self.worker;
-        let entry = Rc::clone(&self.secured.entry);
-        let Secured { stream, received, .. } = &mut self.secured;
+        let worker = self.caller.worker;
+        let entry = Rc::clone(&self.caller.link.entry);
+        let Self { stream, received, .. } = self;
         let read = poll_fn(|context| {
             if entry.deadline_ms.get() <= worker.coarse_ms() {
                 return Poll::Ready(None);
@@ -225,51 +226,48 @@ impl<'w> HttpSession<'w> {
         }
     }
 
-    fn authorize(&self, request: &Request) -> Result<Permit, Denial> {
-        let snapshot = &request.pinned.snapshot;
-        match self.secured.facts.direction {
-            Direction::Outbound => Ok(snapshot.permit_outbound(&self.secured.facts)),
-            Direction::Inbound => {
-                let scratch = self.worker.scratch.borrow();
-                let view = self.view(&request.head, &scratch);
-                let facts = &self.secured.facts;
-                snapshot.authorize_request_in(&mut self.policy_context.borrow_mut(), facts, &view.facts(facts))
-            }
-        }
-    }
-
-    fn route(&self, permit: &Permit, request: &Request) -> Result<Target, Reason> {
-        let facts = &self.secured.facts;
-        if facts.direction == Direction::Inbound {
-            return Ok(Target::application(permit, facts.destination, self.worker));
-        }
-        let snapshot = &request.pinned.snapshot;
-        let (port, restrict) = match snapshot.outbound(facts.destination) {
-            Outbound::Http { port } => (port, None),
-            Outbound::Auto(service) | Outbound::Service(service) => (service.port, Some(service)),
-            Outbound::Unknown => (facts.destination.port(), None),
+    /// Serves a request whose upstream speaks HTTP/2.
+    async fn carry(&mut self, request: &Request, mut target: Target) -> Result<Next, Failure> {
+        let Self { stream, received, caller } = self;
+        let head = &request.head.head;
+        let start = Start {
+            kind: upstream::kind_of(head.method.of(received)),
+            grpc: false,
+            ended: matches!(head.framing, Framing::None | Framing::Length(0)),
+            limits: caller.limits,
+            close: caller.worker.draining.get() || !head.keep_alive,
         };
-        let scratch = self.worker.scratch.borrow();
-        let authority = self.view(&request.head, &scratch).authority();
-        match snapshot.route_request(permit, port, authority, restrict, self.worker.random()) {
-            Route::Cluster { cluster, endpoints, .. } => {
-                Target::endpoint(cluster, endpoints, ClientAlpn::Http11, self.worker)
+        let mut down = H1Request::new((stream, received), (head.len, head.framing), &caller.worker.buffers);
+        let mut attempts = Attempts::default();
+        let carried = loop {
+            match carry(&Errand::of_http1(caller, request, &target), &mut down, &start).await {
+                Carried::Unanswered(reason) => {
+                    if let Err(reason) = Box::pin(attempts.again(&mut target, reason, caller.worker)).await {
+                        break Carried::Unanswered(reason);
+                    }
+                }
+                carried => break carried,
             }
-            Route::Passthrough => Ok(Target::passthrough(permit, facts.destination, self.worker)),
-            Route::Blocked => Err(Reason::RegistryOnlyBlocked),
-            Route::NoEndpoints { .. } => Err(Reason::NoHealthyUpstream),
-            Route::NoCluster { .. } => Err(Reason::ClusterNotFound),
-            Route::NoRule { .. } => Err(Reason::NoRoute),
+        };
+        let consumed = down.consumed();
+        drop(down);
+        match carried {
+            Carried::Answered(outcome, done) => {
+                self.record(request, Some(&target), outcome);
+                self.consume(consumed);
+                Ok(if done.downstream_reusable { Next::Request } else { Next::Close })
+            }
+            Carried::Unanswered(reason) => Box::pin(self.answer(request, reason)).await,
+            Carried::UnansweredMidBody(reason) => Ok(Box::pin(self.answer_and_close(request, reason)).await),
+            Carried::Cut(outcome) => {
+                self.record(request, Some(&target), outcome);
+                Ok(Next::Cut)
+            }
         }
-    }
-
-    /// The head together with the bytes it points into; valid until the next head is read into the scratch.
-    pub(crate) fn view<'a>(&'a self, head: &'a Head, scratch: &'a crate::http::decide::Scratch) -> View<'a> {
-        View { buffer: &self.secured.received, head, fields: &scratch.fields, target: &scratch.target }
     }
 
     async fn deny(&mut self, request: &Request, denial: &Denial) -> Result<Next, Failure> {
-        self.worker.telemetry.borrow_mut().denied(&record::policy_name(denial));
+        self.caller.worker.telemetry.borrow_mut().denied(&record::policy_name(denial));
         let outcome = Outcome::of(Reason::RbacDenied).because(denial.explanation());
         self.reply(request, outcome, reply::RBAC_DENIED).await
     }
@@ -281,38 +279,44 @@ impl<'w> HttpSession<'w> {
     /// Answers when part of the request's body has been handed on: the rest of it is not worth reading.
     async fn answer_and_close(&mut self, request: &Request, reason: Reason) -> Next {
         let outcome = Outcome::of(reason);
-        reply::refuse(&mut self.secured, outcome.status, self.worker).await;
-        RequestRecord { session: self, request, target: None, outcome }.write();
+        reply::refuse(&mut self.stream, outcome.status, self.caller.worker).await;
+        self.record(request, None, outcome);
         Next::Close
     }
 
     /// Answers a request ourselves and keeps the connection if its body can be read away within bounds.
     async fn reply(&mut self, request: &Request, outcome: Outcome, body: &'static str) -> Result<Next, Failure> {
         let head = &request.head.head;
-        let close = self.worker.draining.get() || !head.keep_alive || head.expect_continue;
+        let close = self.caller.worker.draining.get() || !head.keep_alive || head.expect_continue;
         // A body that breaks its framing has no end behind which a request could begin.
         let close = close || outcome.reason == Reason::MalformedRequest;
         let reply = Reply { status: outcome.status, body, close };
-        let answered = reply::send(&mut self.secured, &request.head.head, reply, self.worker).await;
-        RequestRecord { session: self, request, target: None, outcome }.write();
+        let answered =
+            reply::send((&mut self.stream, &mut self.received), &request.head.head, reply, self.caller.worker).await;
+        self.record(request, None, outcome);
         answered.map(|kept| {
             self.consume(kept.consumed);
             kept.next
         })
     }
 
+    /// Records the end of a request.
+    pub(crate) fn record(&self, request: &Request, target: Option<&Target>, outcome: Outcome) {
+        RequestRecord { caller: &self.caller, request, text: &self.received, target, outcome }.write();
+    }
+
     /// Answers what is no request, and ends the connection.
     async fn refuse(&mut self, outcome: &Outcome, pinned: &Pinned) -> Next {
-        record::refused(self, pinned, outcome);
-        reply::refuse(&mut self.secured, outcome.status, self.worker).await;
+        record::refused(&self.caller, pinned, outcome);
+        reply::refuse(&mut self.stream, outcome.status, self.caller.worker).await;
         Next::Close
     }
 
     /// Forgets the request's bytes; what follows them is the start of the next request.
     pub(crate) fn consume(&mut self, bytes: usize) {
-        let received = &mut self.secured.received;
+        let received = &mut self.received;
         if bytes >= received.len() {
-            self.worker.buffers.give(std::mem::take(received));
+            self.caller.worker.buffers.give(std::mem::take(received));
         } else {
             received.drain(..bytes);
         }
@@ -330,15 +334,16 @@ fn has_waited_enough(entry: &Entry, worker: &Worker) -> bool {
     entry.deadline_ms.get() <= worker.coarse_ms()
 }
 
-fn refused_as(refusal: Refusal) -> Outcome {
-    let too_large = matches!(refusal.status, 413 | 414 | 431);
-    let reason = if too_large { Reason::RequestHeadTooLarge } else { Reason::MalformedRequest };
-    Outcome::of(reason).because(refusal.reason.code()).answered(refusal.status)
+enum Preface {
+    No,
+    Part,
+    Whole,
 }
 
 enum Received {
     Head(Request),
     Refused(Outcome, Rc<Pinned>),
+    Preface,
     Closed,
 }
 

@@ -1,30 +1,32 @@
 //! Serving one permitted request from an upstream: a connection, the exchange, and what may be tried again.
 //!
 //! In: a session with a request, its permit and its target.  Out: `Served`, and the connection back in the pool.
-//! Limits: `ATTEMPTS` connections per request; only a request of which no byte can have been processed is sent again.
+//! Limits: `ATTEMPTS` connections that carry the request, each made by `attempts`; only a request of which no byte can have been
+//! processed is sent again.
 //! Fails: before the first response byte the session answers; after it the downstream sees the truncation.
 //! Source: RFC 9112 §9.3.1 (retrying requests); attack-cases H1-46, U3.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::Poll;
 
 use meshdp_model::authz::Permit;
-use meshdp_model::facts::Direction;
 use meshdp_proto::http1_conn::Exchange as Turn;
 use meshdp_proto::http1_response::RequestKind;
 
-use crate::connection::{Failure, Secured, still_accepted};
-use crate::http::decide::{path_mode, read_head};
+use crate::attempts;
+use crate::connection::Failure;
+use crate::http::caller::Request;
 use crate::http::exchange::{Broken, Downstream, Exchange, Exchanged, Start};
-use crate::http::session::{HttpSession, Next, Request};
+use crate::http::session::{HttpSession, Next};
 use crate::observe::outcome::{Outcome, Reason};
-use crate::observe::record::RequestRecord;
 use crate::pool::PoolKey;
 use crate::relay::Relay;
 use crate::stream::Stream;
 use crate::tcp_session::relay_until_end;
 use crate::upstream::Target;
 use crate::worker::Worker;
+use crate::worker::load::InFlight;
 
 /// How far a request got.
 pub(crate) enum Served {
@@ -46,16 +48,19 @@ pub(crate) async fn serve(
     _permit: &Permit,
     target: Target,
 ) -> Result<Served, Failure> {
-    let worker = session.worker;
-    let key = target.pool_key(worker);
-    let _in_flight = worker.load.begin(target.address);
+    let worker = session.caller.worker;
+    let mut lane = Lane::to(target, worker);
     let mut exchange = match begin(session, request) {
         Ok(exchange) => exchange,
         Err(broken) => return Ok(Served::Unanswered(broken.reason)),
     };
     for attempt in 1..=ATTEMPTS {
-        let (mut upstream, reused) = match acquire(&key, &target, worker, attempt).await {
+        let (mut upstream, reused) = match reach(session, &exchange, &mut lane, attempt).await {
             Ok(acquired) => acquired,
+            Err(Reason::DownstreamClosed) => {
+                let left = exchange.broken(Reason::DownstreamClosed);
+                return Ok(broken_off(session, request, &lane.target, (exchange, left)));
+            }
             Err(reason) => {
                 give_back(exchange, worker);
                 return Ok(Served::Unanswered(reason));
@@ -64,15 +69,14 @@ pub(crate) async fn serve(
         match run(session, request, &mut exchange, &mut upstream).await {
             // Boxed, so that requests do not all keep room for what few of them become.
             Ok(exchanged) if exchanged.upgraded => {
-                return Box::pin(upgrade(session, request, target, (exchange, exchanged, upstream))).await;
+                return Box::pin(upgrade(session, request, lane.target, (exchange, exchanged, upstream))).await;
             }
             Ok(exchanged) => {
-                RequestRecord { session, request, target: Some(&target), outcome: completed(&exchange, exchanged) }
-                    .write();
+                session.record(request, Some(&lane.target), completed(&exchange, exchanged));
                 session.consume(exchange.upload.consumed());
                 give_back(exchange, worker);
                 if exchanged.upstream_reusable {
-                    worker.pool.borrow_mut().give(&key, upstream, (worker.coarse_ms(), worker.wall_s()));
+                    worker.pool.borrow_mut().give(&lane.key, upstream, (worker.coarse_ms(), worker.wall_s()));
                 }
                 let next = if exchanged.downstream_reusable { Next::Request } else { Next::Close };
                 return Ok(Served::Next(next));
@@ -83,38 +87,97 @@ pub(crate) async fn serve(
             {
                 exchange.rewind();
             }
-            Err(broken) => return Ok(broken_off(session, request, &target, (exchange, broken))),
+            Err(broken) => return Ok(broken_off(session, request, &lane.target, (exchange, broken))),
         }
     }
     Ok(Served::Unanswered(Reason::UpstreamResetBeforeResponse))
 }
 
 fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, Broken> {
-    let worker = session.worker;
+    let worker = session.caller.worker;
     let mut out = worker.buffers.lend();
-    session.forwarded.encode(&session.secured, &request.head, worker, &mut out);
+    let mut scratch = session.caller.scratch(request, &session.received);
+    let message = (&session.received[..], &request.head);
+    session.caller.forwarded.encode(message, &mut scratch, worker, &mut out);
+    drop(scratch);
     let head = &request.head.head;
     let start = Start {
         out,
         framing: head.framing,
         head_len: head.len,
-        kind: kind_of(head.method.of(&session.secured.received)),
+        kind: kind_of(head.method.of(&session.received)),
         upgrade: head.upgrade,
         turn: Turn::new(head),
         close_downstream: worker.draining.get() || !head.keep_alive,
-        limits: session.limits,
+        limits: session.caller.limits,
     };
-    Exchange::new(start, &session.secured.received)
+    Exchange::new(start, &session.received)
 }
 
 /// A pooled connection for the first try. The second takes a fresh one: what closed one pooled connection has likely
 /// closed its neighbours too.
-async fn acquire(key: &PoolKey, target: &Target, worker: &Worker, attempt: u32) -> Result<(Stream, bool), Reason> {
+pub(crate) async fn acquire(
+    key: &PoolKey,
+    target: &Target,
+    worker: &Worker,
+    attempt: u32,
+) -> Result<(Stream, bool), Reason> {
     let pooled = if attempt == 1 { worker.pool.borrow_mut().take(key) } else { None };
     match pooled {
         Some(stream) => Ok((stream, true)),
-        None => Ok((Box::pin(target.connect(worker)).await?, false)),
+        None => {
+            let stream = Box::pin(target.connect(worker)).await?;
+            worker.health.succeeded(target.address);
+            Ok((stream, false))
+        }
     }
+}
+
+/// Where a request is sent: the target, the pool's key for it, and its place among the requests in flight there.
+struct Lane<'w> {
+    target: Target,
+    key: PoolKey,
+    _in_flight: InFlight<'w>,
+}
+
+impl<'w> Lane<'w> {
+    fn to(target: Target, worker: &'w Worker) -> Self {
+        Self { key: target.pool_key(worker), _in_flight: worker.load.begin(target.address), target }
+    }
+}
+
+/// As `acquire`, as long as the downstream waits for it; a fresh connection may lead to another endpoint.
+async fn reach<'w>(
+    session: &mut HttpSession<'w>,
+    exchange: &Exchange,
+    lane: &mut Lane<'w>,
+    attempt: u32,
+) -> Result<(Stream, bool), Reason> {
+    let worker = session.caller.worker;
+    let pooled = if attempt == 1 { worker.pool.borrow_mut().take(&lane.key) } else { None };
+    if let Some(stream) = pooled {
+        return Ok((stream, true));
+    }
+    let mut target = lane.target.clone();
+    let stream = Box::pin(connect(session, exchange, &mut target)).await?;
+    if target.address != lane.target.address {
+        *lane = Lane::to(target, worker);
+    }
+    Ok((stream, false))
+}
+
+/// Connects as long as the downstream waits for it (LC-06: no further try for a client that has left).
+async fn connect(session: &mut HttpSession<'_>, exchange: &Exchange, target: &mut Target) -> Result<Stream, Reason> {
+    let HttpSession { stream, received, caller } = session;
+    let mut connecting = pin!(attempts::connect(target, caller.worker));
+    poll_fn(|context| {
+        if let Poll::Ready(connected) = connecting.as_mut().poll(context) {
+            return Poll::Ready(connected);
+        }
+        let mut down = Downstream { stream, received, head_len: 0 };
+        exchange.poll_left(context, &mut down).map(|()| Err(Reason::DownstreamClosed))
+    })
+    .await
 }
 
 /// Drives the exchange; a swap on the way asks again whether the request may go on.
@@ -124,10 +187,11 @@ async fn run(
     exchange: &mut Exchange,
     upstream: &mut Stream,
 ) -> Result<Exchanged, Broken> {
-    let worker = session.worker;
+    let worker = session.caller.worker;
     let mut epoch = request.pinned.epoch;
     loop {
-        let Secured { stream, received, entry, .. } = &mut session.secured;
+        let HttpSession { stream, received, caller } = &mut *session;
+        let entry = &caller.link.entry;
         let mut down = Downstream { stream, received, head_len: request.head.head.len };
         let step = poll_fn(|context| {
             if worker.epoch() != epoch {
@@ -138,7 +202,7 @@ async fn run(
             }
             let mut scratch = worker.scratch.borrow_mut();
             let moved = exchange.moved();
-            let lent = (&mut scratch.response_fields, &worker.buffers);
+            let lent = (&mut scratch.response_fields, &*worker.buffers);
             let polled = exchange.poll(context, &mut down, upstream, lent);
             if exchange.moved() != moved {
                 entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
@@ -151,8 +215,8 @@ async fn run(
             Step::Ended(ended) => return ended,
             Step::Swapped => {
                 epoch = worker.epoch();
-                let may_go_on =
-                    reauthorize(&session.secured, request, worker).and_then(|()| worker.still_trusts(upstream));
+                let judged = session.caller.reauthorize(request, &session.received);
+                let may_go_on = judged.and_then(|()| worker.still_trusts(upstream));
                 if let Err(failure) = may_go_on {
                     return Err(exchange.broken(failure.reason));
                 }
@@ -161,31 +225,9 @@ async fn run(
     }
 }
 
-/// Whether a request that is under way would be permitted under the snapshot now in force.
-fn reauthorize(secured: &Secured, request: &Request, worker: &Worker) -> Result<(), Failure> {
-    let pinned = worker.pin();
-    still_accepted(secured, &pinned, worker)?;
-    if secured.facts.direction == Direction::Outbound {
-        return Ok(());
-    }
-    let mut scratch = worker.scratch.borrow_mut();
-    let mode = path_mode(pinned.snapshot.mesh().path_normalization);
-    let limits = meshdp_proto::http1_head::Limits::default();
-    let head = read_head(&secured.received[..request.head.head.len], &limits, mode, &mut scratch);
-    let Ok(Some(head)) = head else { return Err(Reason::PolicyChanged.into()) };
-    let view = crate::http::decide::View {
-        buffer: &secured.received,
-        head: &head,
-        fields: &scratch.fields,
-        target: &scratch.target,
-    };
-    let judged = view.authorize(&pinned.snapshot, &secured.facts);
-    judged.map(drop).map_err(|denial| Failure::new(Reason::PolicyChanged, denial.explanation()))
-}
-
 /// RFC 9110 §9.2.2: only idempotent methods are sent again without being asked to.
 fn repeatable(session: &HttpSession<'_>, request: &Request, exchange: &Exchange) -> bool {
-    let method = request.head.head.method.of(&session.secured.received);
+    let method = request.head.head.method.of(&session.received);
     exchange.replayable() && matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
 }
 
@@ -204,20 +246,21 @@ async fn upgrade(
 ) -> Result<Served, Failure> {
     let mut outcome = completed(&exchange, exchanged);
     let from_upstream = exchange.download.surplus().to_vec();
-    let from_downstream = session.secured.received.split_off(exchange.upload.consumed());
-    give_back(exchange, session.worker);
-    session.secured.entry.protocol.set("upgraded");
+    let from_downstream = session.received.split_off(exchange.upload.consumed());
+    give_back(exchange, session.caller.worker);
+    session.caller.link.entry.protocol.set("upgraded");
     let mut relay = Relay::new(from_downstream, from_upstream);
-    let may_go_on = |secured: &Secured, worker: &Worker| reauthorize(secured, request, worker);
-    let (worker, both) = (session.worker, (&mut upstream, &mut relay));
-    let ended = relay_until_end(&mut session.secured, both, worker, request.pinned.epoch, may_go_on).await;
+    let HttpSession { stream, received, caller } = session;
+    let may_go_on = || caller.reauthorize(request, received);
+    let both = (stream, &mut upstream, &mut relay);
+    let ended = relay_until_end(both, &caller.link.entry, caller.worker, request.pinned.epoch, may_go_on).await;
     outcome.bytes_in += relay.upstream.moved;
     outcome.bytes_out += relay.downstream.moved;
     if let Err(failure) = ended {
         outcome.reason = failure.reason;
         outcome.detail = failure.detail;
     }
-    RequestRecord { session, request, target: Some(&target), outcome }.write();
+    session.record(request, Some(&target), outcome);
     Ok(Served::Next(Next::Cut))
 }
 
@@ -233,16 +276,16 @@ fn broken_off(
     outcome.bytes_in = exchange.upload.body_bytes();
     outcome.bytes_out = exchange.download.body_bytes();
     let request_at_hand = exchange.upload.whole_at_start();
-    give_back(exchange, session.worker);
+    give_back(exchange, session.caller.worker);
     if !told && broken.reason != Reason::DownstreamClosed {
         let unanswered = if request_at_hand { Served::Unanswered } else { Served::UnansweredMidBody };
         return unanswered(broken.reason);
     }
     // Part of a response is already out: only a visible cut is honest.
     if until_close {
-        session.secured.stream.abort();
+        session.stream.abort();
     }
-    RequestRecord { session, request, target: Some(target), outcome }.write();
+    session.record(request, Some(target), outcome);
     Served::Next(Next::Cut)
 }
 
@@ -252,7 +295,7 @@ fn give_back(exchange: Exchange, worker: &Worker) {
     }
 }
 
-fn kind_of(method: &[u8]) -> RequestKind {
+pub(crate) fn kind_of(method: &[u8]) -> RequestKind {
     match method {
         b"HEAD" => RequestKind::Head,
         b"CONNECT" => RequestKind::Connect,
@@ -266,4 +309,4 @@ enum Step {
 }
 
 /// The first try and one more, on a fresh connection, when the one taken from the pool had just been closed.
-const ATTEMPTS: u32 = 2;
+pub(crate) const ATTEMPTS: u32 = 2;

@@ -173,12 +173,15 @@ pub struct Outcome {
     pub bytes_out: u64,
     /// From the first byte to the end, in microseconds.
     pub duration_us: u64,
+    /// How a call of gRPC ended, by its own account or by ours.
+    pub grpc_status: Option<u8>,
 }
 
 impl Outcome {
     /// An outcome with the reason's own status, no detail and nothing moved.
     pub fn of(reason: Reason) -> Self {
-        Self { reason, status: reason.status(), detail: Cow::Borrowed(""), bytes_in: 0, bytes_out: 0, duration_us: 0 }
+        let (status, detail) = (reason.status(), Cow::Borrowed(""));
+        Self { reason, status, detail, bytes_in: 0, bytes_out: 0, duration_us: 0, grpc_status: None }
     }
 
     /// The same with a detail; a literal costs no allocation.

@@ -12,10 +12,11 @@ use meshdp_model::facts::{ConnectionFacts, Direction};
 use meshdp_model::identity::Peer;
 use meshdp_model::snapshot::Snapshot;
 use meshdp_proto::http1_fields::Known;
+use meshdp_proto::refusal::Refusal;
 
-use crate::connection::{Failure, Secured};
-use crate::http::decide::{path_mode, read_head};
-use crate::http::session::{HttpSession, Request};
+use crate::connection::{Failure, Link};
+use crate::http::caller::{Caller, Request, view};
+use crate::http::grpc;
 use crate::observe::access_log::{Entry as LogEntry, HttpFields};
 use crate::observe::outcome::{Outcome, Reason};
 use crate::observe::telemetry::{CacheTag, Party, Protocol, Reporter, Security, SeriesId, SeriesKey};
@@ -30,8 +31,10 @@ pub(crate) fn policy_name(denial: &Denial) -> String {
 
 /// The end of one request.
 pub(crate) struct RequestRecord<'a, 'w> {
-    pub(crate) session: &'a HttpSession<'w>,
+    pub(crate) caller: &'a Caller<'w>,
     pub(crate) request: &'a Request,
+    /// What the head was read from.
+    pub(crate) text: &'a [u8],
     pub(crate) target: Option<&'a Target>,
     pub(crate) outcome: Outcome,
 }
@@ -40,7 +43,7 @@ impl RequestRecord<'_, '_> {
     /// Counts it and writes its line.
     pub(crate) fn write(mut self) {
         self.outcome.duration_us = self.request.started.elapsed().as_micros() as u64;
-        let worker = self.session.worker;
+        let worker = self.caller.worker;
         let series = self.series();
         let outcome = &self.outcome;
         let telemetry = worker.telemetry.borrow();
@@ -53,62 +56,62 @@ impl RequestRecord<'_, '_> {
 
     fn series(&self) -> SeriesId {
         let member = self.target.and_then(|target| target.member.as_ref());
+        let protocol = if self.request.grpc { Protocol::Grpc } else { Protocol::Http };
         let tag = CacheTag {
             epoch: self.request.pinned.epoch,
             place: member.map_or(0, |member| std::ptr::from_ref(member.endpoint()).addr()),
             status: self.outcome.status,
             reason: self.outcome.reason,
-            protocol: Protocol::Http,
+            protocol,
+            grpc_status: self.outcome.grpc_status,
         };
         let make = || {
-            let call = Call {
-                facts: &self.session.secured.facts,
-                target: self.target,
-                snapshot: &self.request.pinned.snapshot,
-            };
-            let key = call.key(Protocol::Http, &self.outcome);
-            self.session.worker.telemetry.borrow_mut().series(&key)
+            let call =
+                Call { facts: &self.caller.link.facts, target: self.target, snapshot: &self.request.pinned.snapshot };
+            let key = call.key(protocol, &self.outcome);
+            self.caller.worker.telemetry.borrow_mut().series(&key)
         };
-        self.session.series.borrow_mut().find(tag, make)
+        self.caller.series.borrow_mut().find(tag, make)
     }
 
     fn log(&self) {
-        let worker = self.session.worker;
-        let secured = &self.session.secured;
-        let snapshot = &self.request.pinned.snapshot;
-        let mut scratch = worker.scratch.borrow_mut();
-        let head_len = self.request.head.head.len.min(secured.received.len());
-        let mode = path_mode(snapshot.mesh().path_normalization);
-        // The shared scratch has served other connections since this head was decided.
-        let read = read_head(&secured.received[..head_len], &self.session.limits, mode, &mut scratch);
-        let Ok(Some(head)) = read else { return };
-        let view = self.session.view(&head, &scratch);
+        let worker = self.caller.worker;
+        let head = &self.request.head;
+        let scratch = self.caller.scratch(self.request, self.text);
+        let view = view(head, self.text, &scratch);
         let http = HttpFields {
             method: view.method(),
-            path: head.head.target.of(&secured.received),
-            protocol: "HTTP/1.1",
+            path: head.head.target.of(self.text),
+            protocol: self.caller.protocol,
             authority: view.authority(),
             user_agent: view.first(Known::UserAgent).unwrap_or_default(),
             request_id: view.first(Known::XRequestId).unwrap_or_default(),
             forwarded_for: view.first(Known::XForwardedFor).unwrap_or_default(),
             upstream_service_us: None,
         };
-        let line = line(secured, self.target, &self.outcome);
+        let line = line(&self.caller.link, self.target, &self.outcome);
         worker.access_log.borrow_mut().write(&LogEntry { http: Some(http), ..line });
     }
 }
 
+/// The outcome of a head that was refused.
+pub(crate) fn refusal(refusal: Refusal) -> Outcome {
+    let too_large = matches!(refusal.status, 413 | 414 | 431);
+    let reason = if too_large { Reason::RequestHeadTooLarge } else { Reason::MalformedRequest };
+    Outcome::of(reason).because(refusal.reason.code()).answered(refusal.status)
+}
+
 /// The end of bytes that were no request: no method, no path, the refusal's code as the detail.
-pub(crate) fn refused(session: &HttpSession<'_>, pinned: &Pinned, outcome: &Outcome) {
-    let worker = session.worker;
-    let call = Call { facts: &session.secured.facts, target: None, snapshot: &pinned.snapshot };
+pub(crate) fn refused(caller: &Caller<'_>, pinned: &Pinned, outcome: &Outcome) {
+    let worker = caller.worker;
+    let call = Call { facts: &caller.link.facts, target: None, snapshot: &pinned.snapshot };
     let key = call.key(Protocol::Http, outcome);
     let mut telemetry = worker.telemetry.borrow_mut();
     let series = telemetry.series(&key);
     telemetry.record_request(series, 0, 0, 0);
     drop(telemetry);
-    let http = HttpFields { protocol: "HTTP/1.1", ..HttpFields::default() };
-    let entry = LogEntry { http: Some(http), ..line(&session.secured, None, outcome) };
+    let http = HttpFields { protocol: caller.protocol, ..HttpFields::default() };
+    let entry = LogEntry { http: Some(http), ..line(&caller.link, None, outcome) };
     worker.access_log.borrow_mut().write(&entry);
 }
 
@@ -122,8 +125,8 @@ pub(crate) struct TcpRecord {
 
 impl TcpRecord {
     /// Counts the connection as opened.
-    pub(crate) fn open(secured: &Secured, target: &Target, pinned: &Pinned, worker: &Worker) -> Self {
-        let call = Call { facts: &secured.facts, target: Some(target), snapshot: &pinned.snapshot };
+    pub(crate) fn open(link: &Link, target: &Target, pinned: &Pinned, worker: &Worker) -> Self {
+        let call = Call { facts: &link.facts, target: Some(target), snapshot: &pinned.snapshot };
         let key = call.key(Protocol::Tcp, &Outcome::of(Reason::Completed));
         let mut telemetry = worker.telemetry.borrow_mut();
         let series = telemetry.series(&key);
@@ -133,7 +136,7 @@ impl TcpRecord {
     }
 
     /// Counts its end and writes its line.
-    pub(crate) fn close(self, secured: &Secured, ended: Reason, moved: (u64, u64), worker: &Worker) {
+    pub(crate) fn close(self, link: &Link, ended: Reason, moved: (u64, u64), worker: &Worker) {
         let telemetry = worker.telemetry.borrow();
         telemetry.tcp_moved(self.series, moved.0, moved.1);
         telemetry.tcp_closed(self.series);
@@ -142,7 +145,7 @@ impl TcpRecord {
         outcome.bytes_in = moved.0;
         outcome.bytes_out = moved.1;
         outcome.duration_us = self.started.elapsed().as_micros() as u64;
-        let entry = LogEntry { upstream: Some(self.upstream), cluster: &self.cluster, ..line(secured, None, &outcome) };
+        let entry = LogEntry { upstream: Some(self.upstream), cluster: &self.cluster, ..line(link, None, &outcome) };
         worker.access_log.borrow_mut().write(&entry);
     }
 }
@@ -184,8 +187,8 @@ pub(crate) fn connection_end(worker: &Worker, entry: &Entry, ended: Result<(), F
     worker.access_log.borrow_mut().write(&line);
 }
 
-fn line<'a>(secured: &'a Secured, target: Option<&'a Target>, outcome: &'a Outcome) -> LogEntry<'a> {
-    let facts = &secured.facts;
+fn line<'a>(link: &'a Link, target: Option<&'a Target>, outcome: &'a Outcome) -> LogEntry<'a> {
+    let facts = &link.facts;
     LogEntry {
         time: std::time::SystemTime::now(),
         direction: facts.direction,
@@ -228,7 +231,7 @@ impl<'a> Call<'a> {
             },
             response_code: outcome.status,
             response_flags: outcome.reason.flags(),
-            grpc_status: "",
+            grpc_status: grpc::label(outcome.grpc_status),
         }
     }
 

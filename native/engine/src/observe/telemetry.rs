@@ -245,6 +245,8 @@ pub struct CacheTag {
     pub reason: Reason,
     /// What was spoken.
     pub protocol: Protocol,
+    /// gRPC's status.
+    pub grpc_status: Option<u8>,
 }
 
 impl SeriesCache {

@@ -17,13 +17,33 @@ use rustls::{ClientConfig, Error, ServerConfig, SupportedCipherSuite, SupportedP
 
 use super::verify::{CallerVerifier, ServiceVerifier};
 
-/// What the chosen filter chain speaks inside TLS.
+/// What is selected of the protocols that a client offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ServerAlpn {
-    /// HTTP/1.1: `http/1.1` is selected for clients that offer it.
-    Http,
-    /// Opaque bytes: nothing is selected.
-    Tcp,
+    /// `h2`.
+    Http2,
+    /// `http/1.1`.
+    Http11,
+    /// Nothing, and nothing is refused.
+    Nothing,
+}
+
+impl ServerAlpn {
+    /// The first of what a filter chain speaks that the client offers. Without overlap nothing is selected, as with Envoy
+    /// (B.2, attack case TL-15).
+    pub(crate) fn select<'a>(spoken: &[Self], offered: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
+        let offers = |of: Self| of.name().is_some_and(|name| offered.clone().any(|offer| offer == name));
+        spoken.iter().copied().find(|of| offers(*of)).unwrap_or(Self::Nothing)
+    }
+
+    /// Its name in a ClientHello.
+    pub(crate) fn name(self) -> Option<&'static [u8]> {
+        match self {
+            Self::Http2 => Some(b"h2"),
+            Self::Http11 => Some(b"http/1.1"),
+            Self::Nothing => None,
+        }
+    }
 }
 
 /// What the request or connection is, towards the upstream.
@@ -31,6 +51,8 @@ pub(crate) enum ServerAlpn {
 pub(crate) enum ClientAlpn {
     /// An HTTP/1.1 connection.
     Http11,
+    /// An HTTP/2 connection.
+    Http2,
     /// Opaque bytes.
     Tcp,
 }
@@ -43,6 +65,7 @@ impl ClientAlpn {
     pub(crate) fn protocols(self) -> Vec<Vec<u8>> {
         let names: &[&[u8]] = match self {
             Self::Http11 => &[b"istio-http/1.1", b"istio", b"http/1.1"],
+            Self::Http2 => &[b"istio-h2", b"istio", b"h2"],
             Self::Tcp => &[b"istio"],
         };
         names.iter().map(|name| name.to_vec()).collect()
@@ -59,15 +82,15 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    /// A configuration that selects only from `alpn`; with an empty list it selects nothing and refuses nothing.
-    pub(crate) fn server(&self, verifier: Arc<CallerVerifier>, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, Error> {
+    /// A configuration that selects `alpn` of a client that offers it; where that is nothing, it refuses nothing.
+    pub(crate) fn server(&self, verifier: Arc<CallerVerifier>, alpn: ServerAlpn) -> Result<Arc<ServerConfig>, Error> {
         let mut config = ServerConfig::builder_with_details(self.provider.clone(), self.clock.clone())
             .with_protocol_versions(self.versions())?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from((*self.key).clone())));
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        config.alpn_protocols = alpn.name().into_iter().map(<[u8]>::to_vec).collect();
         Ok(Arc::new(config))
     }
 

@@ -61,8 +61,9 @@ pub struct Credentials {
     policy: TrustPolicy,
     pub(super) trust: Arc<Trust>,
     pub(super) base: Base,
-    server_http: Arc<ServerConfig>,
-    server_tcp: Arc<ServerConfig>,
+    server_h2: Arc<ServerConfig>,
+    server_http11: Arc<ServerConfig>,
+    server_nothing: Arc<ServerConfig>,
     clients: Mutex<Recent<Arc<[String]>, Arc<ClientConfig>>>,
 }
 
@@ -220,11 +221,13 @@ impl Credentials {
         let domains = policy.trust_domains.iter().map(|domain| domain.replace('@', ".")).collect();
         let trust_domains = policy.validate_trust_domain.then_some(domains);
         let callers = Arc::new(CallerVerifier { trust: trust.clone(), trust_domains });
-        let server_http = base.server(callers.clone(), &[b"http/1.1"]).map_err(refused)?;
-        let server_tcp = base.server(callers, &[]).map_err(refused)?;
+        let serving = |alpn| base.server(callers.clone(), alpn).map_err(refused);
+        let server_h2 = serving(ServerAlpn::Http2)?;
+        let server_http11 = serving(ServerAlpn::Http11)?;
+        let server_nothing = serving(ServerAlpn::Nothing)?;
         let (identity, validity) = own;
         let clients = Mutex::new(Recent::new(CLIENT_CONFIGS));
-        Ok(Self { epoch, identity, validity, policy, trust, base, server_http, server_tcp, clients })
+        Ok(Self { epoch, identity, validity, policy, trust, base, server_h2, server_http11, server_nothing, clients })
     }
 
     /// Our SPIFFE id.
@@ -276,12 +279,14 @@ impl Credentials {
         &self.policy
     }
 
-    /// What a filter chain offers to this client: nothing where the lists do not overlap, since rustls would refuse.
-    pub(crate) fn server_config(&self, alpn: ServerAlpn, client_offers_http11: bool) -> Arc<ServerConfig> {
-        match alpn {
-            ServerAlpn::Http if client_offers_http11 => self.server_http.clone(),
-            ServerAlpn::Http | ServerAlpn::Tcp => self.server_tcp.clone(),
-        }
+    /// What is offered to a client of whose protocols this one is selected: rustls would refuse where lists do not overlap.
+    pub(crate) fn server_config(&self, alpn: ServerAlpn) -> Arc<ServerConfig> {
+        let config = match alpn {
+            ServerAlpn::Http2 => &self.server_h2,
+            ServerAlpn::Http11 => &self.server_http11,
+            ServerAlpn::Nothing => &self.server_nothing,
+        };
+        Arc::clone(config)
     }
 
     /// The configuration that accepts exactly `expected`, made once.

@@ -32,18 +32,14 @@ pub(crate) struct ExpectedPeer<'a> {
     pub(crate) identities: &'a [String],
 }
 
-/// Serves the handshake on a socket whose first bytes, `prefix`, the sniffer has read.
-///
-/// `client_offers_http11` says whether the `ClientHello`'s ALPN list held `http/1.1`: without overlap nothing is selected
-/// and nothing is refused, as with Envoy (B.2, attack case TL-15).
+/// Serves the handshake on a socket whose first bytes, `prefix`, the sniffer has read; `alpn` is among what the client offers.
 pub(crate) async fn accept(
     tcp: TcpStream,
     prefix: Vec<u8>,
     credentials: &Credentials,
     alpn: ServerAlpn,
-    client_offers_http11: bool,
 ) -> Result<(TlsStream, PeerCertificate), TlsFailure> {
-    let session = Session::server(credentials.server_config(alpn, client_offers_http11))?;
+    let session = Session::server(credentials.server_config(alpn))?;
     shake(TlsStream::new(tcp, session, prefix), credentials, Role::Client).await
 }
 

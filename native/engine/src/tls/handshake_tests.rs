@@ -98,6 +98,8 @@ fn the_client_hello_is_istios() {
         assert!(holds(&http, SNI.as_bytes()), "Istio's SNI with its underscores");
         assert!(holds(&http, b"\x00\x1e\x0eistio-http/1.1\x05istio\x08http/1.1"), "the ALPN list for HTTP/1.1");
         assert!(holds(&http, b"\x11\xec\x04\xc0") && holds(&http, b"\x00\x1d\x00\x20"), "both key shares");
+        let http2 = client_hello(ClientAlpn::Http2).await;
+        assert!(holds(&http2, b"\x00\x12\x08istio-h2\x05istio\x02h2"), "the ALPN list for HTTP/2");
         let tcp = client_hello(ClientAlpn::Tcp).await;
         assert!(holds(&tcp, b"\x00\x06\x05istio") && !holds(&tcp, b"istio-"), "the ALPN list for TCP");
     });
@@ -108,18 +110,41 @@ fn tl_15_no_overlap_selects_nothing_and_refuses_nothing() {
     run(async {
         let ca = Authority::new("root");
         let (bob, alice) = (ca.credentials(BOB), ca.credentials(ALICE));
-        let cases = [
-            (ServerAlpn::Http, false, ClientAlpn::Tcp),
-            (ServerAlpn::Tcp, false, ClientAlpn::Tcp),
-            (ServerAlpn::Tcp, true, ClientAlpn::Http11),
-        ];
-        for (serve, offers, dial) in cases {
+        for dial in [ClientAlpn::Tcp, ClientAlpn::Http11, ClientAlpn::Http2] {
             let (near, far) = sockets().await;
             let peer = ExpectedPeer { identities: &[] };
-            let (server, client) =
-                tokio::join!(accept(far, Vec::new(), &bob, serve, offers), connect(near, &alice, "", &peer, dial));
-            assert_eq!((server.unwrap().0.alpn(), client.unwrap().0.alpn()), (None, None), "{serve:?} {dial:?}");
+            let serve = accept(far, Vec::new(), &bob, ServerAlpn::Nothing);
+            let (server, client) = tokio::join!(serve, connect(near, &alice, "", &peer, dial));
+            assert_eq!((server.unwrap().0.alpn(), client.unwrap().0.alpn()), (None, None), "{dial:?}");
         }
+    });
+}
+
+#[test]
+fn what_a_chain_speaks_is_selected_in_its_order_of_what_is_offered() {
+    use ServerAlpn::{Http2, Http11, Nothing};
+    for (spoken, offered, selected) in [
+        (&[Http2, Http11][..], &["istio-h2", "istio", "h2"][..], Http2),
+        (&[Http2, Http11], &["http/1.1", "h2"], Http2),
+        (&[Http2, Http11], &["istio-http/1.1", "istio", "http/1.1"], Http11),
+        (&[Http2, Http11], &["istio"], Nothing),
+        (&[Http11], &["h2"], Nothing),
+        (&[], &["h2", "http/1.1"], Nothing),
+    ] {
+        let found = ServerAlpn::select(spoken, offered.iter().map(|name| name.as_bytes()));
+        assert_eq!(found, selected, "{spoken:?} {offered:?}");
+    }
+}
+
+#[test]
+fn http2_is_agreed_on_where_both_speak_it() {
+    run(async {
+        let ca = Authority::new("root");
+        let (near, far) = sockets().await;
+        let (bob, alice, peer) = (ca.credentials(BOB), ca.credentials(ALICE), ExpectedPeer { identities: &[] });
+        let serve = accept(far, Vec::new(), &bob, ServerAlpn::Http2);
+        let (server, client) = tokio::join!(serve, connect(near, &alice, SNI, &peer, ClientAlpn::Http2));
+        assert_eq!((server.unwrap().0.alpn(), client.unwrap().0.alpn()), (Some(&b"h2"[..]), Some(&b"h2"[..])));
     });
 }
 
@@ -150,7 +175,7 @@ fn tl_01_no_client_certificate() {
             .with_no_client_auth();
         let session = Session::client(config.into(), server_name("bob", &near).unwrap(), Vec::new()).unwrap();
         let client = shake_raw(TlsStream::new(near, session, Vec::new()));
-        let (server, _client) = tokio::join!(accept(far, Vec::new(), &bob, ServerAlpn::Tcp, false), client);
+        let (server, _client) = tokio::join!(accept(far, Vec::new(), &bob, ServerAlpn::Nothing), client);
         assert_eq!(code(&server), "tls_no_client_certificate");
     });
 }
@@ -320,7 +345,7 @@ fn tl_10_tls_12_only_where_it_is_allowed() {
             let session = Session::client(config.into(), server_name("bob", &near).unwrap(), Vec::new()).unwrap();
             let mut client = TlsStream::new(near, session, Vec::new());
             let dial = client.handshake();
-            let (server, dialled) = tokio::join!(accept(far, Vec::new(), &bob, ServerAlpn::Tcp, false), dial);
+            let (server, dialled) = tokio::join!(accept(far, Vec::new(), &bob, ServerAlpn::Nothing), dial);
             match server {
                 Ok((_, peer)) => assert!(!min_version_13 && peer.uri == ALICE && dialled.is_ok()),
                 Err(failure) => {
@@ -360,7 +385,7 @@ fn the_client_learns_of_its_refusal() {
         let bob = ca.credentials(BOB);
         let rogue = ca.rogue(&Authority::new("other").issue(&svid(ALICE)));
         let server = async {
-            let shaken = accept(far, Vec::new(), &bob, ServerAlpn::Http, true).await;
+            let shaken = accept(far, Vec::new(), &bob, ServerAlpn::Http11).await;
             assert_eq!(code(&shaken), "tls_untrusted_chain");
         };
         let client = async {
@@ -385,7 +410,7 @@ fn tl_17_the_sniffed_prefix_is_handed_on() {
             let server = async {
                 let mut prefix = vec![0; sniffed];
                 far.read_exact(&mut prefix).await.unwrap();
-                accept(far, prefix, &bob, ServerAlpn::Http, true).await
+                accept(far, prefix, &bob, ServerAlpn::Http11).await
             };
             let peer = ExpectedPeer { identities: &[] };
             let (server, client) = tokio::join!(server, connect(near, &alice, SNI, &peer, ClientAlpn::Http11));
@@ -404,7 +429,7 @@ fn tl_18_the_end_in_the_middle_of_a_handshake() {
             let (mut near, far) = sockets().await;
             near.write_all(&hello[..sent]).await.unwrap();
             near.shutdown().await.unwrap();
-            let shaken = accept(far, Vec::new(), &bob, ServerAlpn::Http, true).await;
+            let shaken = accept(far, Vec::new(), &bob, ServerAlpn::Http11).await;
             assert_eq!(code(&shaken), "tls_peer_closed", "after {sent} bytes");
         }
     });
@@ -422,7 +447,7 @@ fn tl_20_plaintext_is_no_handshake() {
             &[0x80, 0x2e, 1, 0, 2],
         ] {
             let (_near, far) = sockets().await;
-            let shaken = accept(far, plain.to_vec(), &bob, ServerAlpn::Http, false).await;
+            let shaken = accept(far, plain.to_vec(), &bob, ServerAlpn::Nothing).await;
             assert_eq!(code(&shaken), "tls_protocol", "{plain:?}");
         }
     });
@@ -441,7 +466,7 @@ fn a_handshake_is_a_small_future() {
         let credentials = Authority::new("root").credentials(BOB);
         let (near, far) = sockets().await;
         let peer = ExpectedPeer { identities: &[] };
-        let served = size_of_val(&accept(far, Vec::new(), &credentials, ServerAlpn::Http, true));
+        let served = size_of_val(&accept(far, Vec::new(), &credentials, ServerAlpn::Http11));
         let dialled = size_of_val(&connect(near, &credentials, SNI, &peer, ClientAlpn::Tcp));
         println!("{served} {dialled}");
         assert!(served.max(dialled) <= 1536, "{served} {dialled}");
@@ -467,7 +492,7 @@ fn tl_13_no_session_is_resumed() {
                 let (near, far) = sockets().await;
                 let session = Session::client(config.clone(), server_name("bob", &near).unwrap(), Vec::new()).unwrap();
                 let mut client = TlsStream::new(near, session, Vec::new());
-                let server = accept(far, Vec::new(), &bob, ServerAlpn::Tcp, false);
+                let server = accept(far, Vec::new(), &bob, ServerAlpn::Nothing);
                 let (server, dialled) = tokio::join!(server, client.handshake());
                 dialled.unwrap();
                 let mut server = server.unwrap().0;

@@ -81,6 +81,7 @@ fn tl_30_an_openssl_client_calls_us() {
         for (version, offered, selected) in [
             ("-tls1_3", "istio-http/1.1,istio,http/1.1", Some(&b"http/1.1"[..])),
             ("-tls1_2", "istio-http/1.1,istio,http/1.1", Some(b"http/1.1")),
+            ("-tls1_3", "istio-h2,istio,h2", Some(b"h2")),
             ("-tls1_3", "istio-peer-exchange,istio", None),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -91,7 +92,9 @@ fn tl_30_an_openssl_client_calls_us() {
             let mut stdin = child.0.stdin.take().unwrap();
             stdin.write_all(b"question\n").unwrap();
             let (tcp, _) = listener.accept().await.unwrap();
-            let (tls, peer) = accept(tcp, Vec::new(), &bob, ServerAlpn::Http, selected.is_some()).await.unwrap();
+            let spoken = [ServerAlpn::Http2, ServerAlpn::Http11];
+            let alpn = ServerAlpn::select(&spoken, offered.split(',').map(str::as_bytes));
+            let (tls, peer) = accept(tcp, Vec::new(), &bob, alpn).await.unwrap();
             assert_eq!((peer.uri.as_str(), tls.alpn()), (ALICE, selected), "{version}");
             let mut stream = Stream::Tls(Box::new(tls));
             assert_eq!(read_line(&mut stream).await, b"question\n");
@@ -115,13 +118,14 @@ fn tl_30_we_call_an_openssl_server() {
         for (version, alpn, selected) in [
             ("-tls1_3", ClientAlpn::Http11, Some(&b"http/1.1"[..])),
             ("-tls1_2", ClientAlpn::Http11, Some(b"http/1.1")),
+            ("-tls1_3", ClientAlpn::Http2, Some(b"h2")),
             ("-tls1_3", ClientAlpn::Tcp, None),
         ] {
             let address = free_address().await;
             let mut more = vec!["-accept", &address, version, "-Verify", "4", "-rev", "-naccept", "1"];
             // As a server OpenSSL refuses lists that do not overlap; Envoy and we do not.
             if selected.is_some() {
-                more.extend(["-alpn", "http/1.1"]);
+                more.extend(["-alpn", "h2,http/1.1"]);
             }
             let _server = files.openssl("s_server", &more);
             let tcp = dial(&address).await;

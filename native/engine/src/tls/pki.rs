@@ -157,7 +157,7 @@ pub(crate) async fn shake(server: &Credentials, client: &Credentials, expected: 
     let (near, far) = sockets().await;
     let peer = ExpectedPeer { identities: expected };
     let dial = connect(near, client, "outbound_.9080_._.bob.default.svc.cluster.local", &peer, ClientAlpn::Http11);
-    tokio::join!(accept(far, Vec::new(), server, ServerAlpn::Http, true), dial)
+    tokio::join!(accept(far, Vec::new(), server, ServerAlpn::Http11), dial)
 }
 
 /// Two streams after a handshake of Bob's server with Alice: (server, client).

@@ -104,7 +104,6 @@ impl Session {
     }
 
     /// The protocol both agreed on, if any.
-    #[cfg(test)]
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         self.common().alpn_protocol()
     }

@@ -64,7 +64,6 @@ impl TlsStream {
     }
 
     /// The protocol both agreed on, if any.
-    #[cfg(test)]
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         self.session.alpn()
     }

@@ -1,9 +1,11 @@
-//! Byte buffers and pipes lent by a worker while data is in flight, so that idle connections hold none.
+//! Byte buffers, pipes and working memory lent by a worker while data is in flight, so that idle connections hold none.
 //!
 //! In: sessions that are about to read.  Out: empty vectors with capacity; empty pipes (`splice.rs` bounds those).
 //! Limits: `KEPT` spare buffers per worker of at most `LARGEST_KEPT` bytes and `KEPT_LARGE` above; after a burst they go.
 
 use std::cell::{Cell, RefCell};
+
+use meshdp_proto::h2::Scratch;
 
 use crate::splice::Pipes;
 
@@ -12,6 +14,8 @@ use crate::splice::Pipes;
 pub(crate) struct Buffers {
     /// Its pipes.
     pub(crate) pipes: Pipes,
+    /// Working memory for HTTP/2 heads.
+    pub(crate) heads: RefCell<Scratch>,
     spare: RefCell<Vec<Vec<u8>>>,
     /// Those of transfers.
     large: RefCell<Vec<Vec<u8>>>,
@@ -51,6 +55,13 @@ impl Buffers {
             buffer.clear();
             kept.push(buffer);
         }
+    }
+
+    /// Drops all that nobody uses.
+    pub(crate) fn drop_spares(&self) {
+        *self.spare.borrow_mut() = Vec::new();
+        *self.large.borrow_mut() = Vec::new();
+        self.unused.set(0);
     }
 
     /// Drops what lay about unused since the last sweep; true when there was nothing to drop.

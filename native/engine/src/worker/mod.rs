@@ -5,6 +5,7 @@
 //! Nothing is shared between workers but the snapshot, the credentials and what telemetry sums on a scrape.
 
 pub(crate) mod buffers;
+pub(crate) mod health;
 pub(crate) mod load;
 pub(crate) mod registry;
 
@@ -13,7 +14,6 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -24,20 +24,24 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
 use crate::connection::Failure;
+use crate::control::memory::Pressure;
 use crate::control::turnover;
 use crate::fault;
+use crate::h2::pool::Connections;
 use crate::http::decide::Scratch;
 use crate::lasting::lasting;
 use crate::listener::{self, Doors};
 use crate::observe::access_log::AccessLog;
 use crate::observe::outcome::Reason;
 use crate::observe::telemetry::WorkerTelemetry;
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolKey};
 use crate::settings::Settings;
 use crate::stream::Stream;
 use crate::sys;
 use crate::tls::credentials::{CredentialStore, Credentials};
+use crate::tls::verify::RootId;
 use crate::worker::buffers::Buffers;
+use crate::worker::health::Health;
 use crate::worker::load::Load;
 use crate::worker::registry::{ConnectionRow, Registry};
 
@@ -74,7 +78,7 @@ pub(crate) struct Setup {
     pub(crate) telemetry: WorkerTelemetry,
     pub(crate) access_log: AccessLog,
     pub(crate) connection_limit: usize,
-    pub(crate) memory_tight: Arc<AtomicBool>,
+    pub(crate) pressure: Arc<Pressure>,
 }
 
 /// The state every connection task of this thread shares.
@@ -82,14 +86,17 @@ pub(crate) struct Worker {
     pub(crate) settings: Arc<Settings>,
     pub(crate) credentials: Arc<CredentialStore>,
     pub(crate) registry: Rc<Registry>,
-    pub(crate) buffers: Buffers,
+    pub(crate) buffers: Rc<Buffers>,
     pub(crate) pool: RefCell<Pool>,
+    /// HTTP/2 connections to upstreams, shared by requests.
+    pub(crate) h2: Connections,
     pub(crate) load: Load,
+    pub(crate) health: Health,
     pub(crate) scratch: RefCell<Scratch>,
     pub(crate) telemetry: RefCell<WorkerTelemetry>,
     pub(crate) access_log: RefCell<AccessLog>,
     pub(crate) draining: Cell<bool>,
-    pub(crate) memory_tight: Arc<AtomicBool>,
+    pub(crate) pressure: Arc<Pressure>,
     pinned: RefCell<Rc<Pinned>>,
     started: Instant,
     coarse_ms: Cell<u64>,
@@ -99,26 +106,28 @@ pub(crate) struct Worker {
     admitted: Cell<u64>,
     settled: Cell<u64>,
     quiet_sweeps: Cell<u32>,
+    saved_ms: Cell<u64>,
 }
 
 impl Worker {
     fn new(setup: Setup) -> Self {
-        let Setup {
-            id, settings, snapshot, credentials, telemetry, access_log, connection_limit, memory_tight, ..
-        } = setup;
+        let Setup { id, settings, snapshot, credentials, telemetry, access_log, connection_limit, pressure, .. } =
+            setup;
         let limits = &settings.limits;
         // Idle connections may not take the descriptors that live ones need.
         let pool_total = limits.pool_total.min(connection_limit / 2);
         Self {
             registry: Rc::new(Registry::new(id, connection_limit)),
-            buffers: Buffers::default(),
+            buffers: Rc::default(),
             pool: RefCell::new(Pool::new(limits.pool_per_endpoint, pool_total, limits.pool_idle_ms)),
+            h2: Connections::new(pool_total, limits.pool_idle_ms),
             load: Load::default(),
+            health: Health::default(),
             scratch: RefCell::default(),
             telemetry: RefCell::new(telemetry),
             access_log: RefCell::new(access_log),
             draining: Cell::new(false),
-            memory_tight,
+            pressure,
             pinned: RefCell::new(Rc::new(Pinned { snapshot, epoch: 0 })),
             started: Instant::now(),
             coarse_ms: Cell::new(0),
@@ -127,6 +136,7 @@ impl Worker {
             admitted: Cell::new(0),
             settled: Cell::new(0),
             quiet_sweeps: Cell::new(0),
+            saved_ms: Cell::new(0),
             credentials,
             settings,
         }
@@ -179,7 +189,15 @@ impl Worker {
     /// # Errors
     /// `TrustChanged` when its root has left the bundle since.
     pub(crate) fn still_trusts(&self, stream: &Stream) -> Result<(), Failure> {
-        let Some((root, _)) = stream.proof() else { return Ok(()) };
+        self.still_trusts_root(stream.proof().map(|(root, _)| root))
+    }
+
+    /// As `still_trusts`, for the root that a certificate led to.
+    ///
+    /// # Errors
+    /// `TrustChanged` when it has left the bundle since.
+    pub(crate) fn still_trusts_root(&self, root: Option<&RootId>) -> Result<(), Failure> {
+        let Some(root) = root else { return Ok(()) };
         if self.credentials.load().is_none_or(|credentials| credentials.trusts(root)) {
             return Ok(());
         }
@@ -190,7 +208,7 @@ impl Worker {
         let epoch = self.epoch() + 1;
         *self.pinned.borrow_mut() = Rc::new(Pinned { snapshot, epoch });
         let pinned = self.pin();
-        self.pool.borrow_mut().retire(|key| match &key.security {
+        self.retire(|key| match &key.security {
             None => true,
             Some((cluster, _)) => {
                 pinned.snapshot.cluster(&cluster.key).is_some_and(|(now, _)| Arc::ptr_eq(now, cluster))
@@ -204,7 +222,14 @@ impl Worker {
     /// our own renewals.
     fn retire_old_credentials(&self) {
         let in_use = self.credentials.load().map_or(0, |credentials| credentials.epoch);
-        self.pool.borrow_mut().retire(|key| key.security.as_ref().is_none_or(|(_, epoch)| *epoch == in_use));
+        self.retire(|key| key.security.as_ref().is_none_or(|(_, epoch)| *epoch == in_use));
+        self.h2.distrust(|root| self.still_trusts_root(Some(root)).is_ok());
+    }
+
+    /// Has no new request take an upstream connection that `keep` does not name.
+    fn retire(&self, keep: impl Fn(&PoolKey) -> bool) {
+        self.pool.borrow_mut().retire(&keep);
+        self.h2.retire(keep);
     }
 
     fn sweep(&self) {
@@ -213,13 +238,30 @@ impl Worker {
         self.coarse_ms.set(self.started.elapsed().as_millis() as u64);
         self.registry.wake_expired(self.coarse_ms());
         self.pool.borrow_mut().sweep(self.coarse_ms(), self.wall_s.get());
+        self.health.sweep(self.coarse_ms());
+        self.h2.sweep(self.coarse_ms(), self.wall_s.get());
         self.retire_old_credentials();
         if matches!(self.own_credentials(), Err(Reason::CredentialsExpired)) {
-            self.pool.borrow_mut().retire(|key| key.security.is_none());
+            self.retire(|key| key.security.is_none());
         }
         let calm = self.buffers.sweep();
         self.settle(calm);
+        self.save();
         self.access_log.borrow_mut().flush();
+    }
+
+    /// While memory is short: keeps nothing for later, and once a second gives back what the heap holds for nobody, so that
+    /// what connections have left behind does not keep new ones out.
+    fn save(&self) {
+        if !self.pressure.is_saving() {
+            return;
+        }
+        self.pool.borrow_mut().retire(|_| false);
+        self.buffers.drop_spares();
+        if self.coarse_ms() - self.saved_ms.get() >= SAVING_MS {
+            self.saved_ms.set(self.coarse_ms());
+            sys::release_free_memory();
+        }
     }
 
     /// Gives memory back once a burst of connections is over: handshakes leave the heap full of holes.
@@ -232,6 +274,33 @@ impl Worker {
             self.settled.set(admitted);
             sys::release_free_memory();
         }
+    }
+}
+
+#[cfg(test)]
+impl Worker {
+    /// A worker without listeners and without a thread of its own.
+    pub(crate) fn of_tests(credentials: Arc<CredentialStore>) -> Rc<Self> {
+        use crate::observe::{access_log, telemetry::Telemetry};
+        let settings = serde_json::json!({
+            "workload": "default/alice", "concurrency": 1, "outbound": "127.0.0.1:1", "inbound": "127.0.0.1:2",
+            "admin": "127.0.0.1:3", "status": "127.0.0.1:4", "readiness": "127.0.0.1:5", "metrics": "127.0.0.1:6",
+            "inbound_source": "127.0.0.6", "access_log": "off", "feed": null, "identity": null, "version": "0",
+            "post_quantum": false, "single_instance": false,
+        });
+        let log = access_log::Sink::start(std::io::sink(), access_log::Mode::Off, Arc::default()).expect("a thread");
+        Rc::new(Self::new(Setup {
+            id: 0,
+            settings: Arc::new(Settings::decode(settings.to_string().as_bytes()).expect("the settings are whole")),
+            snapshot: Arc::new(Snapshot::empty()),
+            credentials,
+            listeners: Vec::new(),
+            commands: mpsc::unbounded_channel().1,
+            telemetry: Telemetry::new().worker(),
+            access_log: log.worker(),
+            connection_limit: 1_024,
+            memory_tight: Arc::default(),
+        }))
     }
 }
 
@@ -330,5 +399,7 @@ const SWEEP: Duration = Duration::from_millis(100);
 /// Connections that the kernel may greet before we take them.
 pub(crate) const BACKLOG: i32 = 1_024;
 const SETTLED_SWEEPS: u32 = 3;
+/// Looking for free memory takes milliseconds.
+const SAVING_MS: u64 = 1_000;
 /// Connections after which looking for free memory is worth its milliseconds.
 const BURST: u64 = 128;

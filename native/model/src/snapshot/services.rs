@@ -56,7 +56,7 @@ impl ServiceIndex {
             self.by_address.entry((*address, service.port)).or_insert(position);
         }
         match service.protocol {
-            PortProtocol::Http => drop(self.http_ports.insert(service.port)),
+            PortProtocol::Http | PortProtocol::Http2 => drop(self.http_ports.insert(service.port)),
             PortProtocol::Tcp | PortProtocol::Auto if service.addresses.is_empty() => {
                 self.by_port.entry(service.port).or_insert(position);
             }
@@ -72,7 +72,7 @@ impl ServiceIndex {
         let port = destination.port();
         let at_address = self.by_address.get(&(destination.ip(), port)).map(|&position| &*self.services[position]);
         match at_address {
-            Some(service) if service.protocol != PortProtocol::Http => by_protocol(service),
+            Some(service) if !service.protocol.is_http() => by_protocol(service),
             _ if self.http_ports.contains(&port) => Outbound::Http { port },
             _ => self.by_port.get(&port).map_or(Outbound::Unknown, |&position| by_protocol(&self.services[position])),
         }
@@ -105,7 +105,7 @@ impl Domains {
 fn by_protocol(service: &Service) -> Outbound<'_> {
     match service.protocol {
         PortProtocol::Auto => Outbound::Auto(service),
-        PortProtocol::Http | PortProtocol::Tcp => Outbound::Service(service),
+        PortProtocol::Http | PortProtocol::Http2 | PortProtocol::Tcp => Outbound::Service(service),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 use serde::de::{Error, MapAccess, Visitor};
@@ -34,7 +35,7 @@ impl<'a> Transaction<'a> {
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, SnapshotError> {
         let transaction: Self = serde_json::from_slice(bytes)
             .map_err(|error| SnapshotError::TransactionMalformed { reason: error.to_string() })?;
-        if transaction.schema != SCHEMA {
+        if !SCHEMAS.contains(&transaction.schema) {
             return Err(SnapshotError::SchemaUnsupported { schema: transaction.schema });
         }
         match transaction.drop.iter().find(|name| transaction.put.contains_key(*name)) {
@@ -72,4 +73,5 @@ impl<'de> Visitor<'de> for EachNameOnce {
     }
 }
 
-const SCHEMA: u32 = 1;
+/// Ours and the one before; what that lacks has a default in `sections`.
+const SCHEMAS: RangeInclusive<u32> = 1..=2;

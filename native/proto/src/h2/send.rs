@@ -53,6 +53,11 @@ impl Connection {
         if self.active >= self.peer.max_streams as usize { Err(NotOpened::Limit) } else { Ok(()) }
     }
 
+    /// Client: how many streams the peer takes at a time, as far as it has said.
+    pub fn peer_max_streams(&self) -> u32 {
+        self.peer.max_streams
+    }
+
     /// Server: sends a response head, interim ones too. False (and `encode` not called) when the stream is over.
     pub fn send_head(&mut self, id: StreamId, end: bool, encode: impl FnOnce(&mut Encoder, &mut Vec<u8>)) -> bool {
         let Some(slot) = self.sending(id) else { return false };
@@ -123,7 +128,12 @@ impl Connection {
         stream.min(self.send_window.available())
     }
 
-    /// Ends a stream with `RST_STREAM`; nothing when it is over already.
+    /// How many body bytes all streams together could send now, were the output empty.
+    pub fn connection_window(&self) -> usize {
+        self.send_window.available()
+    }
+
+    /// Ends a stream with RST_STREAM; nothing when it is over already.
     pub fn reset(&mut self, id: StreamId, code: ErrorCode) {
         let Some(slot) = self.streams.find(id) else { return };
         let state = self.streams.get(slot).state;

@@ -1,7 +1,8 @@
-//! What the first bytes of a connection are: SN-02, SN-03, SN-04, SN-06, SN-09 as far as bytes decide them.
+//! What the first bytes of a connection are: SN-02, SN-03, SN-04, SN-06, SN-09, TL-17 as far as bytes decide them.
 
 use meshdp_proto::http1_head::HttpVersion;
 use meshdp_proto::{Sniff, Wanted, sniff};
+use proptest::prelude::*;
 
 const BOTH: Wanted = Wanted { tls: true, http: true };
 
@@ -162,4 +163,81 @@ fn only_what_is_wanted_is_looked_for() {
     assert_eq!(decide(http, Wanted { tls: false, http: true }), Sniff::Http1(HttpVersion::Http11));
     assert_eq!(decide(http, Wanted { tls: false, http: false }), Sniff::Raw);
     assert_eq!(decide(b"", BOTH), Sniff::NeedMore);
+}
+
+#[test]
+fn sn_09_the_preface_waits_until_its_last_byte() {
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for end in 0..preface.len() {
+        assert_eq!(sniff(&preface[..end], BOTH), Sniff::NeedMore, "{end}");
+        let mut other = preface.to_vec();
+        other[end] ^= 0x20;
+        assert_ne!(decide(&other, BOTH), Sniff::Http2Preface, "{other:?}");
+    }
+    assert_eq!(sniff(preface, BOTH), Sniff::Http2Preface);
+}
+
+#[test]
+fn tl_17_a_client_hello_of_a_modern_client_is_read() {
+    let grease = [&[0x0a, 0x0a, 0, 0][..], &extension(0x1a1a, &[0]), &alpn(&[b"\x2a\x2a", b"istio-h2", b"h2"])];
+    // Key shares of X25519MLKEM768 and X25519: longer than one segment.
+    let shares = extension(
+        51,
+        &vector(2, &[&[0x11, 0xec][..], &vector(2, &[7; 1_216]), &[0, 29], &vector(2, &[8; 32])].concat()),
+    );
+    let bytes = records(&message(&[grease.concat(), shares, server_name(b"a.example")].concat()), 16_384);
+    let Sniff::Tls(seen) = decide(&bytes, BOTH) else { panic!("not TLS") };
+    assert_eq!(seen.alpn().collect::<Vec<_>>(), [&b"\x2a\x2a"[..], b"istio-h2", b"h2"]);
+    assert_eq!(seen.sni(), Some("a.example"));
+}
+
+#[test]
+fn tl_17_declared_sizes_beyond_the_cap_are_raw_at_once() {
+    // A handshake message of 16 MiB, and one of 64 KiB, by their declared lengths alone.
+    for length in [[0xff, 0xff, 0xff], [1, 0, 0]] {
+        let start = [&[22, 3, 1, 0x40, 0, 1][..], &length].concat();
+        assert_eq!(decide(&start, BOTH), Sniff::Raw, "{length:?}");
+    }
+}
+
+/// Pieces that beginnings of connections are made of.
+fn beginnings() -> impl Strategy<Value = Vec<u8>> {
+    let hello = records(&hello(), 40);
+    let pieces = prop::sample::select(vec![
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        b"PRI * HTTP/2.0\r\n".to_vec(),
+        b"PRI * HTTP/1.1\r\n".to_vec(),
+        b"PRI".to_vec(),
+        b"GET ".to_vec(),
+        b"PROPFIND /".to_vec(),
+        b" HTTP/1.1".to_vec(),
+        b" HTTP/1.0".to_vec(),
+        b"\r\n".to_vec(),
+        b"\r".to_vec(),
+        b"\n".to_vec(),
+        b"get / ".to_vec(),
+        hello.clone(),
+        hello[..50].to_vec(),
+        vec![22, 3, 1],
+        vec![0, 40, 1, 0],
+    ]);
+    prop::collection::vec(prop_oneof![4 => pieces, 1 => prop::collection::vec(any::<u8>(), 0..4)], 0..6)
+        .prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 800, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sn_09_a_decision_is_the_same_at_every_split(bytes in beginnings(), tls: bool, http: bool) {
+        decide(&bytes, Wanted { tls, http });
+    }
+
+    #[test]
+    fn sn_09_the_whole_is_decided_as_any_of_its_prefixes_that_is(head in prop::sample::select(vec![
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), b"GET /a HTTP/1.1\r\n".to_vec(), records(&hello(), 16_384),
+    ]), rest in prop::collection::vec(any::<u8>(), 0..40)) {
+        let whole = [&head[..], &rest].concat();
+        prop_assert_eq!(decide(&whole, BOTH), sniff(&head, BOTH));
+    }
 }

@@ -8,6 +8,7 @@ mod feed;
 mod first_bytes;
 mod forwarding;
 mod h2;
+mod gadgets;
 mod hpack;
 mod message;
 mod paths;

@@ -45,7 +45,7 @@ def listeners(sections: Sections) -> Iterator[Row]:
                 "direction": "inbound",
                 "address": "*",
                 "port": section["port"] or None,
-                "protocol": chain["protocol"],
+                "protocol": _spoken(section, chain),
                 "tls": section["mode"],
                 "name": chain["name"],
                 "match": _match(chain),
@@ -87,6 +87,8 @@ def clusters(sections: Sections) -> Iterator[Row]:
             "subset": subset or None,
             "direction": direction,
             "balance": section["balance"],
+            "protocol": section.get("protocol"),
+            "h2_upgrade": section.get("h2_upgrade"),
             "sni": section["sni"],
             "identities": section["identities"],
             "connect_timeout_ms": section["connect_timeout_ms"],
@@ -108,6 +110,7 @@ def endpoints(sections: Sections) -> Iterator[Row]:
                 "name": f"{each['namespace']}/{each['workload']}",
                 "identity": each["identity"] or None,
                 "weight": each["weight"],
+                "capabilities": each["capabilities"],
                 "fqdn": key.split("|")[-1],
                 "cluster": key,
             }
@@ -135,8 +138,8 @@ Rows = Callable[[Sections], Iterable[Row]]
 KINDS: Mapping[str, tuple[str, tuple[str, ...], Rows]] = {
     "listeners": ("inbound/,service/,mesh", (), listeners),
     "routes": ("service/", ("protocol",), routes),
-    "clusters": ("cluster/,endpoints/", ("name", "identities", "sni", "connect_timeout_ms"), clusters),
-    "endpoints": ("endpoints/", ("weight", "fqdn"), endpoints),
+    "clusters": ("cluster/,endpoints/", ("name", "h2_upgrade", "identities", "sni", "connect_timeout_ms"), clusters),
+    "endpoints": ("endpoints/", ("weight", "capabilities", "fqdn"), endpoints),
     "policies": ("authz", (), policies),
 }
 
@@ -149,9 +152,14 @@ def _outbound(address: str, port: int | None, protocol: str, fqdn: str | None) -
         "protocol": protocol,
         "tls": None,
         "name": "service",
-        "match": "host" if protocol == "http" else "destination",
+        "match": "host" if protocol in ("http", "http2") else "destination",
         "fqdn": fqdn,
     }
+
+
+def _spoken(section: dict[str, Any], chain: dict[str, Any]) -> str:
+    """What a chain treats the connection as; where the port declares HTTP/2, that."""
+    return "http2" if (chain["protocol"], section["protocol"]) == ("http", "http2") else str(chain["protocol"])
 
 
 def _match(chain: dict[str, Any]) -> str:

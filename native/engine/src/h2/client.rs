@@ -1,0 +1,291 @@
+//! An HTTP/2 connection to an upstream: made once for all who wait for it, shared by their streams, ended without losing one.
+//!
+//! In: a target.  Out: [`Acquired`], a connection on which a stream may be opened at once.
+//! Limits: one connect under way per key; `pool.rs` bounds connections and waiters; nobody waits longer than a connect and a
+//! handshake may take.
+//! Fails: with the reason of the connect, for each of those who waited for it. A waiter that leaves harms nobody: connects
+//! and connections run in tasks of their own.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use meshdp_proto::h2::hpack::Encoder;
+use meshdp_proto::h2::{Config, NotOpened, Role};
+use meshdp_proto::http1_response::RequestKind;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use super::driver::Driver;
+use super::pool::{Attempt, Found, Group};
+use super::shared::{Openers, Shared};
+use super::stream::{StreamEnd, StreamHandle};
+use crate::observe::outcome::Reason;
+use crate::stream::Stream;
+use crate::tls::verify::RootId;
+use crate::upstream::Target;
+use crate::worker::Worker;
+
+/// What may carry a request.
+pub(crate) enum Acquired {
+    /// A connection that takes a stream now; nothing may be awaited in between.
+    Http2(Rc<ClientConnection>),
+    /// The peer speaks no HTTP/2: an HTTP/1.1 connection, as the pool of those has them.
+    Http11,
+}
+
+/// One connection to an upstream.
+pub(crate) struct ClientConnection {
+    shared: Rc<Shared>,
+    /// What the peer's certificate led to, and its last second; `None` over plain bytes.
+    proof: Option<(RootId, u64)>,
+    pub(super) life: Life,
+}
+
+/// What the sweeps have seen of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    /// Since when no stream has been there at any sweep.
+    pub(super) quiet_since_ms: Cell<Option<u64>>,
+    /// Streams opened, at the last sweep and now.
+    pub(super) opened_then: Cell<u64>,
+    pub(super) opened: Cell<u64>,
+    /// Bytes received, at the last sweep that saw some, and when that was.
+    pub(super) heard: Cell<u64>,
+    pub(super) heard_ms: Cell<u64>,
+    /// The connection's window was used up at the last sweep.
+    pub(super) braked: Cell<bool>,
+    /// When we asked whether the peer is still there.
+    pub(super) asked_ms: Cell<Option<u64>>,
+}
+
+/// Finds a connection to the target, or has one made.
+///
+/// # Errors
+/// Why there is none, before any byte of the request was sent.
+pub(crate) async fn acquire(target: &Target, worker: &Rc<Worker>) -> Result<Acquired, Reason> {
+    let key = target.pool_key(worker);
+    let group = worker.h2.group(&key);
+    match group.find(worker.coarse_ms()) {
+        Found::Http2(connection) => return Ok(Acquired::Http2(connection)),
+        Found::Another(connection) => {
+            let _ = attempt(&group, target, worker);
+            return Ok(Acquired::Http2(connection));
+        }
+        Found::Http11 => return Ok(Acquired::Http11),
+        Found::Nothing => {}
+    }
+    let bound = target.connect_timeout + worker.settings.handshake();
+    match timeout(bound, wait(&group, target, worker)).await {
+        Ok(acquired) => acquired,
+        Err(_) if group.is_empty() => Err(Reason::UpstreamConnectTimeout),
+        Err(_) => Err(Reason::Overload),
+    }
+}
+
+/// Waits for a connection that is being made, or for a stream to end on those that are there.
+async fn wait(group: &Rc<Group>, target: &Target, worker: &Rc<Worker>) -> Result<Acquired, Reason> {
+    let _waiting = group.openers.enter().ok_or(Reason::Overload)?;
+    loop {
+        let mut changed = pin!(group.openers.changed.notified());
+        changed.as_mut().enable();
+        match group.find(worker.coarse_ms()) {
+            Found::Http2(connection) | Found::Another(connection) => return Ok(Acquired::Http2(connection)),
+            Found::Http11 => return Ok(Acquired::Http11),
+            Found::Nothing => {}
+        }
+        let attempt = attempt(group, target, worker);
+        changed.await;
+        if let Some(Err(reason)) = attempt.and_then(|attempt| attempt.outcome.get())
+            && group.is_empty()
+        {
+            return Err(reason);
+        }
+    }
+}
+
+/// The connect that is under way, or a new one where another connection may be made.
+fn attempt(group: &Rc<Group>, target: &Target, worker: &Rc<Worker>) -> Option<Rc<Attempt>> {
+    if let Some(attempt) = group.attempt() {
+        return Some(attempt);
+    }
+    let attempt = group.begin(worker.coarse_ms())?;
+    let ending = Ending { group: Rc::clone(group), attempt: Rc::clone(&attempt), worker: Rc::clone(worker) };
+    spawn_local(connect(ending, target.clone()));
+    Some(attempt)
+}
+
+async fn connect(ending: Ending, target: Target) {
+    let (group, worker) = (&ending.group, &ending.worker);
+    let connected = target.connect_http2(worker).await;
+    if connected.is_ok() {
+        worker.health.succeeded(target.address);
+    }
+    let outcome = match connected {
+        Err(reason) => Err(reason),
+        Ok(stream) if stream.speaks_http2() => {
+            begin(stream, group, worker);
+            Ok(())
+        }
+        Ok(stream) => {
+            group.falls_back(worker.coarse_ms());
+            worker.pool.borrow_mut().give(&group.key, stream, (worker.coarse_ms(), worker.wall_s()));
+            Ok(())
+        }
+    };
+    ending.attempt.outcome.set(Some(outcome));
+}
+
+/// Puts a connection at the disposal of the group.
+fn begin(stream: Stream, group: &Rc<Group>, worker: &Rc<Worker>) {
+    let proof = stream.proof().map(|(root, until)| (root.clone(), until));
+    let openers = Some(Rc::clone(&group.openers));
+    let shared = Shared::new(Role::Client, &Config::default(), &worker.buffers, openers);
+    let connection = Rc::new(ClientConnection { shared: Rc::clone(&shared), proof, life: Life::default() });
+    connection.life.heard_ms.set(worker.coarse_ms());
+    let driver = Driver::new(stream, shared, Vec::new());
+    worker.h2.make_room();
+    group.add(Rc::clone(&connection));
+    spawn_local(run(driver, connection, Rc::clone(group), Rc::clone(worker)));
+}
+
+/// Drives a connection to its end.
+async fn run(mut driver: Driver, connection: Rc<ClientConnection>, group: Rc<Group>, worker: Rc<Worker>) {
+    let _ended = poll_fn(|context| driver.poll(context, worker.coarse_ms())).await;
+    group.remove(&connection);
+    let _ = timeout(HANG_UP, driver.stream.shutdown()).await;
+}
+
+/// However a connect ends, those who wait for it are told.
+struct Ending {
+    group: Rc<Group>,
+    attempt: Rc<Attempt>,
+    worker: Rc<Worker>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if self.attempt.outcome.get().is_none() {
+            self.attempt.outcome.set(Some(Err(Reason::Bug)));
+        }
+        self.group.ended(&self.attempt, self.worker.coarse_ms());
+    }
+}
+
+impl ClientConnection {
+    /// Opens a stream with its request head; `encode` writes the field block.
+    ///
+    /// # Errors
+    /// Why not; `encode` was not called, another connection may take the request.
+    pub(crate) fn open(
+        &self,
+        kind: RequestKind,
+        end: bool,
+        encode: impl FnOnce(&mut Encoder, &mut Vec<u8>),
+    ) -> Result<StreamHandle, NotOpened> {
+        let stream = self.shared.open(kind, end, encode)?;
+        self.life.opened.set(self.life.opened.get() + 1);
+        Ok(stream)
+    }
+
+    /// A request that began after another had come to its end here: what an idle connection's end took with it may be sent
+    /// again.
+    pub(crate) fn reused(&self) -> bool {
+        self.life.opened.get() > 1
+    }
+
+    pub(super) fn may_open(&self) -> Result<(), NotOpened> {
+        self.shared.may_open()
+    }
+
+    pub(super) fn retire(&self) {
+        self.shared.retire();
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.shared.is_retired()
+    }
+
+    /// Whether a new stream would wait for the windows of the old ones.
+    pub(super) fn is_braked(&self) -> bool {
+        self.life.braked.get() && self.shared.is_braked()
+    }
+
+    pub(super) fn is_unused(&self) -> bool {
+        self.shared.is_unused()
+    }
+
+    pub(super) fn root(&self) -> Option<&RootId> {
+        self.proof.as_ref().map(|(root, _)| root)
+    }
+
+    pub(super) fn distrust(&self) {
+        self.shared.abandon(StreamEnd::Distrusted);
+    }
+
+    /// What happens to it as time goes by.
+    pub(super) fn sweep(&self, now_ms: u64, wall_s: u64, idle_ms: u64) {
+        if self.proof.as_ref().is_some_and(|(_, until_unix)| *until_unix < wall_s) {
+            self.retire();
+        }
+        let active = self.shared.active();
+        let unused = active == 0 && self.life.opened_then.replace(self.life.opened.get()) == self.life.opened.get();
+        let since = if unused { self.life.quiet_since_ms.get().unwrap_or(now_ms) } else { now_ms };
+        self.life.quiet_since_ms.set(unused.then_some(since));
+        if unused && now_ms.saturating_sub(since) >= idle_ms {
+            self.retire();
+        }
+        self.life.braked.set(self.shared.is_braked());
+        self.look_after(now_ms, active);
+    }
+
+    /// Asks a peer of the mesh that has been silent for long, with streams under way, whether it is still there. Others are
+    /// left to TCP's keep-alive: a gRPC server takes such questions amiss (decision 0089).
+    fn look_after(&self, now_ms: u64, active: usize) {
+        let received = self.shared.received();
+        if self.life.heard.replace(received) != received || active == 0 {
+            self.life.heard_ms.set(now_ms);
+            self.life.asked_ms.set(None);
+        } else if let Some(asked_ms) = self.life.asked_ms.get() {
+            if now_ms.saturating_sub(asked_ms) >= ANSWER_MS {
+                self.shared.abandon(StreamEnd::Lost);
+            }
+        } else if self.proof.is_some() && now_ms.saturating_sub(self.life.heard_ms.get()) >= SILENCE_MS {
+            self.life.asked_ms.set(self.shared.ping().then_some(now_ms));
+        }
+    }
+}
+
+impl Openers {
+    /// Counts one more who waits, if there is room for one.
+    fn enter(&self) -> Option<Waiting<'_>> {
+        if self.waiting.get() >= WAITERS {
+            return None;
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        Some(Waiting(self))
+    }
+}
+
+struct Waiting<'a>(&'a Openers);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
+    }
+}
+
+/// Requests that may wait for a stream to the same endpoint; each is held by a downstream that waits.
+const WAITERS: usize = 4_096;
+/// How long a peer of the mesh may be silent, with streams under way, before it is asked.
+const SILENCE_MS: u64 = 15_000;
+/// How long it may take to answer.
+const ANSWER_MS: u64 = 10_000;
+/// How long the end of a connection may take.
+const HANG_UP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

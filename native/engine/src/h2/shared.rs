@@ -1,0 +1,308 @@
+//! One HTTP/2 connection as its streams and its driver share it, in either role.
+//!
+//! In: calls of the handles (`stream.rs`), bytes that the driver read.  Out: output that the driver writes, tasks woken.
+//! Limits: those of the core; the output's buffer is lent while there is something to send.
+//! Fails: never by itself: a connection that breaks ends its streams with a [`StreamEnd`].
+//! Whoever appends output wakes the driver, which comes to its turn after the tasks that are queued already: what they all
+//! have to say leaves in one write.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use meshdp_proto::h2::hpack::Encoder;
+use meshdp_proto::h2::{Config, Connection, ConnectionFault, ErrorCode, NotOpened, RequestShape, Role};
+use meshdp_proto::http1_response::RequestKind;
+use tokio::sync::Notify;
+
+use super::slots::{News, Slots};
+use super::stream::{StreamEnd, StreamHandle};
+use crate::worker::buffers::Buffers;
+
+/// A connection.
+pub(crate) struct Shared {
+    state: RefCell<State>,
+    pub(super) buffers: Rc<Buffers>,
+    /// Bytes received so far, to tell life from silence.
+    received: Cell<u64>,
+    /// Who waits for a stream to end, or for the peer to allow more.
+    openers: Option<Rc<Openers>>,
+}
+
+/// Those who wait to open a stream, on any of the connections that may carry theirs.
+pub(crate) struct Openers {
+    pub(super) waiting: Cell<usize>,
+    pub(super) changed: Notify,
+    /// Streams that are opened on a connection whose peer has not yet said how many it takes: what it said last, on another.
+    ungreeted_streams: Cell<usize>,
+}
+
+impl Default for Openers {
+    fn default() -> Self {
+        let ungreeted_streams = Cell::new(UNGREETED_STREAMS);
+        Self { waiting: Cell::new(0), changed: Notify::new(), ungreeted_streams }
+    }
+}
+
+pub(super) struct State {
+    pub(super) core: Connection,
+    pub(super) slots: Slots,
+    driver: Option<Waker>,
+    /// The driver is about to have its turn.
+    scheduled: bool,
+    /// Streams of ours are no longer opened; the last one to end closes the connection.
+    retired: bool,
+    /// Why there is no connection any more.
+    gone: Option<StreamEnd>,
+    /// The core has a lent buffer.
+    lent: bool,
+    /// The peer's SETTINGS have come.
+    greeted: bool,
+}
+
+/// A request that a peer has begun.
+pub(crate) struct Accepted {
+    pub(crate) stream: StreamHandle,
+    pub(crate) shape: RequestShape,
+    /// It has no body.
+    pub(crate) end: bool,
+}
+
+impl Shared {
+    /// A connection at its start: its preface waits to be written.
+    pub(crate) fn new(role: Role, config: &Config, buffers: &Rc<Buffers>, openers: Option<Rc<Openers>>) -> Rc<Self> {
+        let state = State {
+            core: Connection::new(role, config),
+            slots: Slots::new(Rc::clone(buffers)),
+            driver: None,
+            scheduled: false,
+            retired: false,
+            gone: None,
+            lent: true,
+            greeted: false,
+        };
+        let (state, buffers) = (RefCell::new(state), Rc::clone(buffers));
+        Rc::new(Self { state, buffers, received: Cell::new(0), openers })
+    }
+
+    /// Client: opens a stream with its request head; `encode` writes the field block.
+    ///
+    /// # Errors
+    /// Why not; `encode` was not called.
+    pub(crate) fn open(
+        self: &Rc<Self>,
+        kind: RequestKind,
+        end: bool,
+        encode: impl FnOnce(&mut Encoder, &mut Vec<u8>),
+    ) -> Result<StreamHandle, NotOpened> {
+        let mut state = self.state();
+        self.may_open_in(&state)?;
+        state.lend_output(&self.buffers);
+        let id = state.core.open(kind, end, encode)?;
+        let slot = state.slots.take(id);
+        state.wake_driver();
+        drop(state);
+        Ok(StreamHandle::new(Rc::clone(self), id, slot))
+    }
+
+    /// Client: whether `open` would work now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn may_open(&self) -> Result<(), NotOpened> {
+        self.may_open_in(&self.state.borrow())
+    }
+
+    fn may_open_in(&self, state: &State) -> Result<(), NotOpened> {
+        if state.retired || state.gone.is_some() {
+            return Err(NotOpened::GoingAway);
+        }
+        let ungreeted = self.openers.as_ref().filter(|_| !state.greeted);
+        if ungreeted.is_some_and(|openers| state.core.active() >= openers.ungreeted_streams.get()) {
+            return Err(NotOpened::Limit);
+        }
+        state.core.may_open()
+    }
+
+    /// Server: the next request that has arrived, its head appended to `text` (an empty one is exchanged for the lent buffer
+    /// that holds it).
+    pub(crate) fn accept(self: &Rc<Self>, text: &mut Vec<u8>) -> Option<Accepted> {
+        let arrived = self.state().slots.accept(text)?;
+        let stream = StreamHandle::new(Rc::clone(self), arrived.id, arrived.slot);
+        Some(Accepted { stream, shape: arrived.shape, end: arrived.end })
+    }
+
+    /// Opens no further stream; once the last one has ended the connection says so and closes.
+    pub(crate) fn retire(&self) {
+        let mut state = self.state();
+        state.retired = true;
+        state.wake_driver_now();
+    }
+
+    /// Graceful end in the server's role: the peer is told to open its next streams elsewhere.
+    pub(crate) fn drain(&self) {
+        let mut state = self.state();
+        state.lend_output(&self.buffers);
+        state.core.drain();
+        state.wake_driver();
+    }
+
+    /// Ends the connection with GOAWAY: no further stream of the peer is taken.
+    pub(crate) fn go_away(&self, code: ErrorCode) {
+        let mut state = self.state();
+        state.lend_output(&self.buffers);
+        state.core.go_away(code);
+        state.wake_driver_now();
+    }
+
+    /// Asks the peer whether it is still there; false while it has not answered the last question.
+    pub(crate) fn ping(&self) -> bool {
+        let mut state = self.state();
+        state.lend_output(&self.buffers);
+        let sent = state.core.ping();
+        state.wake_driver();
+        sent
+    }
+
+    /// Ends every stream that has not come to its end, and the connection with them.
+    pub(crate) fn abandon(&self, end: StreamEnd) {
+        let mut state = self.state();
+        state.gone.get_or_insert(end);
+        state.slots.end_all(end);
+        state.wake_driver_now();
+    }
+
+    /// Streams that are not over, or whose handle is still held.
+    pub(crate) fn active(&self) -> usize {
+        let state = self.state.borrow();
+        state.core.active().max(state.slots.live())
+    }
+
+    /// Whether the peer has shown that it speaks HTTP/2: it has acknowledged our SETTINGS.
+    pub(crate) fn is_greeted(&self) -> bool {
+        self.state.borrow().core.settings_acknowledged()
+    }
+
+    /// Bytes received so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.state.borrow().retired
+    }
+
+    /// Whether bodies wait for the connection's window.
+    pub(super) fn is_braked(&self) -> bool {
+        let core = &self.state.borrow().core;
+        core.active() > 0 && core.connection_window() == 0
+    }
+
+    /// Whether no stream is there.
+    pub(super) fn is_unused(&self) -> bool {
+        self.active() == 0
+    }
+
+    /// Feeds bytes of the peer to the core; how many it took.
+    pub(super) fn receive(&self, input: &[u8]) -> Result<usize, ConnectionFault> {
+        let mut state = self.state();
+        state.lend_output(&self.buffers);
+        let State { core, slots, greeted, .. } = &mut *state;
+        let taken = core.receive(input, &mut self.buffers.heads.borrow_mut(), slots);
+        let News { settings, going_away, .. } = std::mem::take(&mut slots.news);
+        *greeted |= settings;
+        if let Some(openers) = self.openers.as_ref().filter(|_| settings || going_away) {
+            openers.ungreeted_streams.set(UNGREETED_STREAMS.min(core.peer_max_streams() as usize));
+            openers.changed.notify_waiters();
+        }
+        drop(state);
+        self.received.set(self.received.get() + input.len() as u64);
+        taken
+    }
+
+    pub(super) fn state(&self) -> RefMut<'_, State> {
+        self.state.borrow_mut()
+    }
+
+    pub(super) fn release(&self, id: meshdp_proto::h2::StreamId, slot: usize) {
+        let mut state = self.state();
+        state.lend_output(&self.buffers);
+        state.core.release(id);
+        state.slots.release(slot, id);
+        if state.retired || state.core.done() {
+            state.wake_driver_now();
+        } else {
+            state.wake_driver();
+        }
+        state.take_output(&self.buffers);
+        if let Some(openers) = self.openers.as_ref().filter(|openers| openers.waiting.get() > 0) {
+            openers.changed.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// Gives the core a buffer for what is to be sent, unless it has one.
+    pub(super) fn lend_output(&mut self, buffers: &Buffers) {
+        if !self.lent {
+            self.lent = true;
+            self.core.lend_output(buffers.lend());
+        }
+    }
+
+    /// Takes the core's buffer back while it is empty and no stream is likely to need it soon.
+    pub(super) fn take_output(&mut self, buffers: &Buffers) {
+        if self.lent
+            && self.core.active() == 0
+            && let Some(buffer) = self.core.take_output()
+        {
+            self.lent = false;
+            buffers.give(buffer);
+        }
+    }
+
+    /// Has the driver come to its turn when there is something to send.
+    pub(super) fn wake_driver(&mut self) {
+        if !self.core.output().is_empty() {
+            self.wake_driver_now();
+        }
+    }
+
+    fn wake_driver_now(&mut self) {
+        if !self.scheduled
+            && let Some(driver) = &self.driver
+        {
+            self.scheduled = true;
+            driver.wake_by_ref();
+        }
+    }
+
+    /// The driver is at work: nobody need wake it before [`State::end_turn`].
+    pub(super) fn begin_turn(&mut self, context: &Context<'_>) {
+        self.scheduled = true;
+        match &self.driver {
+            Some(waker) if waker.will_wake(context.waker()) => {}
+            _ => self.driver = Some(context.waker().clone()),
+        }
+    }
+
+    /// The driver goes to sleep; whoever has something to send wakes it.
+    pub(super) fn end_turn(&mut self) {
+        self.scheduled = false;
+    }
+
+    pub(super) fn gone(&self) -> Option<StreamEnd> {
+        self.gone
+    }
+
+    /// Closes a retired connection after its last stream.
+    pub(super) fn close_if_spent(&mut self, buffers: &Buffers) {
+        if self.retired && self.slots.live() == 0 && self.core.active() == 0 && !self.core.done() {
+            self.lend_output(buffers);
+            self.core.go_away(ErrorCode::NO_ERROR);
+        }
+    }
+}
+
+/// Streams that are opened before the peer has said how many it takes: what RFC 9113 6.5.2 asks of it at least.
+const UNGREETED_STREAMS: usize = 100;

@@ -1,0 +1,178 @@
+//! What the requests of one downstream connection share, whichever version of HTTP carries them, and the verdicts on one.
+//!
+//! In: what is known of the connection, the text of a request head.  Out: `Request`, its `Permit` and its `Target`.
+//! Limits: those of `http1_head::Limits`; a label set or a policy context is looked up once per connection, not per request.
+//! Fails: a denial, a reason why there is no target, or the failure that ends the connection after a swap.
+//! The text of a head lives with whoever read it: the buffer of an HTTP/1.1 connection, or that of an HTTP/2 stream.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::rc::Rc;
+use std::time::Instant;
+
+use meshdp_model::authz::{ConnectionContext, Denial, Permit};
+use meshdp_model::facts::Direction;
+use meshdp_model::listener::Outbound;
+use meshdp_model::route::Route;
+use meshdp_model::sections::PortProtocol;
+use meshdp_proto::http1_head::Limits;
+
+use crate::connection::{Failure, Link, still_accepted};
+use crate::http::decide::{Head, Scratch, View, path_mode, read_head};
+use crate::http::forward;
+use crate::observe::outcome::Reason;
+use crate::observe::telemetry::SeriesCache;
+use crate::tls::ClientAlpn;
+use crate::upstream::Target;
+use crate::worker::{Pinned, Worker};
+
+/// The peer of one HTTP connection.
+pub(crate) struct Caller<'w> {
+    pub(crate) link: Link,
+    /// Header values that are the same for every request of this connection.
+    pub(crate) forwarded: forward::Forwarded,
+    pub(crate) worker: &'w Rc<Worker>,
+    pub(crate) limits: Limits,
+    pub(crate) series: RefCell<SeriesCache>,
+    /// What it speaks, as the access log has it.
+    pub(crate) protocol: &'static str,
+    /// What of the policies no request of this connection can change.
+    policy_context: RefCell<ConnectionContext>,
+    accepted_under: Cell<u64>,
+}
+
+/// A request whose head has been read.
+pub(crate) struct Request {
+    pub(crate) head: Head,
+    pub(crate) pinned: Rc<Pinned>,
+    pub(crate) started: Instant,
+    /// Which read of the worker's scratch it was.
+    pub(crate) read: Cell<u64>,
+    /// It is a call of gRPC.
+    pub(crate) grpc: bool,
+}
+
+impl<'w> Caller<'w> {
+    /// The caller of a connection that was accepted under `pinned`.
+    pub(crate) fn new(link: Link, pinned: &Pinned, worker: &'w Rc<Worker>, protocol: &'static str) -> Self {
+        Self {
+            forwarded: forward::Forwarded::new(&link, pinned),
+            policy_context: RefCell::new(pinned.snapshot.connection_context(&link.facts)),
+            accepted_under: Cell::new(pinned.epoch),
+            link,
+            worker,
+            limits: Limits::default(),
+            series: RefCell::default(),
+            protocol,
+        }
+    }
+
+    /// The snapshot in force, once this connection is known to be acceptable under it.
+    ///
+    /// # Errors
+    /// As `still_accepted`.
+    pub(crate) fn pin_accepted(&self) -> Result<Rc<Pinned>, Failure> {
+        let pinned = self.worker.pin();
+        if pinned.epoch != self.accepted_under.get() {
+            still_accepted(&self.link, &pinned, self.worker)?;
+            self.accepted_under.set(pinned.epoch);
+        }
+        Ok(pinned)
+    }
+
+    /// The epoch under which this connection was last found acceptable.
+    pub(crate) fn accepted_under(&self) -> u64 {
+        self.accepted_under.get()
+    }
+
+    /// The worker's scratch with the request's head in it; it is read again if another one has been read since.
+    pub(crate) fn scratch(&self, request: &Request, text: &[u8]) -> RefMut<'w, Scratch> {
+        let mut scratch = self.worker.scratch.borrow_mut();
+        if scratch.reads != request.read.get() {
+            let mode = path_mode(request.pinned.snapshot.mesh().path_normalization);
+            let read = read_head(&text[..request.head.head.len], &self.limits, mode, &mut scratch);
+            debug_assert!(matches!(read, Ok(Some(_))), "a head that was read once is read again");
+            request.read.set(scratch.reads);
+        }
+        scratch
+    }
+
+    /// Judges a request.
+    pub(crate) fn authorize(&self, request: &Request, text: &[u8]) -> Result<Permit, Denial> {
+        let snapshot = &request.pinned.snapshot;
+        let facts = &self.link.facts;
+        match facts.direction {
+            Direction::Outbound => Ok(snapshot.permit_outbound(facts)),
+            Direction::Inbound => {
+                let scratch = self.scratch(request, text);
+                let view = view(&request.head, text, &scratch);
+                snapshot.authorize_request_in(&mut self.policy_context.borrow_mut(), facts, &view.facts(facts))
+            }
+        }
+    }
+
+    /// Where a permitted request goes.
+    pub(crate) fn route(&self, permit: &Permit, request: &Request, text: &[u8]) -> Result<Target, Reason> {
+        let facts = &self.link.facts;
+        if facts.direction == Direction::Inbound {
+            return Ok(Target::application(permit, facts.destination, self.worker));
+        }
+        let snapshot = &request.pinned.snapshot;
+        let (port, restrict) = match snapshot.outbound(facts.destination) {
+            Outbound::Http { port } => (port, None),
+            Outbound::Auto(service) | Outbound::Service(service) => (service.port, Some(service)),
+            Outbound::Unknown => (facts.destination.port(), None),
+        };
+        let scratch = self.scratch(request, text);
+        let authority = view(&request.head, text, &scratch).authority();
+        match snapshot.route_request(permit, port, authority, restrict, self.worker.random()) {
+            Route::Cluster { cluster, endpoints, .. } => {
+                Target::endpoint(cluster, endpoints, ClientAlpn::Http11, self.worker)
+            }
+            Route::Passthrough => Ok(Target::passthrough(permit, facts.destination, self.worker)),
+            Route::Blocked => Err(Reason::RegistryOnlyBlocked),
+            Route::NoEndpoints { .. } => Err(Reason::NoHealthyUpstream),
+            Route::NoCluster { .. } => Err(Reason::ClusterNotFound),
+            Route::NoRule { .. } => Err(Reason::NoRoute),
+        }
+    }
+
+    /// Whether a request that is under way would be permitted under the snapshot now in force.
+    ///
+    /// # Errors
+    /// What took its permit away.
+    pub(crate) fn reauthorize(&self, request: &Request, text: &[u8]) -> Result<(), Failure> {
+        let pinned = self.worker.pin();
+        still_accepted(&self.link, &pinned, self.worker)?;
+        let facts = &self.link.facts;
+        if facts.direction == Direction::Outbound {
+            return Ok(());
+        }
+        let mut scratch = self.worker.scratch.borrow_mut();
+        let mode = path_mode(pinned.snapshot.mesh().path_normalization);
+        let head = read_head(&text[..request.head.head.len], &self.limits, mode, &mut scratch);
+        let Ok(Some(head)) = head else { return Err(Reason::PolicyChanged.into()) };
+        let judged = view(&head, text, &scratch).authorize(&pinned.snapshot, facts);
+        judged.map(drop).map_err(|denial| Failure::new(Reason::PolicyChanged, denial.explanation()))
+    }
+
+    /// What was declared of the application's port, or of nothing for what goes elsewhere.
+    pub(crate) fn application_port(&self, pinned: &Pinned) -> PortProtocol {
+        let facts = &self.link.facts;
+        let inbound = match facts.direction {
+            Direction::Inbound => pinned.snapshot.inbound(facts.destination.port()),
+            Direction::Outbound => None,
+        };
+        inbound.map_or(PortProtocol::Auto, |inbound| inbound.protocol)
+    }
+
+    /// Counts a request that has been answered.
+    pub(crate) fn count_request(&self) {
+        let requests = &self.link.entry.requests;
+        requests.set(requests.get() + 1);
+    }
+}
+
+/// A head together with the text it points into; valid until the next head is read into the scratch.
+pub(crate) fn view<'a>(head: &'a Head, text: &'a [u8], scratch: &'a Scratch) -> View<'a> {
+    View { buffer: text, head, fields: &scratch.fields, target: &scratch.target }
+}
