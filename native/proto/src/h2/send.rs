@@ -133,7 +133,7 @@ impl Connection {
         self.send_window.available()
     }
 
-    /// Ends a stream with RST_STREAM; nothing when it is over already.
+    /// Ends a stream with `RST_STREAM`; nothing when it is over already.
     pub fn reset(&mut self, id: StreamId, code: ErrorCode) {
         let Some(slot) = self.streams.find(id) else { return };
         let state = self.streams.get(slot).state;
