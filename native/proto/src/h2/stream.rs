@@ -47,7 +47,7 @@ impl State {
     pub(super) const ANSWERED: Self = Self(1 << 5);
     /// The request was HEAD: its response has no body, whatever it declares.
     pub(super) const HEAD_REQUEST: Self = Self(1 << 6);
-    /// The request was CONNECT: a 2xx starts a tunnel without a length.
+    /// A tunnel, or CONNECT whose answer is awaited: no declared length, no trailers.
     pub(super) const CONNECT_REQUEST: Self = Self(1 << 7);
     /// Waits for its own window.
     pub(super) const BLOCKED: Self = Self(1 << 8);
