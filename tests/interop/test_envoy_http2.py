@@ -20,13 +20,7 @@ from tests.interop.rig import AUTO, HTTP, HTTP2
 from tests.support import wire
 from tests.support.mesh import get
 
-PLACES = [
-    pytest.param("both"),
-    pytest.param("client", marks=tools.http2),
-    pytest.param("server", marks=tools.http2),
-]
-wherever_envoy_is = pytest.mark.parametrize("beside_envoy", PLACES, indirect=True)
-pytestmark = wherever_envoy_is
+pytestmark = pytest.mark.parametrize("beside_envoy", ["both", "client", "server"], indirect=True)
 
 
 @pytest.fixture

@@ -11,22 +11,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.interop import tools
 from tests.interop.grpc_rig import CASES, COMPRESSED, SERVERS, go_cases, python_cases, serving
-from tests.interop.rig import Rig
+from tests.interop.rig import WAYS, Rig
 
 
 @pytest.fixture(scope="module")
 def served(sidecars: Rig) -> Iterator[Rig]:
     with serving(sidecars):
         yield sidecars
-
-
-WAYS = [
-    pytest.param("direct"),
-    pytest.param("outbound", marks=tools.http2),
-    pytest.param("inbound", marks=tools.http2),
-]
 
 
 @pytest.mark.parametrize("server", SERVERS)

@@ -85,7 +85,6 @@ def test_the_dialer_works(served: Rig, tmp_path: Path) -> None:
     assert (verdict.count, set(verdict.failed)) == (CASES, NGHTTPD_FAILS)
 
 
-@tools.http2
 @pytest.mark.parametrize("port", [HTTP2, HTTP], ids=["http2", "http1"])
 @pytest.mark.parametrize("way", ["inbound", "outbound"])
 def test_plaintext(served: Rig, way: str, port: int) -> None:
@@ -93,7 +92,6 @@ def test_plaintext(served: Rig, way: str, port: int) -> None:
     every_case_passes(judge(served, way, (address, port)))
 
 
-@tools.http2
 @pytest.mark.parametrize("port", [HTTP2, HTTP], ids=["http2", "http1"])
 def test_over_mutual_tls(served: Rig, port: int) -> None:
     pair = served.pair

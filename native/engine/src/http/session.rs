@@ -15,12 +15,14 @@ use std::time::Instant;
 use meshdp_model::authz::Denial;
 use meshdp_model::version::Version;
 use meshdp_proto::HeadScan;
+use meshdp_proto::h2::message::{grpc_status, is_grpc};
+use meshdp_proto::http1_fields::Known;
 use meshdp_proto::http1_head::Framing;
 use meshdp_proto::sniff::PREFACE;
 
 use crate::attempts::Attempts;
 use crate::connection::{Failure, Secured};
-use crate::http::caller::{Caller, Request};
+use crate::http::caller::{Caller, Request, view};
 use crate::http::carry::{Carried, Errand, carry};
 use crate::http::decide::{path_mode, read_head_from};
 use crate::http::h1_sides::H1Request;
@@ -285,19 +287,30 @@ impl<'w> HttpSession<'w> {
     }
 
     /// Answers a request ourselves and keeps the connection if its body can be read away within bounds.
-    async fn reply(&mut self, request: &Request, outcome: Outcome, body: &'static str) -> Result<Next, Failure> {
+    async fn reply(&mut self, request: &Request, mut outcome: Outcome, body: &'static str) -> Result<Next, Failure> {
         let head = &request.head.head;
         let close = self.caller.worker.draining.get() || !head.keep_alive || head.expect_continue;
         // A body that breaks its framing has no end behind which a request could begin.
         let close = close || outcome.reason == Reason::MalformedRequest;
-        let reply = Reply { status: outcome.status, body, close };
+        let grpc = self.is_grpc(request);
+        let reply = Reply { status: outcome.status, body, close, grpc };
         let answered =
             reply::send((&mut self.stream, &mut self.received), &request.head.head, reply, self.caller.worker).await;
+        if grpc {
+            outcome.grpc_status = Some(grpc_status(outcome.status));
+            outcome.status = 200;
+        }
         self.record(request, None, outcome);
         answered.map(|kept| {
             self.consume(kept.consumed);
             kept.next
         })
+    }
+
+    fn is_grpc(&self, request: &Request) -> bool {
+        let scratch = self.caller.scratch(request, &self.received);
+        let view = view(&request.head, &self.received, &scratch);
+        view.first(Known::ContentType).is_some_and(is_grpc)
     }
 
     /// Records the end of a request.
