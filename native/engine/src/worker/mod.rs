@@ -299,7 +299,7 @@ impl Worker {
             telemetry: Telemetry::new().worker(),
             access_log: log.worker(),
             connection_limit: 1_024,
-            memory_tight: Arc::default(),
+            pressure: Arc::default(),
         }))
     }
 }
