@@ -211,8 +211,8 @@ impl RequestSide for H2Request<'_> {
         true // a stream ends by itself
     }
 
-    fn cut(&mut self) {
-        self.flow.handle.reset(ErrorCode::INTERNAL_ERROR);
+    fn cut(&mut self, code: ErrorCode) {
+        self.flow.handle.reset(code);
     }
 }
 
