@@ -1,8 +1,9 @@
 """One pair of sidecars for the whole catalogue, and the post-conditions that hold after every case.
 
 Out:    `arena`: `refuse`, `accept`, and what they check: U1 (alive, no panic), U2 (a canary on a fresh connection within a second), U3
-        (the next request on pooled connections gets its own nonce), U7 (whole, bytewise, cut), U8 (both directions).
-Limits: on sockets, U7 cuts at sampled offsets (`wire.cuts`); every offset is tried on the parsers in native/proto.
+        (the next request on pooled connections gets its own nonce), U5 (each refusal is counted once; in the end each counted request
+        has exactly one line in the log), U6 (`agreed`: h11 and llhttp read what was forwarded as the application does), U7 (whole, bytewise, cut), U8 (both directions).
+Limits: U8 without IPv6, which is not captured before M5; on sockets, U7 cuts at sampled offsets (`wire.cuts`); every offset is tried on the parsers in native/proto.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import wire
+from tests.support import readers, wire
 from tests.support.mesh import Mesh, opened_mesh
-from tests.support.origin import Origin, Request
+from tests.support.origin import Connection, Origin, Request
 from tests.support.pair import AUTO_PORT, HTTP_PORT, TCP_PORT, Pair, Side, pair
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: server\r\nX-Nonce: smuggled\r\n\r\n"
@@ -45,7 +46,9 @@ class Arena:
         A fault in a body (`in_body`) cut into segments may be seen only after the head has gone upstream: then the message must
         never become complete there.
         """
+        counted_before, sent = self.counted(self.attacked_side), 0
         for cut, pieces, pause_s in wire.cuts(data + tail):
+            sent += 1
             bytes_before, requests_before = self.origin.received(), len(self.origin.requests)
             heard = self.send(pieces, pause_s)
             told = (self.direction, cut, data[:200], heard.raw, heard.ended)
@@ -54,6 +57,8 @@ class Arena:
             if not in_body or (cut == "whole" and len(data) < FIRST_READ):
                 assert self.origin.received() == bytes_before, (told, self.origin.requests[requests_before:])
             assert self.origin.requests[requests_before:] == [], told
+        rose = self.counted(self.attacked_side) - counted_before
+        assert rose == sent, (self.direction, data[:200], f"{rose} counted of {sent}")
         self.healthy()
 
     def accept(self, data: bytes, check: Callable[[list[Request]], None], statuses: tuple[int, ...] = (200,)) -> None:
@@ -73,6 +78,60 @@ class Arena:
         with wire.connect(self.pair, self.direction) as connection:
             wire.send_pieces(connection, pieces, pause_s)
             return wire.listen(connection, count)
+
+    @property
+    def attacked_side(self) -> Side:
+        """Whose sidecar the direction meets first."""
+        return self.pair.client if self.direction == "outbound" else self.pair.server
+
+    @staticmethod
+    def counted(side: Side) -> int:
+        """How many requests a sidecar has counted, whatever became of them."""
+        rows = [row for row in side.admin("/stats/prometheus").splitlines() if row.startswith("istio_requests_total{")]
+        return sum(int(row.rpartition(" ")[2]) for row in rows)
+
+    def log_lines(self, at: int, until: str) -> list[str]:
+        """The lines that the attacked sidecar's access log has got since, the first of which with these words is the last."""
+        found: list[str] = []
+
+        def there() -> bool:
+            with self.attacked_side.log.open("rb") as log:
+                log.seek(at)
+                found[:] = log.read().decode("utf-8").split("\n")[:-1]  # a carriage return would stay and be seen
+            return any(until in line for line in found)
+
+        assert self.origin.wait(there, 3), found[-3:]
+        return found
+
+    def settled(self, side: Side) -> None:
+        """U5 for all that was ever asked: exactly one line for each request that was counted, each line whole."""
+
+        def logged() -> int:
+            lines = side.log.read_bytes().split(b"\n")
+            assert not any(b"\r" in line for line in lines)
+            # Connections that brought no request have lines of their own, without a protocol.
+            return sum(json.loads(line)["protocol"] is not None for line in lines if line.startswith(b'{"start_time"'))
+
+        assert self.origin.wait(lambda: logged() == self.counted(side), 5), (side.name, logged(), self.counted(side))
+
+    def understood(self, connection: Connection) -> tuple[list[readers.Message], bytes]:
+        """What the strict application took from a connection, up to a request whose body it did not read or that asked for another
+        protocol, and the bytes that were that."""
+        messages, end = [], 0
+        for one in self.origin.requests:
+            if one.connection == connection.number:
+                if one.values(b"upgrade") or one.target.startswith((b"/duplex", b"/early", b"/continue")):
+                    break
+                messages.append(readers.Message(one.method, one.target, (one.values(b"host") or [b""])[0], one.body))
+                end = one.end
+        return messages, bytes(connection.received[:end])
+
+    def agreed(self, connection: Connection) -> list[readers.Message]:
+        """U6: two other parsers read on a connection what our application has read there."""
+        ours, data = self.understood(connection)
+        for reader in (readers.by_h11, readers.by_llhttp):
+            assert reader(data) == ours, (reader.__name__, data)
+        return ours
 
     def healthy(self) -> None:
         """U1, U2 and U3, by both ways in."""
@@ -113,12 +172,13 @@ def attacked() -> Iterator[Arena]:
         pytest.skip("needs root to make network namespaces")
     limits = {"head_ms": HEAD_TIMEOUT_MS, "idle_ms": IDLE_TIMEOUT_MS}
     # Not pytest's folder: nobody but root may enter that, and a sidecar is not root.
-    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder), limits=limits) as made:
+    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder), "# none\n", limits) as made:
         origin = Origin(made.server, [HTTP_PORT])
         arena = Arena(made, origin)
         arena.healthy()
         yield arena
         for side in (made.client, made.server):
+            arena.settled(side)
             ended = side.process.poll() if side.process is not None else 0
             assert ended is None, f"{side.name} has ended ({ended}):\n{side.log.read_text()[-3000:]}"
             assert json.loads(side.admin("/stats"))["panics"] == 0

@@ -1,7 +1,8 @@
 """H1-67, bounded: requests broken at random never make the application see anything but what was answered.
 
 In:     seeds of valid pipelines, mutated by bytes, tokens and lines; a fixed random sequence.
-Fails:  the strict application faults bytes that a sidecar forwarded, or the answers do not pair with what it understood.
+Fails:  the strict application faults bytes that a sidecar forwarded, the answers do not pair with what it understood, or h11 or
+        llhttp read those bytes otherwise (U6).
 Limits: `MUTATIONS` in each direction; `MESHDP_MUTATIONS` sets another number, `MESHDP_SEED` another sequence.
 """
 
@@ -72,6 +73,7 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
 
 def test_h1_67_random_mutations(arena: Arena) -> None:
     chance = random.Random(f"{SEED} {arena.direction}")
+    had = len(arena.origin.connections)
     for number in range(MUTATIONS):
         data = mutate(chance.choice(seeds()), chance)
         faults = len(arena.origin.faults)
@@ -88,6 +90,8 @@ def test_h1_67_random_mutations(arena: Arena) -> None:
         )
         if number % 100 == 0:
             arena.healthy()
+    for connection in arena.origin.connections[had:]:
+        arena.agreed(connection)
 
 
 def understood_and_answered(arena: Arena, pieces: list[bytes], quiet_s: float) -> tuple[int, int, bytes]:

@@ -1,7 +1,7 @@
 """Life cycle of HTTP connections: slow peers, races of reuse, peers that leave, upgrades. LC-01 to LC-07, LC-09, LC-11.
 
 In:     `arena` (bounds of 1.5 s, post-conditions after each case), `patient` (the default bounds).
-Limits: what waits is in `lifecycle_waiting.json`.
+Limits: what waits is in `waiting.json`.
 Source: attack cases 2.11; RFC 9112 9.3 to 9.6.
 """
 
@@ -18,7 +18,7 @@ import time
 import pytest
 
 from tests.attack.conftest import Arena, request
-from tests.attack.test_h1_random import resident_bytes
+from tests.attack.test_h1_random import descriptors, resident_bytes
 from tests.support import wire
 from tests.support.mesh import Mesh, get
 from tests.support.pair import HTTP_PORT, Side
@@ -259,6 +259,89 @@ def test_lc_09_both_sides_stop_reading(arena: Arena) -> None:
 def write_for_ever(connection: socket.socket) -> None:
     while True:
         connection.sendall(b"x" * 1_000_000)
+
+
+def test_lc_10_request_and_answer_flow_at_once(arena: Arena) -> None:
+    """Each chunk is answered before the next one is sent; the end of the request ends the answer, exactly."""
+    with wire.connect(arena.pair, arena.direction) as connection:
+        connection.settimeout(5)
+        connection.sendall(request("/duplex", "Transfer-Encoding: chunked", method="POST"))
+        heard = b""
+        for number in range(50):
+            chunk = b"%05d" % number * (number * 40 + 1)
+            connection.sendall(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            while not heard.endswith(chunk + b"\r\n"):
+                heard += connection.recv(65536)
+        connection.sendall(b"0\r\n\r\n")
+        while not heard.endswith(b"\r\n0\r\n\r\n"):
+            heard += connection.recv(65536)
+    assert heard.count(b"00049") >= 1961
+
+
+def test_lc_10_early_end_of_a_request_while_its_answer_flows(arena: Arena) -> None:
+    """The request is whole; that the client then ends its side gives the answer up (decision 0020), which ends upstream too."""
+    had = len(arena.origin.connections)
+    arena.origin.drop_connections()
+    with wire.connect(arena.pair, arena.direction) as connection:
+        connection.sendall(request("/stream"))
+        connection.settimeout(5)
+        assert b"tick" in read_until(connection, b"tick")
+        connection.shutdown(socket.SHUT_WR)
+        assert arena.origin.wait(lambda: all(one.ended for one in arena.origin.connections[had:]), 3)
+
+
+def read_until(connection: socket.socket, wanted: bytes) -> bytes:
+    heard = b""
+    while wanted not in heard:
+        heard += connection.recv(65536)
+    return heard
+
+
+def test_rt_13_answers_at_the_moment_of_the_bound(arena: Arena) -> None:
+    """Thirty answers around the idle bound: each request ends once, as answered or as timed out, and is logged once."""
+    side = arena.attacked_side
+    before, answers = arena.counted(side), []
+
+    def ask(delay_ms: int) -> None:
+        answers.append(wire.ask(arena.pair, arena.direction, request(f"/slow/{delay_ms}"), 1, 6))
+
+    workers = [threading.Thread(target=ask, args=(1_350 + 12 * number,)) for number in range(30)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    statuses = [heard.statuses for heard in answers]
+    assert all(heard in ([200], [504]) for heard in statuses), statuses
+    assert {200, 504} == {heard[0] for heard in statuses}, "both sides of the bound were tried"
+    assert arena.origin.wait(lambda: arena.counted(side) - before == 30, 3)
+
+
+def test_rt_17_random_cancels_leave_nothing(arena: Arena) -> None:
+    """A short form: 200 requests that end whenever they like; afterwards nothing is under way and nothing is open."""
+    sides = (arena.pair.client, arena.pair.server)
+    arena.healthy()
+    before = [descriptors(side.process.pid) for side in sides if side.process is not None]
+    targets = ["/", "/slow/100", "/bytes/2000000", "/stream", "/echo"]
+
+    def work(seed: int) -> None:
+        chance = random.Random(f"RT-17 {arena.direction} {seed}")
+        for _ in range(25):
+            with wire.connect(arena.pair, arena.direction) as connection:
+                body = b"x" * chance.choice([0, 10, 50_000])
+                sent = request(chance.choice(targets), "Content-Length: 50000", method="PUT", body=body)
+                wire.send_pieces(connection, [sent if chance.random() < 0.5 else request(chance.choice(targets))])
+                time.sleep(chance.random() / 20)
+                if chance.random() < 0.5:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for side, had in zip(sides, before, strict=True):
+        pid = side.process.pid if side.process is not None else 0
+        assert arena.origin.wait(lambda pid=pid, had=had: descriptors(pid) <= had + 12, 6), descriptors(pid) - had
 
 
 def test_lc_06_many_clients_that_leave(arena: Arena) -> None:

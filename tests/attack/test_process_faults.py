@@ -1,8 +1,8 @@
-"""What a machine can lack: descriptors, ports, processor time, room on the disk, a reader of the log, a steady clock.
+"""What a machine can lack: descriptors, ports, room on the disk, a reader of the log, a steady clock.
 
 In:     a pair whose sidecars are started under limits; its traffic.
 Out:    live traffic goes on, new work waits or is refused with a reason, and everything recovers by itself.
-Source: attack-cases 2.16, PR-04, PR-06, PR-07, PR-12, PR-14; 2.19 (descriptors near their limit, access log failing).
+Source: attack-cases 2.16, PR-04, PR-07, PR-14 (processor time and memory are test_process_shares.py's); 2.19 (descriptors near their limit, access log failing).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pytest
 from tests.e2e.test_swap import deny
 from tests.support import wire
 from tests.support.mesh import Mesh, get
-from tests.support.pair import SERVER_IP, SERVICE_IP, TCP_PORT, Side
+from tests.support.pair import SERVICE_IP, TCP_PORT, Side
 
 
 @pytest.fixture
@@ -335,139 +335,3 @@ def test_pr_14_the_wall_clock_jumps(starved: Mesh, clock: Path, jump_s: int) -> 
         assert starved.status() == 200
         line = starved.logged(starved.pair.client, 0, lambda line: line["path"] == "/slow/1500")
         assert 1_400 < line["duration"] < 10_000, "durations are of the steady clock"
-
-
-# --- processor time --------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def quota(percent: int, pid: int) -> Iterator[None]:
-    """A control group of this test's own; skipped where none can be made."""
-    name = f"mdpt-{os.getpid()}"
-    first, second = Path("/sys/fs/cgroup/cpu") / name, Path("/sys/fs/cgroup") / name
-    group = first if first.parent.is_dir() else second
-    try:
-        group.mkdir()
-        if group == first:
-            (group / "cpu.cfs_period_us").write_text("100000")
-            (group / "cpu.cfs_quota_us").write_text(str(percent * 1000))
-        else:
-            (group / "cpu.max").write_text(f"{percent * 1000} 100000")
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            group.rmdir()
-        pytest.skip(f"no control group with a quota can be made here: {error}")
-    try:
-        (group / "cgroup.procs").write_text(str(pid))
-        yield
-    finally:
-        empty(group)
-
-
-def empty(group: Path) -> None:
-    """Takes a control group away; whoever is in it goes where the group was made."""
-    for line in (group / "cgroup.procs").read_text().split():
-        (group.parent / "cgroup.procs").write_text(line)
-    group.rmdir()
-
-
-def test_pr_06_five_percent_of_a_processor(starved: Mesh) -> None:
-    """Slow, and nothing else: no timer of its own cuts what it has no time to serve."""
-    server = starved.pair.server
-    restart(starved, server)
-    assert server.process is not None
-    with quota(5, server.process.pid), contextlib.ExitStack() as stack:
-        asked = [stack.enter_context(wire.connect(starved.pair, "outbound")) for _ in range(30)]
-        for connection in asked:
-            connection.sendall(get())
-        heard = [wire.listen(connection, 1, 20) for connection in asked]
-        assert [each.statuses for each in heard] == [[200]] * 30
-    assert starved.status() == 200
-
-
-# --- memory ----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def memory_group() -> Iterator[Path]:
-    """A control group with a memory controller; skipped where none can be made."""
-    first = Path("/sys/fs/cgroup/memory")
-    group = (first if first.is_dir() else first.parent) / f"mdpt-{os.getpid()}"
-    try:
-        group.mkdir()
-    except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
-    try:
-        if not usage_file(group).exists():
-            pytest.skip("control groups here have no memory controller")
-        yield group
-    finally:
-        empty(group)
-
-
-def usage_file(group: Path) -> Path:
-    return group / ("memory.usage_in_bytes" if group.parent.name == "memory" else "memory.current")
-
-
-def test_pr_05_memory_near_its_limit(starved: Mesh) -> None:
-    """New connections are refused with a reason, those that are served go on, nobody is killed, and it recovers alone."""
-    server = starved.pair.server
-    with memory_group() as group:
-        limit = group / ("memory.limit_in_bytes" if group.parent.name == "memory" else "memory.max")
-        server.wrapper = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
-        restart(starved, server)
-        with wire.connect(starved.pair, "inbound", TCP_PORT) as live:
-            live.sendall(b"Ehello")
-            assert live.recv(5, socket.MSG_WAITALL) == b"hello"
-            limit.write_text(str(needed(group) * 103 // 100))
-            assert starved.origin.wait(lambda: refused_by(starved), 5), usage_file(group).read_text()
-            peers = len(starved.opaque.peers)
-            assert 'reason="overload"' in server.admin("/stats/prometheus")
-            for number in range(20):
-                live.sendall(b"live %02d" % number)
-                assert live.recv(7, socket.MSG_WAITALL) == b"live %02d" % number
-            assert refused_by(starved)
-            assert len(starved.opaque.peers) == peers, "nothing of what is refused reaches the application"
-            server.wait_ready()
-            limit.write_text(str(1 << 30))
-            assert starved.origin.wait(lambda: not refused_by(starved), 5)
-        server.stop()
-
-
-def needed(group: Path) -> int:
-    """What a group uses without the caches that the kernel drops first."""
-    name = "total_inactive_file" if group.parent.name == "memory" else "inactive_file"
-    lines = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
-    return int(usage_file(group).read_text()) - next(int(value) for key, value in lines if key == name)
-
-
-def refused_by(mesh: Mesh) -> bool:
-    with wire.connect(mesh.pair, "inbound", TCP_PORT) as attempt:
-        wire.send_pieces(attempt, [b"Ehello"])
-        try:
-            return attempt.recv(5, socket.MSG_WAITALL) != b"hello"
-        except OSError:
-            return True
-
-
-# --- many at once ----------------------------------------------------------------------------------------------------
-
-
-def test_pr_12_a_storm_of_new_connections(starved: Mesh) -> None:
-    """400 new mutual-TLS connections at once: all are served; none of those who were there waits for them."""
-    for side in (starved.pair.client, starved.pair.server):
-        restart(starved, side)
-    with Steady(starved) as steady, contextlib.ExitStack() as stack:
-        storm = [stack.enter_context(starved.pair.client.connect((SERVICE_IP, TCP_PORT), 20)) for _ in range(400)]
-        for number, connection in enumerate(storm):
-            connection.sendall(b"E%04d" % number)
-        for number, connection in enumerate(storm):
-            connection.settimeout(20)
-            assert connection.recv(4, socket.MSG_WAITALL) == b"%04d" % number
-    assert steady.served > 5
-    assert starved.origin.wait(lambda: not opaque_connections(starved.pair.server), 5)
-
-
-def opaque_connections(side: Side) -> list[object]:
-    found = json.loads(side.admin("/connections"))["connections"]
-    return [row for row in found if row["original_destination"] == f"{SERVER_IP}:{TCP_PORT}"]

@@ -40,6 +40,7 @@ class Request:
     body: bytes = b""
     head: bytes = b""
     connection: int = 0
+    end: int = 0  # how many bytes of its connection had been read with it
 
     def value(self, name: bytes) -> bytes | None:
         """The value of the only field of this name."""
@@ -183,6 +184,7 @@ class Origin:
         answer = next((answer for path, answer in ANSWERS if request.target.startswith(path)), echo_nonce)
         if answer not in UNREAD:
             request.body = read_body(connection, request)
+        request.end = len(connection.received) - len(connection.unread)
         self.requests.append(request)
         return answer(self, connection, request)
 
@@ -299,6 +301,18 @@ def answer_early(origin: Origin, connection: Connection, request: Request) -> bo
     return False
 
 
+def echo_at_once(origin: Origin, connection: Connection, request: Request) -> bool:
+    """Each chunk of the body comes back as soon as it is there; the answer ends with the body."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Nonce: " + request.nonce
+    connection.socket.sendall(head + b"\r\n\r\n")
+    while size := int(connection.line("chunk size"), 16):
+        connection.socket.sendall(b"%x\r\n%b\r\n" % (size, connection.exactly(size)))
+        connection.line("chunk end")
+    connection.line("chunk end")
+    connection.socket.sendall(b"0\r\n\r\n")
+    return True
+
+
 def continue_first(origin: Origin, connection: Connection, request: Request) -> bool:
     """100, then the body, then the answer."""
     if request.values(b"expect"):
@@ -354,6 +368,7 @@ ANSWERS: list[tuple[bytes, Answer]] = [
     (b"/until-close/", send_bytes),
     (b"/stream", send_stream),
     (b"/slow/", wait_then_echo),
+    (b"/duplex", echo_at_once),
     (b"/early", answer_early),
     (b"/continue", continue_first),
     (b"/upgrade", switch_protocols),
@@ -362,4 +377,4 @@ ANSWERS: list[tuple[bytes, Answer]] = [
     (b"/reset/", reset_after),
 ]
 # Answers that come before the body, or read it themselves.
-UNREAD: tuple[Answer, ...] = (answer_early, continue_first, switch_protocols)
+UNREAD: tuple[Answer, ...] = (echo_at_once, answer_early, continue_first, switch_protocols)

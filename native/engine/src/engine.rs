@@ -39,11 +39,13 @@ pub struct Engine {
 /// The capture listeners of one worker.
 type Captures = Vec<(Direction, TcpListener)>;
 
+type Thread = JoinHandle<()>;
+
 struct Running {
     /// The process that the threads are in: after a fork without exec there is a child with this value and without them.
     process: u32,
-    workers: Vec<JoinHandle<()>>,
-    control: JoinHandle<()>,
+    workers: Vec<Thread>,
+    control: Thread,
     stop_control: oneshot::Sender<()>,
     _exclusive: Option<UnixListener>,
 }
@@ -79,13 +81,20 @@ impl Engine {
             setups.push(self.setup(id, listeners.next().unwrap_or_default(), receive));
         }
         self.force.attach(commands);
-        let mut workers = Vec::new();
-        for setup in setups {
-            workers.push(spawn("meshdp-worker", move || worker::run(setup))?);
-        }
         let (stop_control, stopped) = oneshot::channel();
         let force = Arc::clone(&self.force);
+        // First, so that what fails after it can be undone by ending it.
         let control = spawn("meshdp-control", move || run_control(&force, faces, stopped))?;
+        let mut workers = Vec::new();
+        for setup in setups {
+            match spawn("meshdp-worker", move || worker::run(setup)) {
+                Ok(worker) => workers.push(worker),
+                Err(error) => {
+                    self.end((workers, control, stop_control));
+                    return Err(error);
+                }
+            }
+        }
         let process = std::process::id();
         *running = Some(Running { process, workers, control, stop_control, _exclusive: exclusive });
         Ok(())
@@ -118,13 +127,19 @@ impl Engine {
         if copied {
             return std::mem::forget(running); // there is nothing to end here, and nothing to wait for
         }
+        self.end((running.workers, running.control, running.stop_control));
+        self.force.finish_log();
+    }
+
+    /// Ends threads that were started, and waits for their ends.
+    fn end(&self, (workers, control, stop_control): (Vec<Thread>, Thread, oneshot::Sender<()>)) {
         self.force.tell_all(|| Command::Stop);
-        for worker in running.workers {
+        for worker in workers {
             let _ = worker.join();
         }
-        let _ = running.stop_control.send(());
-        let _ = running.control.join();
-        self.force.finish_log();
+        let _ = stop_control.send(());
+        let _ = control.join();
+        self.force.attach(Vec::new());
     }
 
     fn is_a_forks_copy(&self) -> bool {
@@ -150,7 +165,7 @@ impl Engine {
             telemetry: self.force.telemetry.worker(),
             access_log: self.force.access_log_of_worker(),
             connection_limit: connection_limit(sys::open_file_limit(), settings.concurrency),
-            memory_tight: Arc::clone(&self.force.memory_tight),
+            pressure: Arc::clone(&self.force.pressure),
         }
     }
 }
@@ -268,10 +283,7 @@ fn connection_limit(open_files: usize, workers: usize) -> usize {
     (open_files.saturating_sub(RESERVED_FILES) / 2 / workers).max(1)
 }
 
-fn spawn(
-    name: &'static str,
-    body: impl FnOnce() -> io::Result<()> + Send + 'static,
-) -> Result<JoinHandle<()>, EngineError> {
+fn spawn(name: &'static str, body: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<Thread, EngineError> {
     let guarded = move || {
         // A thread that is lost cannot be replaced: whoever started this process starts it again, and nothing passes meanwhile.
         let Err(why) = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(io::Error::other("a panic"))) else {
@@ -299,7 +311,7 @@ fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: one
             last(force, move |force| client::follow(signer.clone(), Scope::Certificates, force));
         }
         last(force, watch_certificate);
-        last(force, |force| memory::watch(Arc::clone(&force.memory_tight)));
+        last(force, |force| memory::watch(Arc::clone(&force.pressure)));
         let _ = stopped.await;
         Ok(())
     })

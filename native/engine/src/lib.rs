@@ -1,12 +1,13 @@
 //! The data plane: sockets, threads and time around the pure cores of `meshdp-proto` and `meshdp-model`.
 //!
 //! Read `connection` first: one `async fn` names the stages of a connection in order. Then, in the order of the data:
-//! `engine` and `control::force` (start, and what is in force) → `worker` (with `buffers`, `load`, `registry`) → `listener` →
-//! `original_dst` → `connection` → `downstream` → `tls` → `tcp_session` with `relay` and `splice`, or `http` → `upstream` → `pool`, `h2` →
+//! `engine` and `control::force` (start, and what is in force) → `worker` (with `buffers`, `load`, `health`, `registry`) → `listener` →
+//! `original_dst` → `connection` → `downstream` → `tls` → `tcp_session` with `relay` and `splice`, or `http` → `upstream` → `attempts` → `pool`, `h2` →
 //! `stream` → `observe`; beside them `control` (admin and feed), `lasting` (tasks that outlive their panics), `settings`, `sys`, which holds every unsafe
 //! call, and `fault` for tests.
 #![deny(unsafe_code)]
 
+mod attempts;
 mod connection;
 pub mod control;
 mod downstream;

@@ -8,7 +8,6 @@
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use meshdp_model::facts::Direction;
@@ -97,7 +96,7 @@ fn admit(direction: Direction, tcp: TcpStream, source: SocketAddr, worker: &Rc<W
         Ok(address) => address,
         Err(why) => return refuse(direction, worker, why),
     };
-    if worker.memory_tight.load(Ordering::Relaxed) {
+    if worker.pressure.is_tight() {
         record::refused_connection(worker, direction, Reason::Overload);
         return;
     }

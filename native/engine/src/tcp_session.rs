@@ -13,6 +13,7 @@ use meshdp_model::facts::Direction;
 use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
 
+use crate::attempts;
 use crate::connection::{Failure, Link, Secured, still_accepted};
 use crate::observe::outcome::Reason;
 use crate::observe::record::{self, TcpRecord};
@@ -30,8 +31,8 @@ use crate::worker::{Pinned, Worker};
 pub(crate) async fn run(secured: Secured, pinned: &Rc<Pinned>, worker: &Rc<Worker>) -> Result<(), Failure> {
     let Secured { mut stream, received, link } = secured;
     let permit = authorize(&link, pinned, worker)?;
-    let target = route(&permit, &link, pinned, worker)?;
-    let mut upstream = target.connect(worker).await?;
+    let mut target = route(&permit, &link, pinned, worker)?;
+    let mut upstream = attempts::connect(&mut target, worker).await?;
     let record = TcpRecord::open(&link, &target, pinned, worker);
     let mut relay = Relay::new(received, Vec::new());
     let both = (&mut stream, &mut upstream, &mut relay);

@@ -72,7 +72,8 @@ impl Target {
         Self { address, source: None, member: None, connect_timeout, alpn: ClientAlpn::Tcp }
     }
 
-    /// One endpoint of a cluster, chosen among the healthy ones by least requests of two.
+    /// One endpoint of a cluster, chosen among the healthy ones by least requests of two; those that could not be
+    /// connected to lately only where there is no other.
     ///
     /// # Errors
     /// `NoHealthyUpstream` when none may be picked.
@@ -84,7 +85,12 @@ impl Target {
     ) -> Result<Self, Reason> {
         let address = |index: usize| SocketAddr::new(endpoints[index].address, endpoints[index].port);
         let in_flight = |index: usize| worker.load.of(address(index));
-        let picked = balance::pick(endpoints, in_flight, worker.random()).ok_or(Reason::NoHealthyUpstream)?;
+        let avoided = |index: usize| worker.health.avoids(address(index), worker.coarse_ms());
+        let picked = match worker.health.is_quiet() {
+            true => balance::pick(endpoints, in_flight, worker.random()),
+            false => balance::pick_avoiding(endpoints, in_flight, avoided, worker.random()),
+        };
+        let picked = picked.ok_or(Reason::NoHealthyUpstream)?;
         Ok(Self {
             address: address(picked),
             source: None,
@@ -92,6 +98,16 @@ impl Target {
             connect_timeout: Duration::from_millis(cluster.connect_timeout_ms),
             alpn,
         })
+    }
+
+    /// An endpoint for another try, among those in force now. A cluster that has changed since the request was routed may
+    /// expect other identities: under it nothing is tried again.
+    pub(crate) fn again(&self, worker: &Worker) -> Option<Self> {
+        let routed = &self.member.as_ref()?.cluster;
+        let pinned = worker.pin();
+        let (cluster, endpoints) = pinned.snapshot.cluster(&routed.key)?;
+        let same = Arc::ptr_eq(cluster, routed);
+        if same { Self::endpoint(cluster, endpoints, self.alpn, worker).ok() } else { None }
     }
 
     /// Which version of HTTP carries a request to this target; `application` is what was declared of the application's port.

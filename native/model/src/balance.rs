@@ -74,6 +74,33 @@ pub fn pick(endpoints: &EndpointSet, in_flight: impl Fn(usize) -> u32, random: u
     Some(endpoints.usable[if busier { second } else { first }] as usize)
 }
 
+/// As [`pick`], but no endpoint that `avoided` names, unless it names all of them: then any is better than none.
+pub fn pick_avoiding(
+    endpoints: &EndpointSet,
+    in_flight: impl Fn(usize) -> u32,
+    avoided: impl Fn(usize) -> bool,
+    mut random: u64,
+) -> Option<usize> {
+    let first = pick(endpoints, &in_flight, random)?;
+    let mut picked = first;
+    for _ in 0..RESELECTIONS {
+        if !avoided(picked) {
+            return Some(picked);
+        }
+        random = random.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31) ^ random;
+        picked = pick(endpoints, &in_flight, random)?;
+    }
+    // Luck has not found one: look at them one after the other, from a place that differs between requests.
+    let usable = &endpoints.usable;
+    let start = scale(random >> 32, usable.len() as u64) as usize;
+    let found =
+        (0..usable.len()).map(|step| usable[(start + step) % usable.len()] as usize).find(|index| !avoided(*index));
+    found.or(Some(first))
+}
+
+/// How often another endpoint is drawn in place of one to be avoided, as Envoy does.
+const RESELECTIONS: u32 = 5;
+
 /// Maps a number below 2^32 onto `0..total`, evenly.
 pub(crate) fn scale(random: u64, total: u64) -> u64 {
     // 32 bits of randomness times a 64-bit total fit in 128 bits; the quotient is below `total`.

@@ -86,3 +86,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn lc_14_what_is_to_be_avoided_is_picked_only_where_there_is_nothing_else() {
+    let set = set(&[(1, true), (1_000, true), (5, false), (1, true)]);
+    for random in randoms(2_000) {
+        assert_ne!(pick_avoiding(&set, |_| 0, |index| index == 1, random), Some(1), "however heavy it is");
+        assert_eq!(
+            pick_avoiding(&set, |_| 0, |index| index != 3, random),
+            Some(3),
+            "the unhealthy one is never picked"
+        );
+        assert_eq!(pick_avoiding(&set, |_| 0, |_| false, random), pick(&set, |_| 0, random));
+        assert_eq!(
+            pick_avoiding(&set, |_| 0, |_| true, random),
+            pick(&set, |_| 0, random),
+            "all are bad: no black hole"
+        );
+    }
+    assert_eq!(pick_avoiding(&EndpointSet::default(), |_| 0, |_| true, 1), None);
+}
+
+#[test]
+fn rt_07_the_others_share_what_an_avoided_endpoint_does_not_get() {
+    let set = set(&[(1, true), (1, true), (1, true), (1, true)]);
+    let mut counts = [0_u32; 4];
+    randoms(30_000).for_each(|random| counts[pick_avoiding(&set, |_| 0, |index| index == 2, random).unwrap()] += 1);
+    assert_eq!(counts[2], 0);
+    assert!([0, 1, 3].iter().all(|&index| counts[index].abs_diff(10_000) < 500), "{counts:?}");
+}

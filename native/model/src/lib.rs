@@ -16,6 +16,7 @@ pub mod facts;
 mod fixtures;
 pub mod identity;
 pub mod listener;
+pub mod retry;
 pub mod route;
 pub mod sections;
 pub mod snapshot;

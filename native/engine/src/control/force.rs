@@ -1,13 +1,13 @@
 //! What is in force for the whole data plane: the snapshot, the credentials, the access log, and how to change them.
 //!
 //! In: transactions and certificates, from the feed, from Python, or from tests.  Out: swaps acknowledged by every worker.
-//! Limits: one swap at a time; a worker has `SWAP_TIMEOUT` to take one.
+//! Limits: one swap at a time; a worker that takes longer than `SWAP_TIMEOUT` for one is not waited for.
 //! Fails: a refused transaction changes nothing; the reason goes back to the sender and is counted.
 
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -20,6 +20,7 @@ use crate::EngineError;
 use crate::control::admin::{AdminState, Answer};
 use crate::control::client::{FeedEvent, FeedTarget, Hello};
 use crate::control::history::History;
+use crate::control::memory::Pressure;
 use crate::control::turnover::{Alarm, Renewal, Turnover, spread, wall_ms};
 use crate::fault;
 use crate::observe::access_log::{AccessLog, Mode, Sink};
@@ -39,9 +40,9 @@ pub struct Force {
     pub(crate) turnover: Turnover,
     snapshot: ArcSwap<Snapshot>,
     swapping: Mutex<()>,
-    workers: OnceLock<Vec<UnboundedSender<Command>>>,
+    workers: ArcSwap<Vec<UnboundedSender<Command>>>,
     sink: Mutex<Option<Sink>>,
-    pub(crate) memory_tight: Arc<AtomicBool>,
+    pub(crate) pressure: Arc<Pressure>,
     draining: AtomicBool,
     feed_lost: AtomicBool,
     history: History,
@@ -58,9 +59,9 @@ impl Force {
             turnover: Turnover::default(),
             snapshot: ArcSwap::from_pointee(Snapshot::empty()),
             swapping: Mutex::new(()),
-            workers: OnceLock::new(),
+            workers: ArcSwap::default(),
             sink: Mutex::new(Some(sink)),
-            memory_tight: Arc::default(),
+            pressure: Arc::default(),
             draining: AtomicBool::new(false),
             feed_lost: AtomicBool::new(false),
             history: History::default(),
@@ -94,7 +95,7 @@ impl Force {
         self.credentials.rebuild(&self.trust_policy(&snapshot)).map_err(|error| error.to_string())?;
         self.set_log_mode(&snapshot);
         // What is shown (readiness, digest) follows what every worker does, never the other way round.
-        self.put_in_force(&snapshot)?;
+        self.put_in_force(&snapshot, SWAP_TIMEOUT);
         self.snapshot.store(Arc::clone(&snapshot));
         self.telemetry.config_swapped(snapshot.digest());
         Ok(snapshot.digest().to_owned())
@@ -120,10 +121,8 @@ impl Force {
         let credentials = self.replace_credentials(chain, bundle, key, now_ms / 1_000)?;
         self.turnover.installed(&credentials.facts(), now_ms);
         self.telemetry.certificate_installed(credentials.not_after_unix());
-        if before.is_some_and(|epoch| epoch != credentials.trust_epoch())
-            && let Err(stuck) = self.put_in_force(&self.snapshot())
-        {
-            notice::say(&format!("live connections were not judged by the new roots: {stuck}"));
+        if before.is_some_and(|epoch| epoch != credentials.trust_epoch()) {
+            self.put_in_force(&self.snapshot(), SWAP_TIMEOUT);
         }
         let validity = (credentials.not_before_unix(), credentials.not_after_unix());
         Ok(Renewal::plan(Instant::now(), now_ms, validity, spread()))
@@ -181,7 +180,7 @@ impl Force {
     }
 
     pub(crate) fn attach(&self, workers: Vec<UnboundedSender<Command>>) {
-        let _ = self.workers.set(workers);
+        self.workers.store(Arc::new(workers));
     }
 
     pub(crate) fn begin_drain(&self) {
@@ -190,7 +189,7 @@ impl Force {
     }
 
     pub(crate) fn tell_all(&self, command: impl Fn() -> Command) {
-        for worker in self.workers.get().into_iter().flatten() {
+        for worker in self.workers.load().iter() {
             let _ = worker.send(command());
         }
     }
@@ -214,14 +213,24 @@ impl Force {
         }
     }
 
-    fn put_in_force(&self, snapshot: &Arc<Snapshot>) -> Result<(), String> {
+    /// Hands a snapshot to every worker and waits until they have told their connections; whether all did in time. One that
+    /// did not is stuck, or has very many connections to tell: what it was told cannot be taken back, it obeys in order, and
+    /// it begins with the new snapshot. So the swap holds, and whoever reads the log learns what is the matter.
+    fn put_in_force(&self, snapshot: &Arc<Snapshot>, patience: Duration) -> bool {
         let (done, taken) = std_mpsc::channel();
         self.tell_all(|| Command::Swap(Arc::clone(snapshot), done.clone()));
         drop(done);
-        for _ in self.workers.get().into_iter().flatten() {
-            taken.recv_timeout(SWAP_TIMEOUT).map_err(|_| "a worker did not take the snapshot in time".to_owned())?;
+        let until = Instant::now() + patience;
+        let left = || until.saturating_duration_since(Instant::now());
+        let workers = self.workers.load();
+        let late = workers.iter().filter(|_| taken.recv_timeout(left()).is_err()).count();
+        if late > 0 {
+            notice::say(&format!(
+                "{late} of {} workers take longer than {patience:?} for a new configuration",
+                workers.len()
+            ));
         }
-        Ok(())
+        late == 0
     }
 
     fn ask_connections(&self) -> Vec<std_mpsc::Receiver<Vec<ConnectionRow>>> {
@@ -230,7 +239,7 @@ impl Force {
             let _ = worker.send(Command::Connections(send));
             receive
         };
-        self.workers.get().into_iter().flatten().map(ask).collect()
+        self.workers.load().iter().map(ask).collect()
     }
 
     /// Our identity, once configuration or settings have said it.
@@ -421,3 +430,27 @@ fn open_log(settings: &Settings, telemetry: &Telemetry) -> Result<Sink, EngineEr
 
 /// A worker that takes longer than this for a swap or a question is stuck.
 const SWAP_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    #[test]
+    fn a_worker_that_takes_its_time_does_not_undo_what_the_others_were_told() {
+        let settings = Settings::decode(br#"{"access_log": "off"}"#).expect("the defaults");
+        let force = Force::new(settings).expect("nothing is opened");
+        let (quick, mut obeyed) = unbounded_channel();
+        let (stuck, mut unread) = unbounded_channel();
+        force.attach(vec![stuck, quick]);
+        let worker = std::thread::spawn(move || match obeyed.blocking_recv() {
+            Some(Command::Swap(_, done)) => drop(done.send(())),
+            _ => panic!("it was told something else"),
+        });
+        let began = Instant::now();
+        assert!(!force.put_in_force(&Arc::new(Snapshot::empty()), Duration::from_millis(50)));
+        assert!(began.elapsed() < Duration::from_secs(2), "one patience for all workers");
+        worker.join().expect("the quick one was told");
+        assert!(matches!(unread.try_recv(), Ok(Command::Swap(..))), "and so will the stuck one be, in its turn");
+    }
+}

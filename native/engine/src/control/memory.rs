@@ -1,8 +1,9 @@
-//! How much of the memory that its control group allows this process uses: new connections are refused before the kernel
-//! has to choose whom to kill.
+//! How much of the memory that its control group allows this process uses: first nothing is kept for later, then new
+//! connections are refused, before the kernel has to choose whom to kill.
 //!
-//! In:      the limit and the use of the own control group, version 2 or 1, every [`LOOK`].  Out: a flag that listeners read.
-//! Limits:  tight from [`TIGHT_PERCENT`], until it is below [`EASY_PERCENT`]; caches that the kernel drops first do not count.
+//! In:      the limit and the use of the own control group, version 2 or 1, every [`LOOK`].  Out: a [`Pressure`].
+//! Limits:  short from [`SHORT_PERCENT`]; tight from [`TIGHT_PERCENT`] until it is below [`EASY_PERCENT`]; caches that the kernel
+//!          drops first do not count.
 //!          A limit that only a group further up has is not seen.
 //! Fails:   never: without a group, or a limit, memory is never tight.
 //! Source:  Linux admin-guide/cgroup-v2 "Memory", cgroup-v1/memory; attack-cases PR-05, 2.19 (limits near: refuse new work first).
@@ -14,8 +15,36 @@ use std::time::Duration;
 
 use crate::observe::notice;
 
-/// Keeps `tight` true while memory is.
-pub(crate) async fn watch(tight: Arc<AtomicBool>) {
+/// How short memory is, for workers to read.
+#[derive(Default)]
+pub(crate) struct Pressure {
+    saving: AtomicBool,
+    tight: AtomicBool,
+}
+
+impl Pressure {
+    /// Nothing is kept for later: idle connections to upstreams, spare buffers, holes in the heap.
+    pub(crate) fn is_saving(&self) -> bool {
+        self.saving.load(Relaxed)
+    }
+
+    /// New connections are refused.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.tight.load(Relaxed)
+    }
+
+    /// Takes a look's result; true when being tight began or ended.
+    fn take(&self, percent: Option<u64>) -> bool {
+        let reaches = |bound: u64| percent.is_some_and(|percent| percent >= bound);
+        let was = self.is_tight();
+        self.saving.store(reaches(SHORT_PERCENT), Relaxed);
+        self.tight.store(reaches(if was { EASY_PERCENT } else { TIGHT_PERCENT }), Relaxed);
+        self.is_tight() != was
+    }
+}
+
+/// Keeps `pressure` up to date.
+pub(crate) async fn watch(pressure: Arc<Pressure>) {
     let Some(group) = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|lines| Group::named_in(&lines))
     else {
         return;
@@ -24,13 +53,8 @@ pub(crate) async fn watch(tight: Arc<AtomicBool>) {
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let was = tight.load(Relaxed);
-        let bound = if was { EASY_PERCENT } else { TIGHT_PERCENT };
-        let percent = group.percent();
-        let is = percent.is_some_and(|percent| percent >= bound);
-        if is != was {
-            tight.store(is, Relaxed);
-            notice::say(if is { REFUSING } else { TAKING });
+        if pressure.take(group.percent()) {
+            notice::say(if pressure.is_tight() { REFUSING } else { TAKING });
         }
     }
 }
@@ -89,6 +113,7 @@ impl Group {
 }
 
 const LOOK: Duration = Duration::from_millis(250);
+const SHORT_PERCENT: u64 = 85;
 const TIGHT_PERCENT: u64 = 95;
 const EASY_PERCENT: u64 = 90;
 const REFUSING: &str = "memory is nearly used up: new connections are refused; raise the limit of the control group";
@@ -105,5 +130,20 @@ mod tests {
         let second = Group::named_in("0::/user.slice/x\n").expect("a version 2 group");
         assert_eq!((second.folder.to_str(), second.limit), (Some("/sys/fs/cgroup/user.slice/x"), "memory.max"));
         assert_eq!(Group::named_in(""), None);
+    }
+
+    #[test]
+    fn pr_05_thresholds_are_passed_one_after_the_other_and_left_lower_down() {
+        let pressure = Pressure::default();
+        let states: Vec<_> = [84, 85, 94, 95, 91, 90, 89, 84, 96]
+            .map(|percent| {
+                let changed = pressure.take(Some(percent));
+                (pressure.is_saving(), pressure.is_tight(), changed)
+            })
+            .into();
+        let (easy, saving, tight) = ((false, false, false), (true, false, false), (true, true, false));
+        let (began, ended) = ((true, true, true), (true, false, true));
+        assert_eq!(states, [easy, saving, saving, began, tight, tight, ended, easy, began]);
+        assert!(pressure.take(None) && !pressure.is_saving() && !pressure.is_tight(), "the limit was taken away");
     }
 }

@@ -119,7 +119,11 @@ fn attempt(group: &Rc<Group>, target: &Target, worker: &Rc<Worker>) -> Option<Rc
 
 async fn connect(ending: Ending, target: Target) {
     let (group, worker) = (&ending.group, &ending.worker);
-    let outcome = match target.connect_http2(worker).await {
+    let connected = target.connect_http2(worker).await;
+    if connected.is_ok() {
+        worker.health.succeeded(target.address);
+    }
+    let outcome = match connected {
         Err(reason) => Err(reason),
         Ok(stream) if stream.speaks_http2() => {
             begin(stream, group, worker);

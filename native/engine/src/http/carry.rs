@@ -76,6 +76,7 @@ pub(crate) enum Carried {
 pub(crate) async fn carry<D: RequestSide>(errand: &Errand<'_, '_>, down: &mut D, start: &Start) -> Carried {
     let head = &errand.request.head.head;
     let mut transfer = Transfer::new(head, start);
+    down.restart();
     let _in_flight = errand.caller.worker.load.begin(errand.target.address);
     let version = errand.version();
     let mut body = Vec::new();

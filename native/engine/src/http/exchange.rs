@@ -144,6 +144,11 @@ impl Exchange {
         Ok(Self { upload, download, limits, upgrade, turn, close_downstream })
     }
 
+    /// Ready when the downstream leaves before its request has been sent. One that still sends a body is not listened to.
+    pub(crate) fn poll_left(&self, context: &mut Context<'_>, down: &mut Downstream<'_>) -> Poll<()> {
+        if self.upload.whole_at_start { down.poll_gone(context, self.upload.parsed) } else { Poll::Pending }
+    }
+
     /// Moves bytes both ways until the response has ended or neither side can go on.
     pub(crate) fn poll(
         &mut self,

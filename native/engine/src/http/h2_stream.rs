@@ -18,6 +18,7 @@ use meshdp_proto::h2::message::{Origin, Tunnel, encode_local_reply, grpc_status,
 use meshdp_proto::http1_fields::Known;
 use meshdp_proto::http1_forward::LocalReply;
 
+use crate::attempts::Attempts;
 use crate::fault;
 use crate::h2::shared::Accepted;
 use crate::http::caller::{Caller, Request, view};
@@ -49,6 +50,10 @@ pub(crate) async fn serve(caller: &Caller<'_>, arrived: Arrived, deadline: Deadl
     // A connection that is no longer acceptable ends with all its streams.
     let Ok(pinned) = caller.pin_accepted() else { return down.handle().reset(ErrorCode::REFUSED_STREAM) };
     let mut call = Call { caller, deadline: &deadline, to_head: shape.to_head, grpc: false };
+    if shape.tunnel != Tunnel::No {
+        let outcome = Outcome::of(Reason::Unsupported).because("connect").answered(404);
+        return call.refuse(&mut down, &pinned, &outcome).await;
+    }
     let mut request = match read(caller, &pinned, down.text()) {
         Ok(request) => request,
         Err(outcome) => return call.refuse(&mut down, &pinned, &outcome).await,
@@ -57,19 +62,9 @@ pub(crate) async fn serve(caller: &Caller<'_>, arrived: Arrived, deadline: Deadl
     let Noticed { grpc, timeout, spoken } = notice(caller, &request, down.text());
     (request.grpc, call.grpc) = (grpc, grpc);
     down.note_answer(spoken == Version::Http1);
-    let (outcome, target) = if shape.tunnel == Tunnel::No {
-        let start = Start {
-            kind: kind_of(request.head.head.method.of(down.text())),
-            grpc,
-            ended: end,
-            limits: caller.limits,
-            close: false,
-        };
-        call.forward(&request, &mut down, (start, timeout, spoken, shape)).await
-    } else {
-        let outcome = Outcome::of(Reason::Unsupported).because("connect").answered(404);
-        (call.answer(&mut down, outcome, "").await, None)
-    };
+    let kind = kind_of(request.head.head.method.of(down.text()));
+    let start = Start { kind, grpc, ended: end, limits: caller.limits, close: false };
+    let (outcome, target) = call.forward(&request, &mut down, (start, timeout, spoken, shape)).await;
     RequestRecord { caller, request: &request, text: down.text(), target: target.as_ref(), outcome }.write();
     caller.count_request();
 }
@@ -135,25 +130,31 @@ impl Call<'_, '_> {
             let outcome = Outcome::of(Reason::MalformedRequest).because("grpc_timeout");
             return (self.answer(down, outcome, "malformed grpc-timeout").await, None);
         };
-        let target = match caller.route(&permit, request, down.text()) {
+        let mut target = match caller.route(&permit, request, down.text()) {
             Ok(target) => target,
             Err(reason) => return (self.answer(down, Outcome::of(reason), reply::body_of(reason)).await, None),
         };
-        let errand = Errand {
-            caller,
-            request,
-            target: &target,
-            clock: self.clock(timeout_ms),
-            spoken,
-            scheme: shape.scheme,
-            sensitive: shape.sensitive,
-            from_mesh: caller.link.facts.peer.is_some(),
-        };
-        errand.clock.begin(caller.worker);
-        let outcome = match carry(&errand, down, &start).await {
-            Carried::Answered(outcome, _) | Carried::Cut(outcome) => outcome,
-            Carried::Unanswered(reason) | Carried::UnansweredMidBody(reason) => {
-                self.answer(down, Outcome::of(reason), reply::body_of(reason)).await
+        let clock = self.clock(timeout_ms);
+        clock.begin(caller.worker);
+        let mut attempts = Attempts::default();
+        let outcome = loop {
+            let errand = Errand {
+                caller,
+                request,
+                target: &target,
+                clock,
+                spoken,
+                scheme: shape.scheme,
+                sensitive: shape.sensitive,
+                from_mesh: caller.link.facts.peer.is_some(),
+            };
+            let reason = match carry(&errand, down, &start).await {
+                Carried::Answered(outcome, _) | Carried::Cut(outcome) => break outcome,
+                Carried::UnansweredMidBody(reason) => Err(reason),
+                Carried::Unanswered(reason) => Box::pin(attempts.again(&mut target, reason, caller.worker)).await,
+            };
+            if let Err(reason) = reason {
+                break self.answer(down, Outcome::of(reason), reply::body_of(reason)).await;
             }
         };
         (outcome, Some(target))

@@ -16,11 +16,14 @@ use meshdp_model::authz::Denial;
 use meshdp_model::sections::PortProtocol;
 use meshdp_model::version::Version;
 use meshdp_proto::HeadScan;
+use meshdp_proto::h2::message::{grpc_status, is_grpc};
+use meshdp_proto::http1_fields::Known;
 use meshdp_proto::http1_head::Framing;
 use meshdp_proto::sniff::PREFACE;
 
+use crate::attempts::Attempts;
 use crate::connection::{Failure, Secured};
-use crate::http::caller::{Caller, Request};
+use crate::http::caller::{Caller, Request, view};
 use crate::http::carry::{Carried, Errand, carry};
 use crate::http::decide::{path_mode, read_head_from};
 use crate::http::h1_sides::H1Request;
@@ -227,9 +230,8 @@ impl<'w> HttpSession<'w> {
     }
 
     /// Serves a request whose upstream speaks HTTP/2.
-    async fn carry(&mut self, request: &Request, target: Target) -> Result<Next, Failure> {
+    async fn carry(&mut self, request: &Request, mut target: Target) -> Result<Next, Failure> {
         let Self { stream, received, caller } = self;
-        let errand = Errand::of_http1(caller, request, &target);
         let head = &request.head.head;
         let start = Start {
             kind: upstream::kind_of(head.method.of(received)),
@@ -239,7 +241,17 @@ impl<'w> HttpSession<'w> {
             close: caller.worker.draining.get() || !head.keep_alive,
         };
         let mut down = H1Request::new((stream, received), (head.len, head.framing), &caller.worker.buffers);
-        let carried = carry(&errand, &mut down, &start).await;
+        let mut attempts = Attempts::default();
+        let carried = loop {
+            match carry(&Errand::of_http1(caller, request, &target), &mut down, &start).await {
+                Carried::Unanswered(reason) => {
+                    if let Err(reason) = Box::pin(attempts.again(&mut target, reason, caller.worker)).await {
+                        break Carried::Unanswered(reason);
+                    }
+                }
+                carried => break carried,
+            }
+        };
         let consumed = down.consumed();
         drop(down);
         match carried {
@@ -276,19 +288,30 @@ impl<'w> HttpSession<'w> {
     }
 
     /// Answers a request ourselves and keeps the connection if its body can be read away within bounds.
-    async fn reply(&mut self, request: &Request, outcome: Outcome, body: &'static str) -> Result<Next, Failure> {
+    async fn reply(&mut self, request: &Request, mut outcome: Outcome, body: &'static str) -> Result<Next, Failure> {
         let head = &request.head.head;
         let close = self.caller.worker.draining.get() || !head.keep_alive || head.expect_continue;
         // A body that breaks its framing has no end behind which a request could begin.
         let close = close || outcome.reason == Reason::MalformedRequest;
-        let reply = Reply { status: outcome.status, body, close };
+        let grpc = self.is_grpc(request);
+        let reply = Reply { status: outcome.status, body, close, grpc };
         let answered =
             reply::send((&mut self.stream, &mut self.received), &request.head.head, reply, self.caller.worker).await;
+        if grpc {
+            outcome.grpc_status = Some(grpc_status(outcome.status));
+            outcome.status = 200;
+        }
         self.record(request, None, outcome);
         answered.map(|kept| {
             self.consume(kept.consumed);
             kept.next
         })
+    }
+
+    fn is_grpc(&self, request: &Request) -> bool {
+        let scratch = self.caller.scratch(request, &self.received);
+        let view = view(&request.head, &self.received, &scratch);
+        view.first(Known::ContentType).is_some_and(is_grpc)
     }
 
     /// Records the end of a request.

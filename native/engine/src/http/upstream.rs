@@ -1,17 +1,20 @@
 //! Serving one permitted request from an upstream: a connection, the exchange, and what may be tried again.
 //!
 //! In: a session with a request, its permit and its target.  Out: `Served`, and the connection back in the pool.
-//! Limits: `ATTEMPTS` connections per request; only a request of which no byte can have been processed is sent again.
+//! Limits: `ATTEMPTS` connections that carry the request, each made by `attempts`; only a request of which no byte can have been
+//! processed is sent again.
 //! Fails: before the first response byte the session answers; after it the downstream sees the truncation.
 //! Source: RFC 9112 §9.3.1 (retrying requests); attack-cases H1-46, U3.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::Poll;
 
 use meshdp_model::authz::Permit;
 use meshdp_proto::http1_conn::Exchange as Turn;
 use meshdp_proto::http1_response::RequestKind;
 
+use crate::attempts;
 use crate::connection::Failure;
 use crate::http::caller::Request;
 use crate::http::exchange::{Broken, Downstream, Exchange, Exchanged, Start};
@@ -23,6 +26,7 @@ use crate::stream::Stream;
 use crate::tcp_session::relay_until_end;
 use crate::upstream::Target;
 use crate::worker::Worker;
+use crate::worker::load::InFlight;
 
 /// How far a request got.
 pub(crate) enum Served {
@@ -45,15 +49,18 @@ pub(crate) async fn serve(
     target: Target,
 ) -> Result<Served, Failure> {
     let worker = session.caller.worker;
-    let key = target.pool_key(worker);
-    let _in_flight = worker.load.begin(target.address);
+    let mut lane = Lane::to(target, worker);
     let mut exchange = match begin(session, request) {
         Ok(exchange) => exchange,
         Err(broken) => return Ok(Served::Unanswered(broken.reason)),
     };
     for attempt in 1..=ATTEMPTS {
-        let (mut upstream, reused) = match acquire(&key, &target, worker, attempt).await {
+        let (mut upstream, reused) = match reach(session, &exchange, &mut lane, attempt).await {
             Ok(acquired) => acquired,
+            Err(Reason::DownstreamClosed) => {
+                let left = exchange.broken(Reason::DownstreamClosed);
+                return Ok(broken_off(session, request, &lane.target, (exchange, left)));
+            }
             Err(reason) => {
                 give_back(exchange, worker);
                 return Ok(Served::Unanswered(reason));
@@ -62,14 +69,14 @@ pub(crate) async fn serve(
         match run(session, request, &mut exchange, &mut upstream).await {
             // Boxed, so that requests do not all keep room for what few of them become.
             Ok(exchanged) if exchanged.upgraded => {
-                return Box::pin(upgrade(session, request, target, (exchange, exchanged, upstream))).await;
+                return Box::pin(upgrade(session, request, lane.target, (exchange, exchanged, upstream))).await;
             }
             Ok(exchanged) => {
-                session.record(request, Some(&target), completed(&exchange, exchanged));
+                session.record(request, Some(&lane.target), completed(&exchange, exchanged));
                 session.consume(exchange.upload.consumed());
                 give_back(exchange, worker);
                 if exchanged.upstream_reusable {
-                    worker.pool.borrow_mut().give(&key, upstream, (worker.coarse_ms(), worker.wall_s()));
+                    worker.pool.borrow_mut().give(&lane.key, upstream, (worker.coarse_ms(), worker.wall_s()));
                 }
                 let next = if exchanged.downstream_reusable { Next::Request } else { Next::Close };
                 return Ok(Served::Next(next));
@@ -80,7 +87,7 @@ pub(crate) async fn serve(
             {
                 exchange.rewind();
             }
-            Err(broken) => return Ok(broken_off(session, request, &target, (exchange, broken))),
+            Err(broken) => return Ok(broken_off(session, request, &lane.target, (exchange, broken))),
         }
     }
     Ok(Served::Unanswered(Reason::UpstreamResetBeforeResponse))
@@ -118,8 +125,59 @@ pub(crate) async fn acquire(
     let pooled = if attempt == 1 { worker.pool.borrow_mut().take(key) } else { None };
     match pooled {
         Some(stream) => Ok((stream, true)),
-        None => Ok((Box::pin(target.connect(worker)).await?, false)),
+        None => {
+            let stream = Box::pin(target.connect(worker)).await?;
+            worker.health.succeeded(target.address);
+            Ok((stream, false))
+        }
     }
+}
+
+/// Where a request is sent: the target, the pool's key for it, and its place among the requests in flight there.
+struct Lane<'w> {
+    target: Target,
+    key: PoolKey,
+    _in_flight: InFlight<'w>,
+}
+
+impl<'w> Lane<'w> {
+    fn to(target: Target, worker: &'w Worker) -> Self {
+        Self { key: target.pool_key(worker), _in_flight: worker.load.begin(target.address), target }
+    }
+}
+
+/// As `acquire`, as long as the downstream waits for it; a fresh connection may lead to another endpoint.
+async fn reach<'w>(
+    session: &mut HttpSession<'w>,
+    exchange: &Exchange,
+    lane: &mut Lane<'w>,
+    attempt: u32,
+) -> Result<(Stream, bool), Reason> {
+    let worker = session.caller.worker;
+    let pooled = if attempt == 1 { worker.pool.borrow_mut().take(&lane.key) } else { None };
+    if let Some(stream) = pooled {
+        return Ok((stream, true));
+    }
+    let mut target = lane.target.clone();
+    let stream = Box::pin(connect(session, exchange, &mut target)).await?;
+    if target.address != lane.target.address {
+        *lane = Lane::to(target, worker);
+    }
+    Ok((stream, false))
+}
+
+/// Connects as long as the downstream waits for it (LC-06: no further try for a client that has left).
+async fn connect(session: &mut HttpSession<'_>, exchange: &Exchange, target: &mut Target) -> Result<Stream, Reason> {
+    let HttpSession { stream, received, caller } = session;
+    let mut connecting = pin!(attempts::connect(target, caller.worker));
+    poll_fn(|context| {
+        if let Poll::Ready(connected) = connecting.as_mut().poll(context) {
+            return Poll::Ready(connected);
+        }
+        let mut down = Downstream { stream, received, head_len: 0 };
+        exchange.poll_left(context, &mut down).map(|()| Err(Reason::DownstreamClosed))
+    })
+    .await
 }
 
 /// Drives the exchange; a swap on the way asks again whether the request may go on.

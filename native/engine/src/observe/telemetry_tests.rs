@@ -233,7 +233,14 @@ fn policies_are_bounded() {
 
 #[test]
 fn a_connections_cache_asks_once_per_tag_and_forgets_the_oldest() {
-    let tag = |status| CacheTag { epoch: 1, place: 8, status, reason: Reason::Completed, protocol: Protocol::Http };
+    let tag = |status| CacheTag {
+        epoch: 1,
+        place: 8,
+        status,
+        reason: Reason::Completed,
+        protocol: Protocol::Http,
+        grpc_status: None,
+    };
     let mut cache = SeriesCache::default();
     let mut asked = 0;
     let mut find = |cache: &mut SeriesCache, tag, id| {

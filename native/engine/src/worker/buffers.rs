@@ -57,6 +57,13 @@ impl Buffers {
         }
     }
 
+    /// Drops all that nobody uses.
+    pub(crate) fn drop_spares(&self) {
+        *self.spare.borrow_mut() = Vec::new();
+        *self.large.borrow_mut() = Vec::new();
+        self.unused.set(0);
+    }
+
     /// Drops what lay about unused since the last sweep; true when there was nothing to drop.
     pub(crate) fn sweep(&self) -> bool {
         let mut spare = self.spare.borrow_mut();

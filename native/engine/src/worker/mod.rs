@@ -5,6 +5,7 @@
 //! Nothing is shared between workers but the snapshot, the credentials and what telemetry sums on a scrape.
 
 pub(crate) mod buffers;
+pub(crate) mod health;
 pub(crate) mod load;
 pub(crate) mod registry;
 
@@ -13,7 +14,6 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
 use crate::connection::Failure;
+use crate::control::memory::Pressure;
 use crate::control::turnover;
 use crate::fault;
 use crate::h2::pool::Connections;
@@ -40,6 +41,7 @@ use crate::sys;
 use crate::tls::credentials::{CredentialStore, Credentials};
 use crate::tls::verify::RootId;
 use crate::worker::buffers::Buffers;
+use crate::worker::health::Health;
 use crate::worker::load::Load;
 use crate::worker::registry::{ConnectionRow, Registry};
 
@@ -76,7 +78,7 @@ pub(crate) struct Setup {
     pub(crate) telemetry: WorkerTelemetry,
     pub(crate) access_log: AccessLog,
     pub(crate) connection_limit: usize,
-    pub(crate) memory_tight: Arc<AtomicBool>,
+    pub(crate) pressure: Arc<Pressure>,
 }
 
 /// The state every connection task of this thread shares.
@@ -89,11 +91,12 @@ pub(crate) struct Worker {
     /// HTTP/2 connections to upstreams, shared by requests.
     pub(crate) h2: Connections,
     pub(crate) load: Load,
+    pub(crate) health: Health,
     pub(crate) scratch: RefCell<Scratch>,
     pub(crate) telemetry: RefCell<WorkerTelemetry>,
     pub(crate) access_log: RefCell<AccessLog>,
     pub(crate) draining: Cell<bool>,
-    pub(crate) memory_tight: Arc<AtomicBool>,
+    pub(crate) pressure: Arc<Pressure>,
     pinned: RefCell<Rc<Pinned>>,
     started: Instant,
     coarse_ms: Cell<u64>,
@@ -103,13 +106,13 @@ pub(crate) struct Worker {
     admitted: Cell<u64>,
     settled: Cell<u64>,
     quiet_sweeps: Cell<u32>,
+    saved_ms: Cell<u64>,
 }
 
 impl Worker {
     fn new(setup: Setup) -> Self {
-        let Setup {
-            id, settings, snapshot, credentials, telemetry, access_log, connection_limit, memory_tight, ..
-        } = setup;
+        let Setup { id, settings, snapshot, credentials, telemetry, access_log, connection_limit, pressure, .. } =
+            setup;
         let limits = &settings.limits;
         // Idle connections may not take the descriptors that live ones need.
         let pool_total = limits.pool_total.min(connection_limit / 2);
@@ -119,11 +122,12 @@ impl Worker {
             pool: RefCell::new(Pool::new(limits.pool_per_endpoint, pool_total, limits.pool_idle_ms)),
             h2: Connections::new(pool_total, limits.pool_idle_ms),
             load: Load::default(),
+            health: Health::default(),
             scratch: RefCell::default(),
             telemetry: RefCell::new(telemetry),
             access_log: RefCell::new(access_log),
             draining: Cell::new(false),
-            memory_tight,
+            pressure,
             pinned: RefCell::new(Rc::new(Pinned { snapshot, epoch: 0 })),
             started: Instant::now(),
             coarse_ms: Cell::new(0),
@@ -132,6 +136,7 @@ impl Worker {
             admitted: Cell::new(0),
             settled: Cell::new(0),
             quiet_sweeps: Cell::new(0),
+            saved_ms: Cell::new(0),
             credentials,
             settings,
         }
@@ -233,6 +238,7 @@ impl Worker {
         self.coarse_ms.set(self.started.elapsed().as_millis() as u64);
         self.registry.wake_expired(self.coarse_ms());
         self.pool.borrow_mut().sweep(self.coarse_ms(), self.wall_s.get());
+        self.health.sweep(self.coarse_ms());
         self.h2.sweep(self.coarse_ms(), self.wall_s.get());
         self.retire_old_credentials();
         if matches!(self.own_credentials(), Err(Reason::CredentialsExpired)) {
@@ -240,7 +246,22 @@ impl Worker {
         }
         let calm = self.buffers.sweep();
         self.settle(calm);
+        self.save();
         self.access_log.borrow_mut().flush();
+    }
+
+    /// While memory is short: keeps nothing for later, and once a second gives back what the heap holds for nobody, so that
+    /// what connections have left behind does not keep new ones out.
+    fn save(&self) {
+        if !self.pressure.is_saving() {
+            return;
+        }
+        self.pool.borrow_mut().retire(|_| false);
+        self.buffers.drop_spares();
+        if self.coarse_ms() - self.saved_ms.get() >= SAVING_MS {
+            self.saved_ms.set(self.coarse_ms());
+            sys::release_free_memory();
+        }
     }
 
     /// Gives memory back once a burst of connections is over: handshakes leave the heap full of holes.
@@ -278,7 +299,7 @@ impl Worker {
             telemetry: Telemetry::new().worker(),
             access_log: log.worker(),
             connection_limit: 1_024,
-            memory_tight: Arc::default(),
+            pressure: Arc::default(),
         }))
     }
 }
@@ -378,5 +399,7 @@ const SWEEP: Duration = Duration::from_millis(100);
 /// Connections that the kernel may greet before we take them.
 pub(crate) const BACKLOG: i32 = 1_024;
 const SETTLED_SWEEPS: u32 = 3;
+/// Looking for free memory takes milliseconds.
+const SAVING_MS: u64 = 1_000;
 /// Connections after which looking for free memory is worth its milliseconds.
 const BURST: u64 = 128;

@@ -13,7 +13,7 @@ const THEIRS: usize = 16;
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// Both sides ended it: anything but late WINDOW_UPDATE and RST_STREAM is a fault of the connection.
+    /// Both sides ended it: anything but late `WINDOW_UPDATE` and `RST_STREAM` is a fault of the connection.
     Complete,
     /// The peer reset it: DATA and HEADERS are faults.
     ByPeer,

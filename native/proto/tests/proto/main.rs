@@ -7,6 +7,7 @@ mod exchange;
 mod feed;
 mod first_bytes;
 mod forwarding;
+mod gadgets;
 mod h2;
 mod hpack;
 mod message;
