@@ -25,7 +25,7 @@ native_built := $(CARGO_TARGET_DIR)/$(PROFILE)/lib_native.so
 native       := src/meshdp/_native.abi3.so
 init         := src/meshdp/bin/meshdp-init
 
-.PHONY: help demo test lint bench build wheel clean pytest cargo-test packages install-native
+.PHONY: help demo test lint bench build wheel clean pytest cargo-test packages install-native judges
 
 help:
 	@sed -n '2,8s/^# \{0,1\}//p' Makefile
@@ -66,7 +66,7 @@ packages:
 
 # --- what is checked -----------------------------------------------------------------------------------------------
 
-test: lint cargo-test pytest
+test: lint judges cargo-test pytest
 
 lint: build
 	@echo "==> lint"
@@ -82,6 +82,10 @@ lint: build
 cargo-test: build
 	@echo "==> Rust tests"
 	@cargo test --locked --workspace --profile $(PROFILE)
+
+# The programs that tests/interop asks; without them those tests skip and say so.
+judges: $(VENV)/installed
+	@scripts/interop-tools $(BIN)/python
 
 pytest: build
 	@echo "==> Python tests"
@@ -99,4 +103,4 @@ wheel: $(VENV)/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
-	@rm -rf $(CARGO_TARGET_DIR) $(VENV) dist $(native) $(init) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf $(CARGO_TARGET_DIR) $(VENV) dist $(native) $(init) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache

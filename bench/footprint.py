@@ -20,9 +20,9 @@ from typing import Any
 from bench import peers, relays
 from bench.measure import Load, WrongAnswer, cpu_ns, weigh
 from bench.rounds import FLOOR, Contender, Row, figure_row
-from bench.scenarios import SCENARIOS, Scenario
+from bench.scenarios import PAIR, Scenario
 from bench.stage import PORT, SERVER_IP, await_listening
-from bench.traffic import OWN, Setting, start
+from bench.traffic import LARGE, OWN, Setting, start
 
 REQUESTS = 10_000
 IDLE_BASE, IDLE_CONNECTIONS = 20, 1000
@@ -30,7 +30,6 @@ POLL_S = 0.0005
 REST_S = 3.0
 QUIET_NS, QUIET_LIMIT_S = 2_000_000, 5
 DIRECTORY = "meshdp, directory"
-PAIR = SCENARIOS["pair"]
 
 Readings = dict[tuple[str, str, str, str], list[float]]  # by end, subject, metric, unit
 
@@ -39,7 +38,7 @@ def memory(setting: Setting, rounds: int, failed: dict[str, str]) -> list[Row]:
     """Weighs everyone in both places of the mTLS pair."""
     found: Readings = defaultdict(list)
     for turn in range(rounds):
-        for name in (FLOOR, OWN, DIRECTORY, *setting.peers):
+        for name in (FLOOR, OWN, DIRECTORY, *([LARGE] if setting.amount.large else []), *setting.peers):
             setting.say(f"memory: {name}, fresh processes {turn + 1} of {rounds}")
             with ExitStack() as running:
                 own = name == DIRECTORY
@@ -63,7 +62,7 @@ def _more(metric: str) -> dict[str, Any]:
 
 def _from_directory(setting: Setting, running: ExitStack) -> Contender:
     """The server's sidecar compiles for itself; the client's is fed, for it only has to be there."""
-    sidecars = setting.sidecars
+    sidecars = setting.sidecars(PAIR.variant)
     chain, key = peers.certificate(sidecars.authority, sidecars.identity("server"))
     server = sidecars.start_from_directory("server", {"cert-chain.pem": chain, "key.pem": key})
     running.callback(sidecars.lane.stop, server)
@@ -83,20 +82,21 @@ def _weigh(setting: Setting, contender: Contender, found: Readings, subject: str
     note("when_ready")
     done = 0.0
     while done < REQUESTS:
-        done += Load(contender.lane, setting.programs["load"], PAIR.aim, (16, 0, 300)).run()["requests"]
+        done += Load(contender.lane, setting.programs, PAIR.aim, (16, 0, 300)).run()["requests"]
     note("after_requests")
+    if subject == LARGE:
+        return  # a connection weighs what it weighs
     for end, size in _idle(setting, contender).items():
         found[end, subject, "bytes_per_idle_connection", "B"].append(size)
 
 
 def _idle(setting: Setting, contender: Contender) -> dict[str, float]:
     """Growth of the heap for each of many idle mTLS connections that have carried one request."""
-    load = setting.programs["load"]
-    first = Load(contender.lane, load, PAIR.aim, (IDLE_BASE, 0, 0))
+    first = Load(contender.lane, setting.programs, PAIR.aim, (IDLE_BASE, 0, 0))
     _settle(contender)
     before = {end: weigh(pid).anonymous for end, pid in contender.pids.items()}
     open_before = _mtls_connections(contender)
-    rest = Load(contender.lane, load, PAIR.aim, (IDLE_CONNECTIONS, 0, 0))
+    rest = Load(contender.lane, setting.programs, PAIR.aim, (IDLE_CONNECTIONS, 0, 0))
     _settle(contender)
     after = {end: weigh(pid).anonymous for end, pid in contender.pids.items()}
     opened = _mtls_connections(contender) - open_before
@@ -131,13 +131,14 @@ def starts(setting: Setting, failed: dict[str, str]) -> list[Row]:
     """Starts the client's place again and again, everyone in turn; the server's runs throughout."""
     found: Readings = defaultdict(list)
     with ExitStack() as running:
-        for name in (OWN, *setting.peers):
+        own = [OWN, *([LARGE] if setting.amount.large else [])]
+        for name in (*own, *setting.peers):
             start(setting, name, _only("server"), running)
         for turn in range(setting.amount.starts):
             setting.say(f"start: {turn + 1} of {setting.amount.starts}")
-            for name in (OWN, FLOOR, *setting.peers):
+            for name in (*own, FLOOR, *setting.peers):
                 try:
-                    _start_own(setting, found) if name == OWN else _start_listener(setting, name, found)
+                    _start_own(setting, name, found) if name in own else _start_listener(setting, name, found)
                 except WrongAnswer as wrong:
                     failed[f"start: {name}"] = str(wrong)
     return [
@@ -151,8 +152,8 @@ def _only(end: str) -> Scenario:
     return replace(PAIR, roles={end: PAIR.roles[end]})
 
 
-def _start_own(setting: Setting, found: Readings) -> None:
-    sidecars = setting.sidecars
+def _start_own(setting: Setting, name: str, found: Readings) -> None:
+    sidecars = setting.sidecars("large" if name == LARGE else PAIR.variant)
     with ExitStack() as running:
         began = time.monotonic()
         client = sidecars.start("client")
@@ -161,8 +162,8 @@ def _start_own(setting: Setting, found: Readings) -> None:
         ready = time.monotonic()
         sidecars.lane.inside("client", _first_request)
         answered = time.monotonic()
-    found["client", OWN, "exec_to_ready", "ms"].append((ready - began) * 1e3)
-    found["client", OWN, "exec_to_first_mtls_request", "ms"].append((answered - began) * 1e3)
+    found["client", name, "exec_to_ready", "ms"].append((ready - began) * 1e3)
+    found["client", name, "exec_to_first_mtls_request", "ms"].append((answered - began) * 1e3)
 
 
 def _start_listener(setting: Setting, name: str, found: Readings) -> None:

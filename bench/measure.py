@@ -10,8 +10,9 @@ Source: proc(5): `schedstat` counts what the scheduler gave each thread, kernel 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from bench.stage import APPLICATION_UID, OTHER_CPU, Lane
 # Libraries that every program of a distribution uses.
 SHARED_FOLDERS = ("/lib/", "/lib64/", "/usr/lib/x86_64-linux-gnu/", "/usr/lib/aarch64-linux-gnu/", "/usr/lib64/")
 CHECKED_BYTES = 64 * 1024 * 1024
+STREAMS = 10
 
 
 def cpu_ns(pids: Iterable[int]) -> int:
@@ -94,20 +96,40 @@ class WrongAnswer(RuntimeError):
 class Aim:
     """Where a load goes, and as whom: the proxy's user passes the rules of the client's end.
 
-    fresh: each request has a connection of its own.
+    fresh: each request has a connection of its own. rate: requests a second, whether or not earlier ones are answered.
+    tls, hybrid: the load itself is a client of the mesh, with a certificate. grpc: the load speaks HTTP/2.
     """
 
     address: str
     host: str
     uid: int = APPLICATION_UID
     fresh: bool = False
+    rate: int = 0
+    tls: bool = False
+    hybrid: bool = False
+    grpc: bool = False
 
 
 class Load:
-    """A load generator that is warm: all connections are open, used and idle. shape: connections, warm_ms, run_ms."""
+    """A load generator that is warm: all connections are open, used and idle. shape: connections, warm_ms, run_ms.
 
-    def __init__(self, lane: Lane, program: Path, aim: Aim, shape: tuple[int, int, int]) -> None:
-        words = [str(program), aim.address, aim.host, *map(str, shape), *(["fresh"] if aim.fresh else [])]
+    certificates: a folder, for a load that speaks TLS; without one the load is plain, whatever the aim says.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        programs: Mapping[str, Path],
+        aim: Aim,
+        shape: tuple[int, int, int],
+        certificates: Path | None = None,
+    ) -> None:
+        words = [aim.address, aim.host, *map(str, shape)]
+        fresh = ["fresh"] if aim.fresh else []
+        if certificates:
+            words = [str(programs["tls-load"]), *words, str(certificates), *fresh, *(["hybrid"] if aim.hybrid else [])]
+        else:
+            words = [str(programs["load"]), *words, *fresh, *(["rate", str(aim.rate)] if aim.rate else [])]
         self._run = _Told(lane, words, aim)
 
     def run(self) -> dict[str, float]:
@@ -128,6 +150,36 @@ class Bulk:
     def run(self) -> dict[str, float]:
         """The measured part: bytes, seconds. Raises when the stream broke off."""
         return self._run.go()
+
+
+class GrpcLoad:
+    """h2load: unary calls, so many connections with so many streams each; a fixed number of calls."""
+
+    def __init__(self, lane: Lane, aim: Aim, connections: int, calls: int) -> None:
+        self._lane = lane
+        self._words = [
+            "h2load",
+            f"--clients={connections}",
+            f"--requests={calls}",
+            f"--max-concurrent-streams={STREAMS}",
+        ]
+        self._words += ["--header=content-type: application/grpc", "--header=te: trailers"]
+        self._words += [f"--header=:authority: {aim.host}", f"--data={lane.folder / 'pages' / 'call'}"]
+        self._words += [f"http://{aim.address}/shop.Items/Get"]
+        (lane.folder / "pages" / "call").write_bytes(b"\0\0\0\0\x1b" + b"q" * 27)
+        self._uid = aim.uid
+
+    def run(self) -> dict[str, float]:
+        """Requests, seconds. Raises when a call failed."""
+        process = self._lane.start("client", self._words, self._uid, OTHER_CPU)
+        said, _ = process.communicate(timeout=120)
+        self._lane.forget(process)
+        done = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored", said)
+        took = re.search(r"finished in ([0-9.]+)(m?s)", said)
+        if not done or not took or int(done.group(2)) + int(done.group(3)):
+            raise WrongAnswer(f"h2load in lane {self._lane.name}: {said[-400:]}")
+        seconds = float(took.group(1)) * (1e-3 if took.group(2) == "ms" else 1)
+        return {"requests": float(done.group(1)), "seconds": seconds}
 
 
 class _Told:

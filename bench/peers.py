@@ -37,8 +37,15 @@ def installed() -> list[str]:
 
 
 def able(name: str, scenario: Scenario) -> bool:
-    """Whether a proxy can stand in a scenario."""
-    return name != "nginx" or not scenario.tcp or nginx.carries_bytes()
+    """Whether a proxy can stand in a scenario.
+
+    nginx speaks HTTP/1.1 where others share connections, and no gRPC here;
+    its workers are processes, which share nothing, so two cost what one costs.
+    """
+    if name != "nginx":
+        return True
+    several = any(role.workers > 1 for role in scenario.roles.values())
+    return not (several or scenario.aim.grpc) and (not scenario.tcp or nginx.carries_bytes())
 
 
 def program(name: str) -> str:
@@ -68,7 +75,15 @@ def prepare(name: str, where: Lane, scenario: Scenario, end: str) -> list[str]:
     words = {
         "nginx": ["-c", str(file), "-p", str(folder)],
         "haproxy": ["-db", "-f", str(file)],
-        "envoy": ["-c", str(file), "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error"],
+        "envoy": [
+            "-c",
+            str(file),
+            "--concurrency",
+            str(scenario.roles[end].workers),
+            "--use-dynamic-base-id",
+            "--log-level",
+            "error",
+        ],
     }
     return [program(name), *words[name]]
 

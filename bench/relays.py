@@ -7,6 +7,8 @@ Out:    compiled programs; relays that listen where a sidecar would and dial wha
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -23,7 +25,16 @@ def compile_programs(folder: Path) -> dict[str, Path]:
     for name, path in programs.items():
         source = ROOT / "bench" / "floor" / f"{name}.c"
         subprocess.run(["cc", "-O2", "-std=gnu17", "-Wall", "-o", str(path), str(source)], check=True)
-    return programs
+    return programs | {"tls-load": _tls_load(folder)}
+
+
+def _tls_load(folder: Path) -> Path:
+    """The load that speaks mutual TLS, built by cargo like the sidecar itself."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    profile = "release" if (target / "release").exists() else "fast"
+    words = ["cargo", "build", "--quiet", "--locked", "--package", "meshdp-bench", "--features", "tls"]
+    subprocess.run([*words, "--bin", "tls-load", "--profile", profile], cwd=ROOT, check=True)
+    return Path(shutil.copy(target / profile / "tls-load", folder / "tls-load"))
 
 
 def start_relays(lane: Lane, programs: dict[str, Path], scenario: Scenario) -> dict[str, subprocess.Popen[str]]:
@@ -38,4 +49,4 @@ def start_relays(lane: Lane, programs: dict[str, Path], scenario: Scenario) -> d
 def command(programs: dict[str, Path], role: Role) -> list[str]:
     """The command line of one relay."""
     program = programs["splice" if role.tcp else "relay"]
-    return [str(program), f"0.0.0.0:{role.port}", role.upstream, *([f"{role.source}:0"] if role.source else [])]
+    return [str(program), f"0.0.0.0:{role.port}", role.upstreams[0], *([f"{role.source}:0"] if role.source else [])]

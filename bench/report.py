@@ -22,11 +22,11 @@ METHOD = (
     " smallest reading. A round whose floor is more than 10 % off its median, or in which more than 2 % of the time was"
     " stolen, is refused and repeated. Every contender stands between the same namespaces with the same redirection"
     " rules and addresses, has one worker, keep-alive and no access log; proxy on processor 0, load and application on"
-    " processor 1. HTTP: GET with a 1 KB answer; http1_hop inbound: plaintext client to an in-mesh application"
-    " (PERMISSIVE, two policies; others: one rule); outbound: to an application outside the mesh; mtls_pair: two"
-    " proxies with mutual TLS between them, against two relays in plaintext. new_connection: the pair, each"
-    " request on a connection of its own. Bulk: one connection, after 64 MiB that"
-    " are compared byte by byte; for GB per CPU-second more is better. Memory: `alone` is the proportional set size as"
+    " processor 1. HTTP: GET with a 1 KB answer; http1 inbound: plaintext client to an in-mesh application"
+    " (PERMISSIVE, two policies; others: one rule); outbound: to an application outside the mesh; pair_…: two"
+    " proxies with mutual TLS between them, against two relays in plaintext. connect_warm: the pair, each"
+    " request on a connection of its own; handshake: the same with mutual TLS from the client. Bulk: one connection,"
+    " after 64 MiB that are compared byte by byte; for GB per CPU-second more is better. Memory: `alone` is the proportional set size as"
     " though no other program ran the same files. A contender with one wrong answer has no figure."
 )
 
@@ -114,12 +114,21 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
 GOAL_HEAD = ("what", "goal", "meshdp", *PEERS, "")
 ROW_HEAD = ("parameters", "subject", "metric", "median", "min", f"ratio to {FLOOR}", "rounds")
 TITLES = {
-    "http1_hop": "One HTTP/1.1 hop",
-    "mtls_pair": "The pair: two proxies with mutual TLS between them",
-    "new_connection": "A new connection over a warm pair, with one request",
+    "http1": "One HTTP/1.1 hop",
+    "http1_tls": "One HTTP/1.1 hop that ends mutual TLS (ratio to a plaintext relay)",
+    "pair_http1": "The pair: mutual TLS between two proxies, HTTP/1.1 inside",
+    "pair_h2": "The pair: mutual TLS between two proxies, HTTP/2 inside (nginx: HTTP/1.1)",
+    "grpc": "Unary gRPC through the pair",
     "tcp_bulk": "Plain TCP, bulk",
-    "tcp_mtls_bulk": "TCP over mutual TLS, bulk, through the pair",
+    "tls_bulk": "TCP over mutual TLS, bulk, through the pair",
+    "handshake": "A new mutual TLS connection with one request, on the server",
+    "connect_warm": "A new connection over a warm pair, with one request",
+    "latency": "Latency through the pair at a fixed rate, from when a request was due",
+    "peers_4_16": "The pair over HTTP/2 to 4 and 16 peers",
+    "workers_2": "The pair over HTTP/2 with two workers on one processor",
+    "scale": "1,000 services, 10,000 endpoints and 100 policies beside the small mesh",
     "memory": "Memory",
     "start": "Start",
     "micro": "Compile, swap, decide (Python side, pytest-benchmark)",
+    "kernels": "Two kernels in Rust, Cython and Python",
 }

@@ -22,6 +22,7 @@ from bench.stage import Lane
 FLOOR = "floor"
 FLOOR_TOLERANCE = 0.10
 STEAL_TOLERANCE = 0.02
+RESAMPLED = 2000
 
 Figures = dict[str, float]
 Round = dict[str, Figures]
@@ -30,6 +31,7 @@ UNITS = {
     "cpu_per_connection": "µs",
     "requests_per_second": "1/s",
     "p50": "µs",
+    "p90": "µs",
     "p99": "µs",
     "gb_per_cpu_second": "GB/s",
     "gb_per_second": "GB/s",
@@ -75,13 +77,17 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is compared. `take` loads a contender once; `steady` is the figure by which a floor is judged."""
+    """What is compared. `take` loads a contender once; `steady` is the figure by which a floor is judged.
+
+    beside: two contenders of whom the first is shown as a multiple of the second, too, with the bounds of the median.
+    """
 
     group: str
     params: dict[str, Any]
     take: Callable[[Contender], Figures]
     steady: str
     rounds: int
+    beside: tuple[str, str] | None = None
 
 
 def compare(what: Comparison, contenders: Sequence[Contender], say: Callable[[str], None]) -> Compared:
@@ -99,9 +105,21 @@ def compare(what: Comparison, contenders: Sequence[Contender], say: Callable[[st
             kept.append(found)
     steady = steady_rounds(kept, what.steady)
     names = [each.name for each in contenders if each.name not in failed]
-    return Compared(
-        [row for name in names for row in _rows(what, name, steady)] if steady else [], tried - len(steady), failed
-    )
+    rows = [row for name in names for row in _rows(what, name, steady)] if steady else []
+    if what.beside and steady and set(what.beside) <= set(names):
+        rows += _multiples(what, steady, *what.beside)
+    return Compared(rows, tried - len(steady), failed)
+
+
+def _multiples(what: Comparison, rounds: Sequence[Round], one: str, other: str) -> list[Row]:
+    """The first as a multiple of the second, round by round; and the 95 % interval of that median, by resampling."""
+    ratios = [each[one][what.steady] / each[other][what.steady] for each in rounds]
+    draw = random.Random(len(ratios))
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(RESAMPLED))
+    low, high = medians[int(RESAMPLED * 0.025)], medians[int(RESAMPLED * 0.975)]
+    name = f"{what.steady}_over_{other}"
+    named = ((name, ratios), (f"{name}_low", [low]), (f"{name}_high", [high]))
+    return [figure_row(what.group, what.params, (one, metric, "×"), values) for metric, values in named]
 
 
 def _round(what: Comparison, contenders: Sequence[Contender], failed: dict[str, str]) -> Round:

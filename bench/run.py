@@ -22,15 +22,14 @@ from pathlib import Path
 # ruff: noqa: E402 - the programme is called by its path, so its package is found here first
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from bench import footprint, machine, micro, peers, relays, report, traffic
+from bench import footprint, kernels, machine, micro, peers, relays, report, traffic
 from bench.report import Report
 from bench.rounds import FLOOR
-from bench.scenarios import SCENARIOS
-from bench.sidecars import Sidecars
+from bench.scenarios import PARTS as TRAFFIC
 from bench.stage import ROOT, lane
-from bench.traffic import DIRECT, OWN, Amount, Setting
+from bench.traffic import DIRECT, Amount, Setting
 
-PARTS = (*SCENARIOS, "memory", "start", "micro")
+PARTS = (*TRAFFIC, "memory", "start", "micro", "kernels")
 RESULTS = ROOT / "bench" / "results"
 DESCRIPTORS = 16384
 
@@ -93,18 +92,16 @@ def _measure(chosen: argparse.Namespace, folder: Path, found: Report) -> None:
     others = [name for name in peers.installed() if name not in chosen.without]
     say = _progress()
     with ExitStack() as stack:
-        names = (DIRECT, FLOOR, OWN, *others)
+        names = (DIRECT, FLOOR, *others)
         lanes = {name: stack.enter_context(lane(name, folder, programs, redirected=name != DIRECT)) for name in names}
-        sidecars = Sidecars(lanes[OWN], folder)
-        stack.callback(sidecars.close)
-        setting = Setting(lanes, programs, sidecars, _amount(chosen), say)
+        setting = Setting(folder, lanes, programs, _amount(chosen), say, stack)
         for part in chosen.parts or PARTS:
             _measure_part(setting, part, found)
             found.write(chosen.results / "part")  # an interrupted run keeps what it has measured
 
 
 def _measure_part(setting: Setting, part: str, found: Report) -> None:
-    if part in SCENARIOS:
+    if part in TRAFFIC:
         for name, compared in traffic.run(setting, part):
             found.rows += compared.rows
             found.refused[name] = compared.refused
@@ -113,6 +110,9 @@ def _measure_part(setting: Setting, part: str, found: Report) -> None:
         found.rows += footprint.memory(setting, max(1, setting.amount.rounds // 2), found.failed)
     elif part == "start":
         found.rows += footprint.starts(setting, found.failed)
+    elif part == "kernels":
+        setting.say("kernels: Rust, Cython and Python")
+        found.rows += kernels.run(setting.folder, setting.amount.rounds)
     else:
         setting.say("micro: pytest-benchmark")
         found.rows += micro.run(setting.amount.rounds, setting.amount.run_ms / 1000, large=setting.amount.large)

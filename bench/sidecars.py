@@ -18,90 +18,43 @@ import threading
 import time
 from pathlib import Path
 
-from bench.stage import BULK_PORT, CLIENT_IP, PLAIN_IP, PLAIN_PORT, PORT, PROXY_CPU, PROXY_UID, SERVER_IP, Lane, attempt
-from meshdp.compiler import compile_all
+from bench.documents import Variant, documents
+from bench.stage import PROXY_CPU, PROXY_UID, Lane, attempt
+from meshdp.compiler import compile_workload, workloads
 from meshdp.control.authority import Authority
 from meshdp.local.feed import Feed
 from meshdp.local.isolation import launch
 from meshdp.local.unit import sidecar_command, sidecar_env
 from meshdp.sources.files import FileSource
 
-SERVICE_HOST, PLAIN_HOST = f"server.default:{PORT}", f"plain.default:{PLAIN_PORT}"
-SERVICE_IP, PLAIN_SERVICE_IP, BULK_SERVICE_IP = "10.96.0.2", "10.96.0.3", "10.96.0.4"
 READY_LIMIT_S = 20
-
-DOCUMENTS = f"""
-apiVersion: v1
-kind: Pod
-metadata: {{name: client, namespace: default, labels: {{app: client, security.istio.io/tlsMode: istio, meshdp.io/sidecar: "true"}}}}
-spec: {{serviceAccountName: client}}
-status: {{podIP: {CLIENT_IP}}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: server, namespace: default, labels: {{app: server, security.istio.io/tlsMode: istio, meshdp.io/sidecar: "true"}}}}
-spec: {{serviceAccountName: server}}
-status: {{podIP: {SERVER_IP}}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: plain, namespace: default, labels: {{app: plain}}}}
-spec: {{serviceAccountName: plain}}
-status: {{podIP: {PLAIN_IP}}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: server, namespace: default}}
-spec: {{clusterIP: {SERVICE_IP}, selector: {{app: server}}, ports: [{{name: http, port: {PORT}, targetPort: {PORT}}}]}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: plain, namespace: default}}
-spec: {{clusterIP: {PLAIN_SERVICE_IP}, selector: {{app: plain}}, ports: [{{name: http, port: {PLAIN_PORT}, targetPort: {PLAIN_PORT}}}]}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: bulk, namespace: default}}
-spec: {{clusterIP: {BULK_SERVICE_IP}, selector: {{app: server}}, ports: [{{name: tcp, port: {BULK_PORT}, targetPort: {BULK_PORT}}}]}}
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{name: no-admin, namespace: default}}
-spec: {{selector: {{matchLabels: {{app: server}}}}, action: DENY, rules: [{{to: [{{operation: {{paths: [/admin*], ports: ["{PORT}"]}}}}]}}]}}
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{name: readers, namespace: default}}
-spec:
-  selector: {{matchLabels: {{app: server}}}}
-  action: ALLOW
-  rules:
-  - to: [{{operation: {{methods: [GET], paths: [/item/*]}}}}]
-  - to: [{{operation: {{ports: ["{BULK_PORT}"]}}}}]
-"""  # noqa: E501 - documents, a line each
 
 
 class Sidecars:
     """The sidecars of one lane and what feeds them."""
 
-    def __init__(self, lane: Lane, folder: Path) -> None:
+    def __init__(self, lane: Lane, folder: Path, variant: Variant) -> None:
         self.lane = lane
+        self.variant = variant
+        folder.mkdir(mode=0o755)
         self._folder = folder
         self._feeds: list[Feed] = []
         self._loop = asyncio.new_event_loop()
         self._feeder = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._feeder.start()
-        documents = folder / "documents.yaml"
-        documents.write_text(DOCUMENTS)
-        loaded = FileSource([documents]).load()
+        self._documents = documents(variant)
+        file = folder / "documents.yaml"
+        file.write_text(self._documents)
+        loaded = FileSource([file]).load()
         if loaded.findings:
             raise RuntimeError("\n".join(str(finding) for finding in loaded.findings))
-        snapshots = compile_all(loaded.resources)
+        wanted = [each for each in workloads(loaded.resources) if each.name in ("client", "server")]
+        snapshots = {each.name: compile_workload(loaded.resources, each) for each in wanted}
         self.authority = authority = Authority.open(folder / "authority", "bench")
         for end in ("client", "server"):
             self._feeds.append(feed := Feed(f"default/{end}", authority, lambda: None))
             asyncio.run_coroutine_threadsafe(feed.open(self._socket(end)), self._loop).result()
-            self._loop.call_soon_threadsafe(feed.offer, snapshots["default", end], self.identity(end))
+            self._loop.call_soon_threadsafe(feed.offer, snapshots[end], self.identity(end))
 
     @staticmethod
     def identity(end: str) -> str:
@@ -110,14 +63,15 @@ class Sidecars:
 
     def start(self, end: str, cpu: int = PROXY_CPU) -> subprocess.Popen[bytes]:
         """Starts the sidecar of one end, with the very function that `meshdp up` uses."""
-        return self._launch(end, sidecar_command(f"default/{end}", self._socket(end)), self._socket(end).parent, cpu)
+        command = [*sidecar_command(f"default/{end}", self._socket(end)), "--concurrency", str(self.variant.workers)]
+        return self._launch(end, command, self._socket(end).parent, cpu)
 
     def start_from_directory(self, end: str, certificates: dict[str, str]) -> subprocess.Popen[bytes]:
         """Starts the sidecar of one end so that it compiles the same documents for itself."""
         own = self._folder / f"directory-{end}"
         for part in ("config", "certs"):
             (own / part).mkdir(parents=True, exist_ok=True)
-        (own / "config" / "documents.yaml").write_text(DOCUMENTS)
+        (own / "config" / "documents.yaml").write_text(self._documents)
         for name, text in {**certificates, "root-cert.pem": self.authority.bundle}.items():
             (own / "certs" / name).write_text(text)
             shutil.chown(own / "certs" / name, PROXY_UID, PROXY_UID)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -28,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 INIT = Path(os.environ.get("MESHDP_INIT", ROOT / "src/meshdp/bin/meshdp-init"))
 
 CLIENT_IP, SERVER_IP, PLAIN_IP = "10.99.0.1", "10.99.0.2", "10.99.0.3"
-PORT, PLAIN_PORT, BULK_PORT = 9080, 9083, 9090
+PORT, PLAIN_PORT, BULK_PORT, GRPC_PORT = 9080, 9083, 9090, 9084
+MANY_IPS = [f"10.99.0.{10 + number}" for number in range(16)]  # more addresses of the server's end
 OUTBOUND, INBOUND = 15001, 15006
 PROXY_UID, APPLICATION_UID = 1337, 1000
 PROXY_CPU, OTHER_CPU = 0, 1
@@ -131,11 +133,23 @@ def lane(name: str, folder: Path, programs: dict[str, Path], *, redirected: bool
             _run("ip", "netns", "exec", namespace, str(INIT), *RULES.split())
         backend = [str(programs["backend"]), f"0.0.0.0:{PORT}", f"0.0.0.0:{PLAIN_PORT}"]
         source = [str(programs["bulk"]), "source", f"0.0.0.0:{BULK_PORT}"]
-        for words, port in ((backend, PORT), (source, BULK_PORT)):
+        applications = [(backend, PORT), (source, BULK_PORT)]
+        if answering_grpc := shutil.which("nghttpd"):
+            applications.append(([answering_grpc, *_grpc_words(folder)], GRPC_PORT))
+        for words, port in applications:
             await_listening(made, "server", port, made.start("server", words, APPLICATION_UID, OTHER_CPU))
         yield made
     finally:
         made.close()
+
+
+def _grpc_words(folder: Path) -> list[str]:
+    """An HTTP/2 application whose answers look like unary gRPC: 1 KB, then a status as a trailer."""
+    pages = folder / "pages"
+    if not pages.exists():
+        (pages / "shop.Items").mkdir(parents=True)
+        (pages / "shop.Items" / "Get").write_bytes(b"x" * 1024)
+    return ["--no-tls", "--trailer", "grpc-status: 0", "--htdocs", str(pages), str(GRPC_PORT)]
 
 
 def await_listening(where: Lane, end: str, port: int, process: subprocess.Popen[Any], pause_s: float = 0.01) -> None:
@@ -173,7 +187,7 @@ def _join(made: Lane) -> None:
         _run("ip", "netns", "exec", namespace, "sh", "-c", f"echo {PORTS} > /proc/sys/net/ipv4/ip_local_port_range")
     link = ("link", "add", "mesh0", "netns", client, "type", "veth", "peer", "name", "mesh0", "netns", server)
     _run("ip", *link)
-    addresses = {client: [CLIENT_IP], server: [SERVER_IP, PLAIN_IP]}
+    addresses = {client: [CLIENT_IP], server: [SERVER_IP, PLAIN_IP, *MANY_IPS]}
     gateways = {client: SERVER_IP, server: CLIENT_IP}
     for namespace, own in addresses.items():
         for address in own:

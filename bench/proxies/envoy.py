@@ -1,8 +1,7 @@
 """Envoy's configuration for a place in a scenario, as JSON.
 
 In:     a `Role`, a folder with certificates. Out: the text of a bootstrap file.
-Limits: one worker (`--concurrency 1`), generated request ids off, no access log, an RBAC filter where meshdp has
-        policies, HTTP/1.1 between the two, as Istio has it by default.
+Limits: generated request ids off, no access log, an RBAC filter where meshdp has policies.
 """
 
 from __future__ import annotations
@@ -16,36 +15,41 @@ from bench.proxies import Role
 TYPES = "type.googleapis.com/envoy.extensions"
 HTTP = f"{TYPES}.filters.http"
 NO_LIMIT = 1_000_000
+OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+HTTP2 = {"explicit_http_config": {"http2_protocol_options": {}}}
 
 
 def configuration(folder: Path, role: Role) -> str:
     """The whole file."""
-    host, upstream_port = role.upstream.split(":")
     chain: dict[str, Any] = {"filters": [_tcp() if role.tcp else _http(policies=role.policies)]}
     if role.tls == "server":
-        chain["transport_socket"] = _tls(folder, "DownstreamTlsContext", {"require_client_certificate": True})
+        demand = {"require_client_certificate": True}
+        chain["transport_socket"] = _tls(folder, "DownstreamTlsContext", demand, h2=role.h2_taken)
     cluster: dict[str, Any] = {
         "name": "application",
         "type": "STATIC",
         "load_assignment": {
             "cluster_name": "application",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(host, int(upstream_port))}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(each)}} for each in role.upstreams]}],
         },
         "circuit_breakers": {"thresholds": [dict.fromkeys(LIMITS, NO_LIMIT)]},
     }
     if role.source:
         cluster["upstream_bind_config"] = {"source_address": {"address": role.source, "port_value": 0}}
+    if role.h2_dialled:
+        cluster["typed_extension_protocol_options"] = {OPTIONS: {"@type": f"type.googleapis.com/{OPTIONS}", **HTTP2}}
     if role.tls == "client":
-        cluster["transport_socket"] = _tls(folder, "UpstreamTlsContext", {})
-    listener = {"name": "taken", "address": _address("0.0.0.0", role.port), "filter_chains": [chain]}
+        cluster["transport_socket"] = _tls(folder, "UpstreamTlsContext", {}, h2=role.h2_dialled)
+    listener = {"name": "taken", "address": _address(f"0.0.0.0:{role.port}"), "filter_chains": [chain]}
     return json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}})
 
 
 LIMITS = ("max_connections", "max_pending_requests", "max_requests")
 
 
-def _address(host: str, port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": host, "port_value": port}}
+def _address(text: str) -> dict[str, Any]:
+    host, port = text.split(":")
+    return {"socket_address": {"address": host, "port_value": int(port)}}
 
 
 def _tcp() -> dict[str, Any]:
@@ -78,12 +82,13 @@ def _rbac() -> list[dict[str, Any]]:
     return [{"name": "envoy.filters.http.rbac", "typed_config": {"@type": f"{HTTP}.rbac.v3.RBAC", "rules": rules}}]
 
 
-def _tls(folder: Path, context: str, more: dict[str, Any]) -> dict[str, Any]:
+def _tls(folder: Path, context: str, more: dict[str, Any], *, h2: bool) -> dict[str, Any]:
     pair = {"certificate_chain": f"{folder}/leaf.pem", "private_key": f"{folder}/key.pem"}
     common = {
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
         "tls_certificates": [{name: {"filename": file} for name, file in pair.items()}],
         "validation_context": {"trusted_ca": {"filename": f"{folder}/ca.pem"}},
+        **({"alpn_protocols": ["h2"]} if h2 else {}),
     }
     config = {"@type": f"{TYPES}.transport_sockets.tls.v3.{context}", "common_tls_context": common, **more}
     return {"name": "envoy.transport_sockets.tls", "typed_config": config}

@@ -47,7 +47,8 @@ def _http(folder: Path, role: Role) -> str:
     return f"""http {{
   access_log off; keepalive_requests 100000000; keepalive_timeout 600; {temporary}
   upstream application {{
-    server {role.upstream}; keepalive {POOLED}; keepalive_requests 100000000; keepalive_timeout 600;
+    {" ".join(f"server {each};" for each in role.upstreams)}
+    keepalive {POOLED}; keepalive_requests 100000000; keepalive_timeout 600;
   }}
   server {{
     listen 0.0.0.0:{role.port}{_listen_tls(folder, role)}

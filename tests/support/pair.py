@@ -189,13 +189,13 @@ class Pair:
         before = {side.name: side.digest() for side in sides}
         self._put("policies.yaml", documents)
         for side in sides[-1:]:
-            self._await_other(side, before[side.name])
+            self.await_other(side, before[side.name])
 
     def replace(self, name: str, documents: str, side: Side) -> None:
         """Replace a file of the configuration, and wait until one side has another version."""
         before = side.digest()
         self._put(name, documents)
-        self._await_other(side, before)
+        self.await_other(side, before)
 
     def _put(self, name: str, documents: str) -> None:
         staged = self.folder / "staged.yaml"
@@ -203,7 +203,7 @@ class Pair:
         staged.replace(self.configuration / name)
 
     @staticmethod
-    def _await_other(side: Side, digest: str) -> None:
+    def await_other(side: Side, digest: str) -> None:
         until = time.monotonic() + 5
         while side.digest() == digest:
             assert time.monotonic() < until, f"{side.name} keeps its version:\n{side.log.read_text()[-3000:]}"

@@ -9,7 +9,8 @@ import meshdp
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 PROJECT = tomllib.loads(PYPROJECT)
-PINNED = "".join((ROOT / name).read_text() for name in ("requirements.txt", "bench/requirements.txt"))
+PIN_FILES = ("requirements.txt", "bench/requirements.txt", "tests/interop/requirements.txt")
+PINNED = "".join((ROOT / name).read_text() for name in PIN_FILES)
 PINS = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", PINNED, re.MULTILINE))
 
 

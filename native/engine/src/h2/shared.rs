@@ -32,10 +32,18 @@ pub(crate) struct Shared {
 }
 
 /// Those who wait to open a stream, on any of the connections that may carry theirs.
-#[derive(Default)]
 pub(crate) struct Openers {
     pub(super) waiting: Cell<usize>,
     pub(super) changed: Notify,
+    /// Streams that are opened on a connection whose peer has not yet said how many it takes: what it said last, on another.
+    ungreeted_streams: Cell<usize>,
+}
+
+impl Default for Openers {
+    fn default() -> Self {
+        let ungreeted_streams = Cell::new(UNGREETED_STREAMS);
+        Self { waiting: Cell::new(0), changed: Notify::new(), ungreeted_streams }
+    }
 }
 
 pub(super) struct State {
@@ -90,7 +98,7 @@ impl Shared {
         encode: impl FnOnce(&mut Encoder, &mut Vec<u8>),
     ) -> Result<StreamHandle, NotOpened> {
         let mut state = self.state();
-        state.may_open()?;
+        self.may_open_in(&state)?;
         state.lend_output(&self.buffers);
         let id = state.core.open(kind, end, encode)?;
         let slot = state.slots.take(id);
@@ -104,7 +112,18 @@ impl Shared {
     /// # Errors
     /// Why not.
     pub(crate) fn may_open(&self) -> Result<(), NotOpened> {
-        self.state.borrow().may_open()
+        self.may_open_in(&self.state.borrow())
+    }
+
+    fn may_open_in(&self, state: &State) -> Result<(), NotOpened> {
+        if state.retired || state.gone.is_some() {
+            return Err(NotOpened::GoingAway);
+        }
+        let ungreeted = self.openers.as_ref().filter(|_| !state.greeted);
+        if ungreeted.is_some_and(|openers| state.core.active() >= openers.ungreeted_streams.get()) {
+            return Err(NotOpened::Limit);
+        }
+        state.core.may_open()
     }
 
     /// Server: the next request that has arrived, its head appended to `text` (an empty one is exchanged for the lent buffer
@@ -200,10 +219,11 @@ impl Shared {
         let News { settings, going_away, answered, .. } = std::mem::take(&mut slots.news);
         self.answered.set(self.answered.get() + answered);
         *greeted |= settings;
-        drop(state);
         if let Some(openers) = self.openers.as_ref().filter(|_| settings || going_away) {
+            openers.ungreeted_streams.set(UNGREETED_STREAMS.min(core.peer_max_streams() as usize));
             openers.changed.notify_waiters();
         }
+        drop(state);
         self.received.set(self.received.get() + input.len() as u64);
         taken
     }
@@ -230,16 +250,6 @@ impl Shared {
 }
 
 impl State {
-    fn may_open(&self) -> Result<(), NotOpened> {
-        if self.retired || self.gone.is_some() {
-            return Err(NotOpened::GoingAway);
-        }
-        if !self.greeted && self.core.active() >= UNGREETED_STREAMS {
-            return Err(NotOpened::Limit);
-        }
-        self.core.may_open()
-    }
-
     /// Gives the core a buffer for what is to be sent, unless it has one.
     pub(super) fn lend_output(&mut self, buffers: &Buffers) {
         if !self.lent {

@@ -1,12 +1,12 @@
 //! One budget of patience for everything a peer may legally do and nobody needs much of.
 //!
 //! Every oddity takes points: streams given up before we answered, faults that make us reset a stream, PING, SETTINGS,
-//! PRIORITY, unknown frames, WINDOW_UPDATE, empty DATA. Useful progress gives points back: a stream that both sides ended,
+//! PRIORITY, unknown frames, `WINDOW_UPDATE`, empty DATA. Useful progress gives points back: a stream that both sides ended,
 //! DATA that we sent. So does time, through [`Budget::tick`]: the core has no clock, the engine ticks about every
-//! 100 ms. No points left: ENHANCE_YOUR_CALM.
+//! 100 ms. No points left: `ENHANCE_YOUR_CALM`.
 //!
 //! Why one budget: an attacker who spreads over ten counters gets ten times the patience. Why points come back: a client
-//! that cancels 200 calls a second for an hour is honest (H2-02); a stream whose response had begun costs nothing to
+//! that cancels 200 calls a second for an hour is honest (H2-02); a stream whose body had begun costs nothing to
 //! cancel, because it cost its client as much as us, and of the others 500 a second are paid for by the ticks alone.
 //! An attack comes at line rate, a hundred times that, and is over after 500 resets. What even those resets can cost
 //! upstream is bounded elsewhere: a reset stream counts as open until the engine releases it.
@@ -14,7 +14,7 @@
 
 /// What is in a fresh budget, and the most it ever holds.
 pub(super) const FULL: u32 = 5_000;
-/// A stream that the peer gave up before the response began, or that its fault made us reset.
+/// A stream that the peer gave up before a byte of its response's body, or that its fault made us reset.
 pub(super) const RESET: u32 = 10;
 /// DATA without bytes and without end: no honest sender needs it, some send a few.
 pub(super) const EMPTY_DATA: u32 = 5;
@@ -22,15 +22,17 @@ pub(super) const EMPTY_DATA: u32 = 5;
 pub(super) const REFUSED: u32 = 3;
 /// An interim response.
 pub(super) const INTERIM: u32 = 5;
-/// A frame that asks for little work: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown ones, frames on closed streams.
+/// A frame that asks for little work: PING, SETTINGS, PRIORITY, `WINDOW_UPDATE`, unknown ones, frames on closed streams.
 pub(super) const FRAME: u32 = 1;
 
 /// A stream that both sides ended as they should.
 const COMPLETED: u32 = 20;
 /// One tick, about 100 ms.
 const TICK: u32 = 500;
-/// Bytes of DATA sent that pay for one more point beside the one for the frame: whole frames pay for the two
-/// WINDOW_UPDATEs that answer them, frames of one byte (tiny windows) do not.
+/// A DATA frame of ours pays for the two updates of windows that some peers answer each with. A smaller one pays for one:
+/// tiny windows make us send byte by byte (H2-09).
+const TINY: usize = 32;
+/// So many bytes of DATA pay for one more: some peers send an update for each 4 KiB.
 const SENT_BYTES: usize = 1_024;
 
 /// Points left.
@@ -57,7 +59,8 @@ impl Budget {
     }
 
     pub(super) fn sent(&mut self, bytes: usize) {
-        self.give(1 + (bytes / SENT_BYTES) as u32);
+        let frame = if bytes < TINY { 1 } else { 2 };
+        self.give(frame + (bytes / SENT_BYTES) as u32);
     }
 
     pub(super) fn tick(&mut self, periods: u32) {

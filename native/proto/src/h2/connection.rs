@@ -36,7 +36,7 @@ pub struct Config {
     pub stream_window: u32,
     /// The connection's receive window at its start, at least 65,535.
     pub connection_window: u32,
-    /// The limits of a head, also announced as SETTINGS_MAX_HEADER_LIST_SIZE.
+    /// The limits of a head, also announced as `SETTINGS_MAX_HEADER_LIST_SIZE`.
     pub limits: Limits,
     /// Server: whether extended CONNECT is announced and taken (RFC 8441).
     pub extended_connect: bool,
@@ -287,6 +287,16 @@ impl Connection {
     /// Whether the connection has ended its life: it failed, or GOAWAY was sent or received and no stream is left.
     pub fn done(&self) -> bool {
         self.failed || ((self.goodbye == Goodbye::Said || self.peer_goes_away) && self.streams.len() == 0)
+    }
+
+    /// Whether the peer's preface and first SETTINGS came: until then the time to begin runs (H2-29).
+    pub fn greeted(&self) -> bool {
+        self.greeted
+    }
+
+    /// Whether a field block is incomplete: the peer owes its rest, and no stream's timeout runs for it.
+    pub fn within_block(&self) -> bool {
+        self.block.is_some()
     }
 
     /// Whether the peer acknowledged our SETTINGS.

@@ -1,4 +1,4 @@
-//! All frames but DATA and field blocks: SETTINGS, PING, GOAWAY, RST_STREAM, WINDOW_UPDATE, PRIORITY, PUSH_PROMISE.
+//! All frames but DATA and field blocks: SETTINGS, PING, GOAWAY, `RST_STREAM`, `WINDOW_UPDATE`, PRIORITY, `PUSH_PROMISE`.
 //!
 //! In: whole frames. Out: [`Events`], replies in the output. Limits: each takes points of the budget, each reply counts.
 //! Fails: [`ConnectionFault`]. Source: RFC 9113 6.3 to 6.9.
@@ -43,7 +43,7 @@ impl Connection {
             let expected = !std::mem::replace(&mut self.settings_acknowledged, true);
             return if expected { Ok(()) } else { self.charge(budget::FRAME) };
         }
-        if payload.len() % PARAMETER_BYTES != 0 {
+        if !payload.len().is_multiple_of(PARAMETER_BYTES) {
             return Err(size("SETTINGS must be made of parameters of 6 bytes."));
         }
         let count = payload.len() / PARAMETER_BYTES;
@@ -155,8 +155,9 @@ impl Connection {
         let Some(slot) = self.streams.find(id).filter(|slot| !self.streams.get(*slot).state.is_over()) else {
             return self.charge(budget::FRAME);
         };
-        // Given up before we answered: work for nothing (H2-01). As a client we lose what we asked for; that pays.
-        let answered = self.streams.get(slot).state.is(State::HEAD_SENT);
+        // Given up before a byte of body: work for nothing (H2-01; interim heads cost nobody anything). As a client we
+        // lose what we asked for; that pays.
+        let answered = self.streams.get(slot).state.is(State::ANSWERED);
         self.give_up(slot, State::RESET_BY_PEER);
         events.reset(id, ErrorCode(frame::number(payload)), Side::Peer);
         if answered { Ok(()) } else { self.charge(budget::RESET) }
@@ -208,7 +209,7 @@ impl Connection {
             None if self.is_idle(id) => {
                 Err(ConnectionFault { code, why: "PRIORITY must carry 5 bytes and not name its own stream." })
             }
-            None => Ok(()),
+            None => self.put_fault(id, code),
         }
     }
 }

@@ -65,9 +65,9 @@ impl ErrorCode {
 /// Who ended a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The peer said so: RST_STREAM, or a GOAWAY below the stream (then the code is REFUSED_STREAM: it was not processed).
+    /// The peer said so: `RST_STREAM`, or a GOAWAY below the stream (then the code is `REFUSED_STREAM`: it was not processed).
     Peer,
-    /// The core did, because the peer broke a rule on this stream; RST_STREAM is in the output.
+    /// The core did, because the peer broke a rule on this stream; `RST_STREAM` is in the output.
     Local,
 }
 
@@ -91,7 +91,7 @@ impl std::error::Error for ConnectionFault {}
 /// Why no stream can be opened; in every case another connection may take the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotOpened {
-    /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS is reached; a stream may end.
+    /// The peer's `SETTINGS_MAX_CONCURRENT_STREAMS` is reached; a stream may end.
     Limit,
     /// One side sent GOAWAY, or the connection failed.
     GoingAway,

@@ -9,7 +9,8 @@ use super::message::{RequestShape, ResponseShape};
 /// What happened on a connection, in wire order. Every slice is borrowed: keep a copy or lose it.
 ///
 /// A stream begins with `request` (server) or with [`super::Connection::open`] (client) and ends for receiving with exactly one of:
-/// an `end` that is true, `trailers`, or `reset`. After `reset` nothing comes for it. In every case the engine ends with
+/// an `end` that is true, `trailers`, or `reset`. After an end, `reset` may still come for the half that we send (with
+/// `NO_ERROR` it means: the answer is whole, spare the rest). After `reset` nothing comes for it. In every case the engine ends with
 /// [`super::Connection::release`].
 pub trait Events {
     /// A peer's request, as canonical HTTP/1.1 head with its final empty line. Server only.
@@ -26,7 +27,7 @@ pub trait Events {
     fn writable(&mut self, id: StreamId);
     /// The peer's SETTINGS are in force: [`super::Connection::may_open`] may have changed.
     fn settings(&mut self) {}
-    /// The peer sent GOAWAY. Streams of ours above `last` were already given up with `reset` and REFUSED_STREAM.
+    /// The peer sent GOAWAY. Streams of ours above `last` were already given up with `reset` and `REFUSED_STREAM`.
     fn go_away(&mut self, last: StreamId, code: ErrorCode) {
         let _ = (last, code);
     }

@@ -25,7 +25,7 @@ pub(super) mod kind {
     pub(crate) const CONTINUATION: u8 = 0x9;
 }
 
-/// Flags; ACK and END_STREAM are the same bit of different frames.
+/// Flags; ACK and `END_STREAM` are the same bit of different frames.
 pub(super) mod flag {
     pub(crate) const ACK: u8 = 0x1;
     pub(crate) const END_STREAM: u8 = 0x1;
@@ -62,18 +62,21 @@ impl Header {
 
 /// The header of a frame that we send.
 pub(super) fn header(length: usize, kind: u8, flags: u8, id: StreamId) -> [u8; HEADER_BYTES] {
-    let [_, a, b, c] = (length as u32).to_be_bytes();
-    let [d, e, f, g] = id.0.to_be_bytes();
-    [a, b, c, kind, flags, d, e, f, g]
+    let mut bytes = [0; HEADER_BYTES];
+    bytes[..3].copy_from_slice(&(length as u32).to_be_bytes()[1..]);
+    bytes[3] = kind;
+    bytes[4] = flags;
+    bytes[5..].copy_from_slice(&id.0.to_be_bytes());
+    bytes
 }
 
-/// Appends RST_STREAM.
+/// Appends `RST_STREAM`.
 pub(super) fn put_reset(out: &mut Vec<u8>, id: StreamId, code: ErrorCode) {
     out.extend_from_slice(&header(4, kind::RST_STREAM, 0, id));
     out.extend_from_slice(&code.0.to_be_bytes());
 }
 
-/// Appends WINDOW_UPDATE.
+/// Appends `WINDOW_UPDATE`.
 pub(super) fn put_window_update(out: &mut Vec<u8>, id: StreamId, increment: u32) {
     out.extend_from_slice(&header(4, kind::WINDOW_UPDATE, 0, id));
     out.extend_from_slice(&increment.to_be_bytes());

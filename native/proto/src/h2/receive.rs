@@ -133,20 +133,17 @@ impl Connection {
             self.charge(budget::EMPTY_DATA)?;
         }
         let padding = (overhead as u32).saturating_sub(1);
-        match self.admit_data(header.id, length, body, end, events)? {
-            Some(slot) => {
-                self.credit_stream(slot, overhead as u32);
-                self.credit(overhead as u32);
-                let data = Data { id: header.id, left: body, padding, end };
-                self.reading = Reading::Data(data);
-                if body == 0 {
-                    self.take_data(data, &[], events);
-                }
-            }
-            None => {
-                self.credit(length);
-                self.skip(header.length as u32 - (taken - HEADER_BYTES) as u32);
-            }
+        let Some(slot) = self.admit_data(header.id, length, body, end, events)? else {
+            self.credit(length);
+            self.skip(header.length as u32 - (taken - HEADER_BYTES) as u32);
+            return Ok(taken);
+        };
+        self.credit_stream(slot, overhead as u32);
+        self.credit(overhead as u32);
+        let data = Data { id: header.id, left: body, padding, end };
+        self.reading = Reading::Data(data);
+        if body == 0 {
+            self.take_data(data, &[], events);
         }
         Ok(taken)
     }
@@ -221,7 +218,7 @@ impl Connection {
 
     /// Whether nobody opened this stream yet. Streams of a server would be promised ones, which we refuse.
     pub(super) fn is_idle(&self, id: StreamId) -> bool {
-        id.0 % 2 == 0
+        id.0.is_multiple_of(2)
             || match self.role {
                 Role::Server => id > self.last_seen,
                 Role::Client => id.0 >= self.next_id,
@@ -274,7 +271,7 @@ impl Connection {
         self.put_fault(id, code)
     }
 
-    /// RST_STREAM for a fault of the peer.
+    /// `RST_STREAM` for a fault of the peer.
     pub(super) fn put_fault(&mut self, id: StreamId, code: ErrorCode) -> Result<(), ConnectionFault> {
         self.charge(budget::RESET)?;
         self.reply()?;

@@ -13,7 +13,7 @@ const THEIRS: usize = 16;
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// Both sides ended it: anything but late WINDOW_UPDATE and RST_STREAM is a fault of the connection.
+    /// Both sides ended it: anything but late `WINDOW_UPDATE` and `RST_STREAM` is a fault of the connection.
     Complete,
     /// The peer reset it: DATA and HEADERS are faults.
     ByPeer,
@@ -50,5 +50,10 @@ impl Recent {
             return Some(if *reset { Ended::ByPeer } else { Ended::Complete });
         }
         self.ours.contains(&id).then_some(Ended::ByUs)
+    }
+
+    /// Whether this stream may be one that we reset before those that are remembered.
+    pub(super) fn may_have_forgotten(&self, id: StreamId) -> bool {
+        self.ours.len() == OURS && self.ours.iter().all(|ours| id < *ours)
     }
 }

@@ -13,7 +13,7 @@ pub(super) const MAX_CONNECTION_WINDOW: u32 = 4 << 20;
 pub(super) const STREAM_SHARE: u32 = 4;
 /// The largest window there is.
 pub(super) const MAX_WINDOW: i64 = 0x7fff_ffff;
-/// Both windows before SETTINGS and WINDOW_UPDATE say otherwise.
+/// Both windows before SETTINGS and `WINDOW_UPDATE` say otherwise.
 pub(super) const DEFAULT_WINDOW: u32 = 65_535;
 
 /// A window was exceeded, or raised beyond [`MAX_WINDOW`].
@@ -67,27 +67,27 @@ impl ReceiveWindow {
     }
 }
 
-/// What we may send: it goes below zero when the peer lowers SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 6.9.2).
+/// What we may send: it goes below zero when the peer lowers `SETTINGS_INITIAL_WINDOW_SIZE` (RFC 9113 6.9.2).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SendWindow(i32);
 
 impl SendWindow {
     pub(super) fn new(size: u32) -> Self {
-        Self(size as i32)
+        Self(size.cast_signed())
     }
 
     /// How many bytes may be sent now.
     pub(super) fn available(self) -> usize {
-        self.0.max(0) as usize
+        self.0.max(0).cast_unsigned() as usize
     }
 
     /// `n` bytes, at most what is available, are sent.
     pub(super) fn spend(&mut self, n: usize) {
         debug_assert!(n <= self.available());
-        self.0 -= n as i32;
+        self.0 -= (n as u32).cast_signed();
     }
 
-    /// WINDOW_UPDATE, or a change of the initial size.
+    /// `WINDOW_UPDATE`, or a change of the initial size.
     pub(super) fn change(&mut self, by: i64) -> Result<(), Overrun> {
         let size = i64::from(self.0) + by;
         if size > MAX_WINDOW {

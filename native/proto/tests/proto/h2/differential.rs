@@ -28,7 +28,7 @@ struct Message {
 }
 
 fn messages(dice: &mut Dice) -> Vec<Message> {
-    (0..1 + dice.roll(40)).map(|number| message(number, dice)).collect()
+    (0..=dice.roll(40)).map(|number| message(number, dice)).collect()
 }
 
 fn message(number: usize, dice: &mut Dice) -> Message {

@@ -46,6 +46,13 @@ fn the_preface_must_be_whole_and_settings_first() {
     assert_eq!(run_with(&frame(SETTINGS, ACK, 0, &[]), || Peer::new(CLIENT)).connection_fault(), "protocol_error");
     // H2-29 at this level: a part of the preface is no fault, silence is for the engine's timeout.
     assert_eq!(run_with(b"PRI", start).clean().len(), 0);
+    let mut peer = Peer::new(SERVER);
+    assert!(!peer.connection.greeted());
+    peer.feed(&hello(CLIENT));
+    peer.feed(&frame(HEADERS, END, 1, &block(&GET)));
+    assert!(peer.connection.greeted() && peer.connection.within_block());
+    peer.feed(&frame(CONTINUATION, WHOLE, 1, &[]));
+    assert!(!peer.connection.within_block());
 }
 
 #[test]
@@ -267,6 +274,8 @@ fn h2_21_the_state_table_of_a_server() {
         assert_eq!(run_with(&get(1), complete).connection_fault(), "stream_closed");
         assert_eq!(run_with(&number(WINDOW_UPDATE, 1, 1), complete).clean().len(), 1);
         assert_eq!(run_with(&number(RST_STREAM, 1, 1), complete).clean().len(), 1);
+        let outcome = run_with(&frame(PRIORITY, 0, 1, &[0; 4]), complete);
+        assert_eq!((outcome.fault, &outcome.resets[..]), (None, &[(1, "frame_size_error")][..]));
         let given_up = move || {
             let mut peer = Peer::greeted(SERVER);
             peer.feed(&post(1));

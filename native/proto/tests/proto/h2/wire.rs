@@ -293,7 +293,7 @@ pub(crate) fn parse(mut bytes: &[u8]) -> Vec<Sent> {
 pub(crate) struct Outcome {
     pub(crate) lines: Vec<String>,
     pub(crate) fault: Option<&'static str>,
-    /// RST_STREAM that was sent: stream and code.
+    /// `RST_STREAM` that was sent: stream and code.
     pub(crate) resets: Vec<(u32, &'static str)>,
     frames: Vec<Sent>,
 }

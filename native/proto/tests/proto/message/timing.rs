@@ -22,7 +22,10 @@ const FIELDS: [(&str, &str); 12] = [
     ("x-meshdp-http1", "1.1,tttt"),
 ];
 
-const ROUNDS: u32 = 200_000;
+/// Few in a row and often, so that the best of them is one that nobody interrupted.
+const ROUNDS: u32 = 500;
+
+const BATCHES: u32 = 2_000;
 
 #[test]
 #[allow(clippy::disallowed_methods)] // measuring is what it is for
@@ -33,7 +36,7 @@ fn timing_of_a_head_of_twelve_fields() {
     let (mut text, mut table, mut block) = (Vec::new(), FieldTable::new(), Vec::new());
     let mut encoder = Encoder::new();
     let mut best = [u128::MAX; 3];
-    for _ in 0..7 {
+    for _ in 0..BATCHES {
         let start = Instant::now();
         for _ in 0..ROUNDS {
             write_request(black_box(&fields), &limits, &mut text).unwrap();

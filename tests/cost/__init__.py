@@ -1,0 +1,1 @@
+"""What an operation of the cores costs, in instructions: exact where time is noise."""
