@@ -34,8 +34,8 @@ pub(super) struct News {
     pub(super) going_away: bool,
     /// Our PING was answered.
     pub(super) pong: bool,
-    /// The core answered a request by itself with this status.
-    pub(super) answered: Option<u16>,
+    /// Requests that the core answered by itself, for their heads were above the limits.
+    pub(super) answered: u32,
 }
 
 /// A request that has just begun.
@@ -204,8 +204,8 @@ impl Events for Slots {
         self.news.pong = true;
     }
 
-    fn answered(&mut self, _id: StreamId, status: u16) {
-        self.news.answered = Some(status);
+    fn answered(&mut self, _id: StreamId, _status: u16) {
+        self.news.answered += 1;
     }
 }
 
