@@ -11,15 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.interop import nghttp2_rig as opponent
-from tests.interop import tools
-from tests.interop.rig import HTTP, Rig
+from tests.interop.rig import HTTP, WAYS, Rig
 from tests.support.origin import Origin
-
-WAYS = [
-    pytest.param("direct"),
-    pytest.param("outbound", marks=tools.http2),
-    pytest.param("inbound", marks=tools.http2),
-]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +48,6 @@ def test_load_in_many_streams(served: Rig, way: str) -> None:
     opponent.load(served, way, "/page")
 
 
-@tools.http2
 @pytest.mark.parametrize("way", ["outbound", "inbound"])
 def test_http2_before_an_http1_application(served: Rig, way: str) -> None:
     opponent.load(served, way, "/bytes/3000", HTTP, requests=500)

@@ -16,10 +16,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".cache" / "tools"
 
-# Whether sidecars speak HTTP/2 yet; what needs it asks `http2`.
-HTTP2_SERVED = False
-http2 = pytest.mark.skipif(not HTTP2_SERVED, reason="HTTP/2 comes with branch server")
-
 
 def built(name: str) -> str:
     """A program that was built from a Go module."""

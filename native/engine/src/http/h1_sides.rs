@@ -8,6 +8,7 @@
 use std::task::{Context, Poll, ready};
 
 use meshdp_proto::HeadScan;
+use meshdp_proto::h2::ErrorCode;
 use meshdp_proto::h2::message::Origin;
 use meshdp_proto::http1_body::BodyDecoder;
 use meshdp_proto::http1_conn::Answer;
@@ -30,6 +31,7 @@ pub(crate) struct H1Request<'s> {
     received: &'s mut Vec<u8>,
     buffers: &'s Buffers,
     head_len: usize,
+    framing: Framing,
     /// How far `received` belongs to this request; its head stays in front.
     parsed: usize,
     body: BodyDecoder,
@@ -47,7 +49,7 @@ impl<'s> H1Request<'s> {
         buffers: &'s Buffers,
     ) -> Self {
         let (body, out) = (BodyDecoder::bare(framing), Outgoing::new(buffers.lend(), false));
-        Self { stream, received, buffers, head_len, parsed: head_len, body, out, until_close: false, intact: true }
+        Self { stream, received, buffers, head_len, framing, parsed: head_len, body, out, until_close: false, intact: true }
     }
 
     /// How much of the buffer belongs to this request.
@@ -169,7 +171,14 @@ impl RequestSide for H1Request<'_> {
         self.intact
     }
 
-    fn cut(&mut self) {
+    fn restart(&mut self) {
+        if self.intact {
+            self.body = BodyDecoder::bare(self.framing);
+            self.parsed = self.head_len;
+        }
+    }
+
+    fn cut(&mut self, _: ErrorCode) {
         if self.until_close {
             self.stream.abort();
         }
@@ -270,8 +279,8 @@ impl Sink for H1Response<'_> {
         self.out.open_piece()
     }
 
-    fn close_piece(&mut self, piece: Piece, trailers: &[u8]) -> usize {
-        self.out.close_piece(piece, trailers)
+    fn close_piece(&mut self, piece: Piece, _trailers: &[u8]) -> usize {
+        self.out.close_piece(piece, &[]) // trailers end here (decision 0086)
     }
 
     fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Reason>> {

@@ -115,6 +115,8 @@ pub(crate) struct H2Request<'b> {
     /// Whether the request came with a note on its spelling: so will the answer, for the same peer.
     noted: bool,
     told: bool,
+    /// No byte of the body has been taken.
+    intact: bool,
 }
 
 impl<'b> H2Request<'b> {
@@ -122,7 +124,7 @@ impl<'b> H2Request<'b> {
     pub(crate) fn new(handle: StreamHandle, text: Vec<u8>, buffers: &'b Buffers) -> Self {
         let mut flow = Flow::new(handle, (Vec::new(), false), buffers);
         flow.kept = false;
-        Self { flow, text, noted: false, told: false }
+        Self { flow, text, noted: false, told: false, intact: true }
     }
 
     /// The answer's head is to say how it was spelled.
@@ -149,7 +151,9 @@ impl Source for H2Request<'_> {
         out: &mut Vec<u8>,
         limit: usize,
     ) -> Poll<Result<Piece, Reason>> {
-        self.flow.poll_piece(context, out, limit).map_err(|end| match end {
+        let polled = self.flow.poll_piece(context, out, limit);
+        self.intact &= polled.is_pending();
+        polled.map_err(|end| match end {
             StreamEnd::Fault(_) => Reason::MalformedRequest,
             StreamEnd::Distrusted => Reason::TrustChanged,
             _ => Reason::DownstreamClosed,
@@ -208,11 +212,13 @@ impl RequestSide for H2Request<'_> {
     }
 
     fn intact(&self) -> bool {
-        true // a stream ends by itself
+        self.intact
     }
 
-    fn cut(&mut self) {
-        self.flow.handle.reset(ErrorCode::INTERNAL_ERROR);
+    fn restart(&mut self) {} // what has come waits with the stream
+
+    fn cut(&mut self, code: ErrorCode) {
+        self.flow.handle.reset(code);
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) body: &'static str,
     pub(crate) close: bool,
+    /// The request was gRPC, over whichever version: the status goes as `grpc-status` (istio-semantics D.6).
+    pub(crate) grpc: bool,
 }
 
 /// What is left after an answer.
@@ -72,7 +74,7 @@ pub(crate) async fn send(
         extra: &[],
         close: reply.close,
         to_head: head.is_head(received),
-        ..LocalReply::default()
+        grpc: reply.grpc,
     };
     local_reply(&answer, &mut out);
     let written = write(stream, &out, worker).await;

@@ -13,14 +13,17 @@ use std::task::Poll;
 use std::time::Instant;
 
 use meshdp_model::authz::Denial;
+use meshdp_model::sections::PortProtocol;
 use meshdp_model::version::Version;
 use meshdp_proto::HeadScan;
+use meshdp_proto::h2::message::{grpc_status, is_grpc};
+use meshdp_proto::http1_fields::Known;
 use meshdp_proto::http1_head::Framing;
 use meshdp_proto::sniff::PREFACE;
 
 use crate::attempts::Attempts;
 use crate::connection::{Failure, Secured};
-use crate::http::caller::{Caller, Request};
+use crate::http::caller::{Caller, Request, view};
 use crate::http::carry::{Carried, Errand, carry};
 use crate::http::decide::{path_mode, read_head_from};
 use crate::http::h1_sides::H1Request;
@@ -285,19 +288,30 @@ impl<'w> HttpSession<'w> {
     }
 
     /// Answers a request ourselves and keeps the connection if its body can be read away within bounds.
-    async fn reply(&mut self, request: &Request, outcome: Outcome, body: &'static str) -> Result<Next, Failure> {
+    async fn reply(&mut self, request: &Request, mut outcome: Outcome, body: &'static str) -> Result<Next, Failure> {
         let head = &request.head.head;
         let close = self.caller.worker.draining.get() || !head.keep_alive || head.expect_continue;
         // A body that breaks its framing has no end behind which a request could begin.
         let close = close || outcome.reason == Reason::MalformedRequest;
-        let reply = Reply { status: outcome.status, body, close };
+        let grpc = self.is_grpc(request);
+        let reply = Reply { status: outcome.status, body, close, grpc };
         let answered =
             reply::send((&mut self.stream, &mut self.received), &request.head.head, reply, self.caller.worker).await;
+        if grpc {
+            outcome.grpc_status = Some(grpc_status(outcome.status));
+            outcome.status = 200;
+        }
         self.record(request, None, outcome);
         answered.map(|kept| {
             self.consume(kept.consumed);
             kept.next
         })
+    }
+
+    fn is_grpc(&self, request: &Request) -> bool {
+        let scratch = self.caller.scratch(request, &self.received);
+        let view = view(&request.head, &self.received, &scratch);
+        view.first(Known::ContentType).is_some_and(is_grpc)
     }
 
     /// Records the end of a request.
@@ -308,8 +322,19 @@ impl<'w> HttpSession<'w> {
     /// Answers what is no request, and ends the connection.
     async fn refuse(&mut self, outcome: &Outcome, pinned: &Pinned) -> Next {
         record::refused(&self.caller, pinned, outcome);
+        if outcome.reason == Reason::MalformedRequest && self.was_meant_as_http2(pinned) {
+            return Next::Cut; // RFC 9113 §3.4: such a peer does not speak HTTP/2, no GOAWAY need be sent
+        }
         reply::refuse(&mut self.stream, outcome.status, self.caller.worker).await;
         Next::Close
+    }
+
+    /// Whether the client began with neither version on a port that was declared HTTP/2 (decision 0095).
+    fn was_meant_as_http2(&self, pinned: &Pinned) -> bool {
+        let first = self.caller.link.entry.requests.get() == 0 && self.stream.may_speak_http2();
+        let mut line =
+            self.received.split(|byte| *byte == b'\n').next().unwrap_or_default().windows(HTTP_VERSION.len());
+        first && !line.any(|part| part == HTTP_VERSION) && self.caller.declared(pinned) == PortProtocol::Http2
     }
 
     /// Forgets the request's bytes; what follows them is the start of the next request.
@@ -362,3 +387,5 @@ enum Woken {
 
 /// How long a drain waits for the first request of a connection.
 const FIRST_REQUEST_MS: u64 = 1_000;
+/// What stands in every request line of HTTP/1.
+const HTTP_VERSION: &[u8] = b" HTTP/";

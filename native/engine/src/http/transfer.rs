@@ -9,6 +9,7 @@
 
 use std::task::{Context, Poll, ready};
 
+use meshdp_proto::h2::ErrorCode;
 use meshdp_proto::http1_conn::{Answer, Exchange as Turn};
 use meshdp_proto::http1_fields::FieldTable;
 use meshdp_proto::http1_head::{Limits, RequestHead};
@@ -72,11 +73,14 @@ pub(crate) trait RequestSide: Source + Sink {
     /// Whether it has been told anything that no other answer may follow.
     fn told(&self) -> bool;
 
-    /// Whether the request is still there as it came, so that its end can be found behind an answer of ours.
+    /// Whether the request's body is still there as it came: it can be read away behind an answer of ours, or read again.
     fn intact(&self) -> bool;
 
-    /// Ends a response that has begun so that it cannot be taken for a whole one.
-    fn cut(&mut self);
+    /// Begins again with the body, if it is intact.
+    fn restart(&mut self);
+
+    /// Ends a response that has begun so that it cannot be taken for a whole one; `code` says why where that can be said.
+    fn cut(&mut self, code: ErrorCode);
 }
 
 /// The side that answers.

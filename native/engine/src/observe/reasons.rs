@@ -420,7 +420,7 @@ pub(crate) const TABLE: [Row; 38] = [
         code: "upstream_closed_mid_response",
         flags_http: "UC",
         flags_tcp: "UC",
-        status: 0,
+        status: 502,
         side: Side::Upstream,
         retryable: false,
         sentence: "The endpoint closed the connection in the middle of its answer.",

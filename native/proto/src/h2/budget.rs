@@ -6,7 +6,7 @@
 //! 100 ms. No points left: `ENHANCE_YOUR_CALM`.
 //!
 //! Why one budget: an attacker who spreads over ten counters gets ten times the patience. Why points come back: a client
-//! that cancels 200 calls a second for an hour is honest (H2-02); a stream whose response had begun costs nothing to
+//! that cancels 200 calls a second for an hour is honest (H2-02); a stream whose body had begun costs nothing to
 //! cancel, because it cost its client as much as us, and of the others 500 a second are paid for by the ticks alone.
 //! An attack comes at line rate, a hundred times that, and is over after 500 resets. What even those resets can cost
 //! upstream is bounded elsewhere: a reset stream counts as open until the engine releases it.
@@ -14,7 +14,7 @@
 
 /// What is in a fresh budget, and the most it ever holds.
 pub(super) const FULL: u32 = 5_000;
-/// A stream that the peer gave up before the response began, or that its fault made us reset.
+/// A stream that the peer gave up before a byte of its response's body, or that its fault made us reset.
 pub(super) const RESET: u32 = 10;
 /// DATA without bytes and without end: no honest sender needs it, some send a few.
 pub(super) const EMPTY_DATA: u32 = 5;
@@ -29,8 +29,10 @@ pub(super) const FRAME: u32 = 1;
 const COMPLETED: u32 = 20;
 /// One tick, about 100 ms.
 const TICK: u32 = 500;
-/// Bytes of DATA sent that pay for one more point beside the one for the frame: whole frames pay for the two
-/// updates of windows that answer them, frames of one byte (tiny windows) do not.
+/// A DATA frame of ours pays for the two updates of windows that some peers answer each with. A smaller one pays for one:
+/// tiny windows make us send byte by byte (H2-09).
+const TINY: usize = 32;
+/// So many bytes of DATA pay for one more: some peers send an update for each 4 KiB.
 const SENT_BYTES: usize = 1_024;
 
 /// Points left.
@@ -57,7 +59,8 @@ impl Budget {
     }
 
     pub(super) fn sent(&mut self, bytes: usize) {
-        self.give(1 + (bytes / SENT_BYTES) as u32);
+        let frame = if bytes < TINY { 1 } else { 2 };
+        self.give(frame + (bytes / SENT_BYTES) as u32);
     }
 
     pub(super) fn tick(&mut self, periods: u32) {

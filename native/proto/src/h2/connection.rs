@@ -289,6 +289,16 @@ impl Connection {
         self.failed || ((self.goodbye == Goodbye::Said || self.peer_goes_away) && self.streams.len() == 0)
     }
 
+    /// Whether the peer's preface and first SETTINGS came: until then the time to begin runs (H2-29).
+    pub fn greeted(&self) -> bool {
+        self.greeted
+    }
+
+    /// Whether a field block is incomplete: the peer owes its rest, and no stream's timeout runs for it.
+    pub fn within_block(&self) -> bool {
+        self.block.is_some()
+    }
+
     /// Whether the peer acknowledged our SETTINGS.
     pub fn settings_acknowledged(&self) -> bool {
         self.settings_acknowledged

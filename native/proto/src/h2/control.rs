@@ -155,8 +155,9 @@ impl Connection {
         let Some(slot) = self.streams.find(id).filter(|slot| !self.streams.get(*slot).state.is_over()) else {
             return self.charge(budget::FRAME);
         };
-        // Given up before we answered: work for nothing (H2-01). As a client we lose what we asked for; that pays.
-        let answered = self.streams.get(slot).state.is(State::HEAD_SENT);
+        // Given up before a byte of body: work for nothing (H2-01; interim heads cost nobody anything). As a client we
+        // lose what we asked for; that pays.
+        let answered = self.streams.get(slot).state.is(State::ANSWERED);
         self.give_up(slot, State::RESET_BY_PEER);
         events.reset(id, ErrorCode(frame::number(payload)), Side::Peer);
         if answered { Ok(()) } else { self.charge(budget::RESET) }

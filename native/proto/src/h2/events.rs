@@ -9,7 +9,8 @@ use super::message::{RequestShape, ResponseShape};
 /// What happened on a connection, in wire order. Every slice is borrowed: keep a copy or lose it.
 ///
 /// A stream begins with `request` (server) or with [`super::Connection::open`] (client) and ends for receiving with exactly one of:
-/// an `end` that is true, `trailers`, or `reset`. After `reset` nothing comes for it. In every case the engine ends with
+/// an `end` that is true, `trailers`, or `reset`. After an end, `reset` may still come for the half that we send (with
+/// `NO_ERROR` it means: the answer is whole, spare the rest). After `reset` nothing comes for it. In every case the engine ends with
 /// [`super::Connection::release`].
 pub trait Events {
     /// A peer's request, as canonical HTTP/1.1 head with its final empty line. Server only.

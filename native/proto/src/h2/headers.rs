@@ -115,7 +115,7 @@ impl Connection {
             self.last_seen = head.id;
             return self.take_request(head, scratch, events);
         }
-        if self.role == Role::Server && self.streams.find(head.id).is_none() && self.recent.find(head.id).is_none() {
+        if self.role == Role::Server && self.was_never_open(head.id) {
             return Err(protocol("A new stream must have a higher identifier than all before it."));
         }
         let Some(slot) = self.live(head.id, events)? else { return Ok(()) };
@@ -131,6 +131,11 @@ impl Connection {
             Ok(()) => Ok(()),
             Err(code) => self.fault_stream(slot, code, events),
         }
+    }
+
+    /// Whether an identifier below the highest was passed over; those that are long over get the benefit of the doubt.
+    fn was_never_open(&self, id: StreamId) -> bool {
+        self.streams.find(id).is_none() && self.recent.find(id).is_none() && !self.recent.may_have_forgotten(id)
     }
 
     /// A stream that the peer opens. It gets a slot when everything about its head is right.
@@ -161,8 +166,11 @@ impl Connection {
         }
         let send = SendWindow::new(self.peer.initial_window);
         let slot = self.streams.insert(head.id, state, send, ReceiveWindow::new(self.stream_window));
+        let stream = self.streams.at(slot);
         if shape.tunnel == message::Tunnel::No {
-            self.streams.at(slot).body_left = shape.content_length.unwrap_or(UNDECLARED);
+            stream.body_left = shape.content_length.unwrap_or(UNDECLARED);
+        } else {
+            stream.state.set(State::CONNECT_REQUEST);
         }
         self.active += 1;
         events.request(head.id, &scratch.text, shape, head.end);
@@ -229,6 +237,9 @@ impl Connection {
         }
         let stream = self.streams.at(slot);
         stream.state.set(State::HEAD_RECEIVED);
+        if !(200..300).contains(&shape.status) {
+            stream.state.clear(State::CONNECT_REQUEST);
+        }
         stream.body_left = body_of_response(stream.state, shape);
         if head.end {
             if stream.body_left != UNDECLARED && stream.body_left > 0 {
@@ -247,9 +258,10 @@ impl Connection {
         scratch: &mut Scratch,
         events: &mut impl Events,
     ) -> Result<(), ErrorCode> {
-        // Trailers must end the stream (8.1), and the body must be whole before them (8.1.1).
-        let left = self.streams.get(slot).body_left;
-        if !head.end || (left != UNDECLARED && left > 0) {
+        // Trailers must end the stream (8.1), the body must be whole before them (8.1.1), a tunnel has none (8.5).
+        let stream = self.streams.get(slot);
+        let (left, tunnel) = (stream.body_left, stream.state.is(State::CONNECT_REQUEST));
+        if !head.end || tunnel || (left != UNDECLARED && left > 0) {
             return Err(ErrorCode::PROTOCOL_ERROR);
         }
         message::write_trailers(&scratch.fields, &self.limits, &mut scratch.text)
@@ -262,7 +274,7 @@ impl Connection {
 
 /// How many bytes of body must come (RFC 9110 6.4.1, RFC 9113 8.1.1, 8.5).
 fn body_of_response(state: State, shape: ResponseShape) -> u64 {
-    if state.is(State::CONNECT_REQUEST) && (200..300).contains(&shape.status) {
+    if state.is(State::CONNECT_REQUEST) {
         return UNDECLARED;
     }
     if !shape.has_body(state.is(State::HEAD_REQUEST)) {

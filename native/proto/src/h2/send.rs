@@ -26,7 +26,7 @@ impl Connection {
         let id = StreamId(self.next_id);
         self.next_id += 2;
         let mut state = State::OPEN;
-        state.set(State::HEAD_SENT);
+        state.set(State::ANSWERED);
         match kind {
             RequestKind::Head => state.set(State::HEAD_REQUEST),
             RequestKind::Connect => state.set(State::CONNECT_REQUEST),
@@ -61,7 +61,6 @@ impl Connection {
     /// Server: sends a response head, interim ones too. False (and `encode` not called) when the stream is over.
     pub fn send_head(&mut self, id: StreamId, end: bool, encode: impl FnOnce(&mut Encoder, &mut Vec<u8>)) -> bool {
         let Some(slot) = self.sending(id) else { return false };
-        self.streams.at(slot).state.set(State::HEAD_SENT);
         self.put_head(id, end, encode);
         if end {
             self.end_sent(slot);
@@ -95,6 +94,9 @@ impl Connection {
         self.send_window.spend(taken);
         let stream = self.streams.at(slot);
         stream.send.spend(taken);
+        if taken > 0 {
+            stream.state.set(State::ANSWERED);
+        }
         if taken < bytes.len() {
             if stream.send.available() == 0 {
                 stream.state.set(State::BLOCKED);
@@ -131,7 +133,7 @@ impl Connection {
         self.send_window.available()
     }
 
-    /// Ends a stream with RST_STREAM; nothing when it is over already.
+    /// Ends a stream with `RST_STREAM`; nothing when it is over already.
     pub fn reset(&mut self, id: StreamId, code: ErrorCode) {
         let Some(slot) = self.streams.find(id) else { return };
         let state = self.streams.get(slot).state;
@@ -194,7 +196,9 @@ impl Connection {
 
     /// Credit to the connection for bytes that were read, or that nobody will read.
     pub(super) fn credit(&mut self, n: u32) {
-        if let Some(credit) = self.receive_window.give_back(n, MAX_CONNECTION_WINDOW) {
+        if let Some(credit) = self.receive_window.give_back(n, MAX_CONNECTION_WINDOW)
+            && !self.failed
+        {
             frame::put_window_update(&mut self.output.bytes, StreamId(0), credit);
         }
     }
@@ -203,7 +207,7 @@ impl Connection {
     pub(super) fn credit_stream(&mut self, slot: u32, n: u32) {
         let most = MAX_STREAM_WINDOW.min(self.receive_window.size() / STREAM_SHARE);
         let stream = self.streams.at(slot);
-        if !stream.state.is(State::RECEIVES) {
+        if !stream.state.is(State::RECEIVES) || self.failed {
             return;
         }
         if let Some(credit) = stream.receive.give_back(n, most) {

@@ -43,11 +43,11 @@ impl State {
     pub(super) const RESET_BY_PEER: Self = Self(1 << 3);
     /// The final head was received: what comes next are trailers.
     pub(super) const HEAD_RECEIVED: Self = Self(1 << 4);
-    /// A head was sent.
-    pub(super) const HEAD_SENT: Self = Self(1 << 5);
+    /// Cancelling it costs its peer what it costs us: a body was begun, or it is ours.
+    pub(super) const ANSWERED: Self = Self(1 << 5);
     /// The request was HEAD: its response has no body, whatever it declares.
     pub(super) const HEAD_REQUEST: Self = Self(1 << 6);
-    /// The request was CONNECT: a 2xx starts a tunnel without a length.
+    /// A tunnel, or CONNECT whose answer is awaited: no declared length, no trailers.
     pub(super) const CONNECT_REQUEST: Self = Self(1 << 7);
     /// Waits for its own window.
     pub(super) const BLOCKED: Self = Self(1 << 8);

@@ -40,11 +40,22 @@ fn h2_01_rapid_reset_is_cut_and_bounded() {
     let rounds =
         until_fault(&mut peer, 10_000, |round| [get(1 + 2 * round), number(RST_STREAM, 1 + 2 * round, 8)].concat());
     assert!((400..600).contains(&rounds), "{rounds}");
+    // An interim head, which "expect: 100-continue" provokes, buys nothing.
+    let mut peer = Peer::greeted(SERVER);
+    for round in 0..600 {
+        peer.feed(&post(1 + 2 * round));
+        let interim = block(&[(":status", "100")]);
+        peer.connection.send_head(StreamId(1 + 2 * round), false, |_, out| out.extend_from_slice(&interim));
+        peer.feed(&number(RST_STREAM, 1 + 2 * round, 8));
+        peer.release_over();
+        peer.sent();
+    }
+    assert_eq!(peer.fault.map(|fault| fault.code.name()), Some("enhance_your_calm"));
 }
 
 #[test]
 fn h2_02_honest_cancels_are_never_cut() {
-    // An hour of 200 cancels a second: half of them of streams whose response had begun, half before it.
+    // An hour of 200 cancels a second: half of them of streams whose body had begun, half before it.
     let mut peer = Peer::greeted(SERVER);
     let mut id = 1;
     for tick in 0..36_000 {
@@ -69,6 +80,8 @@ fn h2_02_honest_cancels_are_never_cut() {
         let id = 1 + 2 * round;
         peer.feed(&get(id));
         peer.respond(id, false);
+        peer.feed(&number(WINDOW_UPDATE, 0, 7));
+        assert_eq!(peer.connection.send_data(StreamId(id), b"message", false), 7);
         peer.feed(&number(RST_STREAM, id, 8));
         peer.release_over();
         peer.sent();

@@ -46,6 +46,13 @@ fn the_preface_must_be_whole_and_settings_first() {
     assert_eq!(run_with(&frame(SETTINGS, ACK, 0, &[]), || Peer::new(CLIENT)).connection_fault(), "protocol_error");
     // H2-29 at this level: a part of the preface is no fault, silence is for the engine's timeout.
     assert_eq!(run_with(b"PRI", start).clean().len(), 0);
+    let mut peer = Peer::new(SERVER);
+    assert!(!peer.connection.greeted());
+    peer.feed(&hello(CLIENT));
+    peer.feed(&frame(HEADERS, END, 1, &block(&GET)));
+    assert!(peer.connection.greeted() && peer.connection.within_block());
+    peer.feed(&frame(CONTINUATION, WHOLE, 1, &[]));
+    assert!(!peer.connection.within_block());
 }
 
 #[test]

@@ -170,6 +170,38 @@ fn h2_34_extended_connect_only_where_it_was_announced() {
 }
 
 #[test]
+fn late_trailers_of_streams_that_are_long_over_are_ignored() {
+    let mut peer = Peer::greeted(SERVER);
+    for round in 0..1_000 {
+        let id = 1 + 2 * round;
+        peer.feed(&post(id));
+        peer.respond(id, true);
+        peer.connection.release(StreamId(id));
+        peer.sent();
+    }
+    for id in [1, 501, 1_997] {
+        peer.feed(&[data(id, 0, b"late"), headers(id, END, &[("x-a", "b")])].concat());
+    }
+    assert_eq!((peer.fault, peer.log.unread.len(), peer.sent().len()), (None, 0, 0));
+}
+
+#[test]
+fn a_tunnel_has_neither_length_nor_trailers() {
+    let connect = [(":method", "CONNECT"), (":authority", "a:443")];
+    let trailers = headers(1, END, &[("x-a", "b")]);
+    let bytes = [headers(1, 0, &connect), data(1, 0, b"bytes"), trailers.clone()].concat();
+    let outcome = run(SERVER, &bytes);
+    assert_eq!(outcome.stream_fault(), (1, "protocol_error"));
+    assert_eq!(outcome.lines[1], "1 data 5 bytes");
+    let tunnel = client(RequestKind::Connect, &connect);
+    let open = [status(1, 0, "200", &[]), data(1, 0, b"bytes")].concat();
+    run_with(&[open.clone(), data(1, END, b"")].concat(), &tunnel).clean();
+    assert_eq!(run_with(&[open, trailers.clone()].concat(), &tunnel).stream_fault(), (1, "protocol_error"));
+    let refused = [status(1, 0, "403", &[("content-length", "2")]), data(1, 0, b"no"), trailers].concat();
+    run_with(&refused, &tunnel).clean();
+}
+
+#[test]
 fn interim_responses_come_before_the_final_one() {
     let bytes = [status(1, 0, "103", &[("link", "x")]), status(1, 0, "200", &[]), data(1, END, b"x")].concat();
     let lines = from_server(&bytes).clean().to_vec();

@@ -4,7 +4,8 @@ use super::wire::*;
 use meshdp_proto::RequestKind;
 use meshdp_proto::h2::{Role, StreamId};
 
-const ROUNDS: u64 = 6_000;
+const ROUNDS: u64 = 4_000;
+const CUT_ROUNDS: u64 = 300;
 
 fn from_client(dice: &mut Dice) -> Vec<u8> {
     let id = 1 + 2 * dice.roll(6) as u32;
@@ -98,4 +99,16 @@ fn engine(peer: &mut Peer, dice: &mut Dice, role: Role) {
         6 if dice.roll(10) == 0 => peer.connection.drain(),
         _ => peer.consume(),
     }
+}
+
+#[test]
+fn mutated_conversations_do_not_depend_on_how_they_are_cut() {
+    let mut faults = 0;
+    for seed in 1..=CUT_ROUNDS {
+        let mut dice = Dice::new(seed + ROUNDS);
+        let mut bytes: Vec<u8> = (0..6).flat_map(|_| from_client(&mut dice)).collect();
+        mutate(&mut bytes, &mut dice);
+        faults += usize::from(run(Role::Server, &bytes).fault.is_some());
+    }
+    assert!(faults > 20 && faults < CUT_ROUNDS as usize, "{faults}");
 }
