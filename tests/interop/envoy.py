@@ -38,7 +38,7 @@ OF_HTTP = ["istio-http/1.0", "istio-http/1.1", "istio-h2"]
 OF_TCP = ["istio-peer-exchange", "istio"]
 
 # Ports by family; `auto` is neither.
-HTTP1_PORTS, HTTP2_PORTS = (ports.HTTP, ports.WEBSOCKET), (ports.HTTP2, ports.GRPC, ports.GRPC_GO)
+HTTP1_PORTS, HTTP2_PORTS = (ports.HTTP, ports.WEBSOCKET), (ports.HTTP2, ports.GRPC, ports.GRPC_GO, ports.GRPC_RESET)
 IDENTITY = "spiffe://cluster.local/ns/default/sa/{}"
 
 

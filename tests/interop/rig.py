@@ -24,8 +24,17 @@ from tests.support import wire
 from tests.support.pair import CLIENT_IP, SERVER_IP, SERVICE_IP, Pair, Side, pair
 
 HTTP, TCP, AUTO = 9080, 9091, 9092
-HTTP2, GRPC, GRPC_GO, WEBSOCKET = 9093, 9094, 9095, 9096
-PORTS = {"http": HTTP, "tcp": TCP, "auto": AUTO, "http2": HTTP2, "grpc": GRPC, "grpc-go": GRPC_GO, "http-ws": WEBSOCKET}
+HTTP2, GRPC, GRPC_GO, WEBSOCKET, GRPC_RESET = 9093, 9094, 9095, 9096, 9097
+PORTS = {
+    "http": HTTP,
+    "tcp": TCP,
+    "auto": AUTO,
+    "http2": HTTP2,
+    "grpc": GRPC,
+    "grpc-go": GRPC_GO,
+    "http-ws": WEBSOCKET,
+    "grpc-reset": GRPC_RESET,
+}
 SERVICE = "server.default.svc.cluster.local"
 LISTENING_S = 20.0
 ENDING_S = 5.0

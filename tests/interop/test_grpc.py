@@ -7,12 +7,17 @@ Source: gRPC's interop test descriptions.
 
 from __future__ import annotations
 
+import re
+import socket
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.interop import tools
 from tests.interop.grpc_rig import CASES, COMPRESSED, SERVERS, go_cases, python_cases, serving
-from tests.interop.rig import WAYS, Rig
+from tests.interop.rig import GRPC_RESET, WAYS, Rig
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +38,39 @@ def test_python_as_client(served: Rig, way: str, server: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_go_as_client(served: Rig, way: str, server: str) -> None:
     assert go_cases(served, way, SERVERS[server]) == {}
+
+
+@pytest.mark.parametrize(("timeout", "status"), [("1m", "4"), ("1H", "14")], ids=["late", "in-time"])
+@pytest.mark.parametrize("way", ["outbound", "inbound"])
+def test_a_call_that_its_server_resets(sidecars: Rig, way: str, timeout: str, status: str) -> None:
+    """After its deadline that is DEADLINE_EXCEEDED, whose clock ever was the first; before, the server was not available."""
+    listener = sidecars.pair.server.inside(lambda: socket.create_server(("0.0.0.0", GRPC_RESET)))
+    threading.Thread(target=_reset_each, args=(listener,), daemon=True).start()
+    _, address = sidecars.where(way)
+    fields = ["content-type: application/grpc", "te: trailers", f"grpc-timeout: {timeout}"]
+    words = [tools.debian("nghttp"), "--verbose", *(f"--header={field}" for field in fields)]
+    with listener:
+        done = sidecars.run(way, [*words, f"http://{address}:{GRPC_RESET}/grpc.testing.TestService/EmptyCall"])
+        listener.shutdown(socket.SHUT_RDWR)
+    assert re.findall(r"grpc-status: (\d+)", done.stdout) == [status], done.stdout + done.stderr
+
+
+def _reset_each(listener: socket.socket) -> None:
+    """An application that ends every stream with CANCEL, a little after it began."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection, connection.makefile("rb") as received:
+            connection.sendall(_frame(4, 0, b""))  # SETTINGS
+            received.read(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+            while head := received.read(9):
+                received.read(int.from_bytes(head[:3]))
+                if head[3] == 1:  # HEADERS
+                    time.sleep(0.002)
+                    connection.sendall(_frame(3, int.from_bytes(head[5:9]), (8).to_bytes(4)))
+
+
+def _frame(kind: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3) + bytes([kind, 0]) + stream.to_bytes(4) + payload

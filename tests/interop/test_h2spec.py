@@ -18,6 +18,7 @@ import pytest
 from tests.interop import tools
 from tests.interop.dialer import Dialer
 from tests.interop.rig import HTTP, HTTP2, SERVICE, Rig
+from tests.support import wire
 from tests.support.origin import Origin
 from tests.support.pair import SERVER_IP
 
@@ -85,11 +86,23 @@ def test_the_dialer_works(served: Rig, tmp_path: Path) -> None:
     assert (verdict.count, set(verdict.failed)) == (CASES, NGHTTPD_FAILS)
 
 
-@pytest.mark.parametrize("port", [HTTP2, HTTP], ids=["http2", "http1"])
 @pytest.mark.parametrize("way", ["inbound", "outbound"])
-def test_plaintext(served: Rig, way: str, port: int) -> None:
+def test_plaintext(served: Rig, way: str) -> None:
     _, address = served.where(way)
-    every_case_passes(judge(served, way, (address, port)))
+    every_case_passes(judge(served, way, (address, HTTP2)))
+
+
+@pytest.mark.parametrize("way", ["inbound", "outbound"])
+def test_plaintext_at_a_port_of_http1(served: Rig, way: str) -> None:
+    """Decision 0095: there what is of neither version is told so in HTTP/1.1, which h2spec reads as a frame."""
+    _, address = served.where(way)
+    verdict = judge(served, way, (address, HTTP))
+    why = verdict.failed.pop("3.5 Sends invalid connection preface", "")
+    assert "the frame header looked like an HTTP/1.1 header" in why
+    verdict.passed.add("3.5 Sends invalid connection preface")
+    every_case_passes(verdict)
+    heard = wire.ask(served.pair, way, b"INVALID CONNECTION PREFACE\r\n\r\n", count=None)
+    assert (heard.statuses, heard.ended) == ([400], "fin"), "and the connection ends, as the case demands"
 
 
 @pytest.mark.parametrize("port", [HTTP2, HTTP], ids=["http2", "http1"])

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use crate::facts::Detected;
-use crate::sections::{Chain, ChainTransport, Inbound, Service};
+use crate::sections::{Chain, ChainTransport, Inbound, PortProtocol, Service};
 use crate::snapshot::Snapshot;
 
 /// What a destination outside our workload is.
@@ -38,6 +38,11 @@ impl Snapshot {
     /// their port.
     pub fn outbound(&self, destination: SocketAddr) -> Outbound<'_> {
         self.services().outbound(destination)
+    }
+
+    /// What was declared of the service at a destination; `Auto` where there is none.
+    pub fn declared(&self, destination: SocketAddr) -> PortProtocol {
+        self.services().declared(destination)
     }
 }
 

@@ -165,6 +165,14 @@ impl<'w> Caller<'w> {
         inbound.map_or(PortProtocol::Auto, |inbound| inbound.protocol)
     }
 
+    /// What was declared of the port that the client asked for.
+    pub(crate) fn declared(&self, pinned: &Pinned) -> PortProtocol {
+        match self.link.facts.direction {
+            Direction::Inbound => self.application_port(pinned),
+            Direction::Outbound => pinned.snapshot.declared(self.link.facts.destination),
+        }
+    }
+
     /// Counts a request that has been answered.
     pub(crate) fn count_request(&self) {
         let requests = &self.link.entry.requests;

@@ -10,8 +10,10 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use meshdp_model::version::{Use, Version};
+use meshdp_proto::h2::ErrorCode;
 use meshdp_proto::h2::hpack::Encoder;
 use meshdp_proto::h2::message::{Message, Origin, RequestMapping, Scheme, encode_request as encode_block};
 use meshdp_proto::http1_forward::{RequestEdits, encode_request};
@@ -54,6 +56,8 @@ pub(crate) struct Clock<'e> {
     pub(crate) entry: &'e Entry,
     /// The end of the request, whatever moves.
     pub(crate) until_ms: u64,
+    /// The same where the request names it (`grpc-timeout`), to the millisecond that it is read to.
+    pub(crate) due: Option<Instant>,
 }
 
 /// What became of a request.
@@ -85,15 +89,19 @@ pub(crate) async fn carry<D: RequestSide>(errand: &Errand<'_, '_>, down: &mut D,
         match tried {
             Ok(done) => return Carried::Answered(outcome(&transfer, Reason::Completed), done),
             Err(lost) if lost.again => transfer.rewind(),
-            Err(lost) => return broken_off(&transfer, down, lost.reason),
+            Err(lost) => return broken_off(&transfer, &errand.clock, down, lost.reason),
         }
     }
-    broken_off(&transfer, down, Reason::UpstreamResetBeforeResponse)
+    broken_off(&transfer, &errand.clock, down, Reason::UpstreamResetBeforeResponse)
 }
 
-fn broken_off(transfer: &Transfer, down: &mut impl RequestSide, reason: Reason) -> Carried {
+fn broken_off(transfer: &Transfer, clock: &Clock<'_>, down: &mut impl RequestSide, reason: Reason) -> Carried {
+    // A server keeps the deadline of a call, too: when it is the first to give it up, that is what its caller is told.
+    let given_up = matches!(reason, Reason::UpstreamResetBeforeResponse | Reason::UpstreamClosedMidResponse);
+    let late = given_up && clock.is_due();
+    let reason = if late { Reason::UpstreamTimeout } else { reason };
     if down.told() || reason == Reason::DownstreamClosed {
-        down.cut();
+        down.cut(if late { ErrorCode::CANCEL } else { ErrorCode::INTERNAL_ERROR });
         return Carried::Cut(outcome(transfer, reason).answered(transfer.status));
     }
     if down.intact() { Carried::Unanswered(reason) } else { Carried::UnansweredMidBody(reason) }
@@ -204,7 +212,7 @@ impl<'e, 'w> Errand<'e, 'w> {
     /// The errand of a request that came as HTTP/1.1.
     pub(crate) fn of_http1(caller: &'e Caller<'w>, request: &'e Request, target: &'e Target) -> Self {
         let entry = &caller.link.entry;
-        let clock = Clock { deadline: &entry.deadline_ms, entry, until_ms: u64::MAX };
+        let clock = Clock { deadline: &entry.deadline_ms, entry, until_ms: u64::MAX, due: None };
         let (spoken, scheme) = (Version::Http1, Scheme::Http);
         Self { caller, request, target, clock, spoken, scheme, sensitive: false, from_mesh: false }
     }
@@ -285,6 +293,11 @@ impl Clock<'_> {
     pub(crate) fn has_come(&self, now_ms: u64) -> bool {
         self.deadline.get() <= now_ms
     }
+
+    /// Whether the time that the request names is over, on a clock that is finer than the worker's.
+    fn is_due(&self) -> bool {
+        self.due.is_some_and(|due| due <= Instant::now() + DUE_ROUNDING)
+    }
 }
 
 /// Drives the transfer; a swap on the way asks again whether the request may go on.
@@ -336,3 +349,6 @@ enum Step {
     Swapped,
     Ended(Result<Transferred, Broken>),
 }
+
+/// `grpc-timeout` is read to the next whole millisecond.
+const DUE_ROUNDING: Duration = Duration::from_millis(1);

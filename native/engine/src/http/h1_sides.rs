@@ -8,6 +8,7 @@
 use std::task::{Context, Poll, ready};
 
 use meshdp_proto::HeadScan;
+use meshdp_proto::h2::ErrorCode;
 use meshdp_proto::h2::message::Origin;
 use meshdp_proto::http1_body::BodyDecoder;
 use meshdp_proto::http1_conn::Answer;
@@ -177,7 +178,7 @@ impl RequestSide for H1Request<'_> {
         }
     }
 
-    fn cut(&mut self) {
+    fn cut(&mut self, _: ErrorCode) {
         if self.until_close {
             self.stream.abort();
         }

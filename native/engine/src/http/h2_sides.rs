@@ -217,8 +217,8 @@ impl RequestSide for H2Request<'_> {
 
     fn restart(&mut self) {} // what has come waits with the stream
 
-    fn cut(&mut self) {
-        self.flow.handle.reset(ErrorCode::INTERNAL_ERROR);
+    fn cut(&mut self, code: ErrorCode) {
+        self.flow.handle.reset(code);
     }
 }
 

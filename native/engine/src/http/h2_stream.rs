@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use meshdp_model::authz::Denial;
 use meshdp_model::version::Version;
@@ -162,7 +162,8 @@ impl Call<'_, '_> {
 
     fn clock(&self, timeout_ms: Option<u64>) -> Clock<'_> {
         let until_ms = timeout_ms.map_or(u64::MAX, |timeout_ms| self.caller.worker.coarse_ms() + timeout_ms);
-        Clock { deadline: self.deadline, entry: &self.caller.link.entry, until_ms }
+        let due = timeout_ms.map(|timeout_ms| Instant::now() + Duration::from_millis(timeout_ms));
+        Clock { deadline: self.deadline, entry: &self.caller.link.entry, until_ms, due }
     }
 
     async fn deny(&self, down: &mut H2Request<'_>, denial: &Denial) -> Outcome {

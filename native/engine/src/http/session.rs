@@ -13,6 +13,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use meshdp_model::authz::Denial;
+use meshdp_model::sections::PortProtocol;
 use meshdp_model::version::Version;
 use meshdp_proto::HeadScan;
 use meshdp_proto::h2::message::{grpc_status, is_grpc};
@@ -321,8 +322,19 @@ impl<'w> HttpSession<'w> {
     /// Answers what is no request, and ends the connection.
     async fn refuse(&mut self, outcome: &Outcome, pinned: &Pinned) -> Next {
         record::refused(&self.caller, pinned, outcome);
+        if outcome.reason == Reason::MalformedRequest && self.was_meant_as_http2(pinned) {
+            return Next::Cut; // RFC 9113 §3.4: such a peer does not speak HTTP/2, no GOAWAY need be sent
+        }
         reply::refuse(&mut self.stream, outcome.status, self.caller.worker).await;
         Next::Close
+    }
+
+    /// Whether the client began with neither version on a port that was declared HTTP/2 (decision 0095).
+    fn was_meant_as_http2(&self, pinned: &Pinned) -> bool {
+        let first = self.caller.link.entry.requests.get() == 0 && self.stream.may_speak_http2();
+        let mut line =
+            self.received.split(|byte| *byte == b'\n').next().unwrap_or_default().windows(HTTP_VERSION.len());
+        first && !line.any(|part| part == HTTP_VERSION) && self.caller.declared(pinned) == PortProtocol::Http2
     }
 
     /// Forgets the request's bytes; what follows them is the start of the next request.
@@ -375,3 +387,5 @@ enum Woken {
 
 /// How long a drain waits for the first request of a connection.
 const FIRST_REQUEST_MS: u64 = 1_000;
+/// What stands in every request line of HTTP/1.
+const HTTP_VERSION: &[u8] = b" HTTP/";

@@ -9,6 +9,7 @@
 
 use std::task::{Context, Poll, ready};
 
+use meshdp_proto::h2::ErrorCode;
 use meshdp_proto::http1_conn::{Answer, Exchange as Turn};
 use meshdp_proto::http1_fields::FieldTable;
 use meshdp_proto::http1_head::{Limits, RequestHead};
@@ -78,8 +79,8 @@ pub(crate) trait RequestSide: Source + Sink {
     /// Begins again with the body, if it is intact.
     fn restart(&mut self);
 
-    /// Ends a response that has begun so that it cannot be taken for a whole one.
-    fn cut(&mut self);
+    /// Ends a response that has begun so that it cannot be taken for a whole one; `code` says why where that can be said.
+    fn cut(&mut self, code: ErrorCode);
 }
 
 /// The side that answers.

@@ -78,6 +78,12 @@ impl ServiceIndex {
         }
     }
 
+    /// What was declared of the service at a destination; `Auto` where there is none.
+    pub(crate) fn declared(&self, destination: SocketAddr) -> PortProtocol {
+        let position = self.by_address.get(&(destination.ip(), destination.port()));
+        position.map_or(PortProtocol::Auto, |&position| self.services[position].protocol)
+    }
+
     /// The service that a Host header names on a port. The header's own port, if it has one, must be the same.
     pub(crate) fn by_authority(&self, port: u16, authority: &[u8]) -> Option<&Service> {
         let host = host_on_port(authority, port)?;

@@ -115,7 +115,7 @@ impl Connection {
             self.last_seen = head.id;
             return self.take_request(head, scratch, events);
         }
-        if self.role == Role::Server && self.streams.find(head.id).is_none() && self.recent.find(head.id).is_none() {
+        if self.role == Role::Server && self.was_never_open(head.id) {
             return Err(protocol("A new stream must have a higher identifier than all before it."));
         }
         let Some(slot) = self.live(head.id, events)? else { return Ok(()) };
@@ -131,6 +131,11 @@ impl Connection {
             Ok(()) => Ok(()),
             Err(code) => self.fault_stream(slot, code, events),
         }
+    }
+
+    /// Whether an identifier below the highest was passed over; those that are long over get the benefit of the doubt.
+    fn was_never_open(&self, id: StreamId) -> bool {
+        self.streams.find(id).is_none() && self.recent.find(id).is_none() && !self.recent.may_have_forgotten(id)
     }
 
     /// A stream that the peer opens. It gets a slot when everything about its head is right.

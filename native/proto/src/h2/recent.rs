@@ -51,4 +51,9 @@ impl Recent {
         }
         self.ours.contains(&id).then_some(Ended::ByUs)
     }
+
+    /// Whether this stream may be one that we reset before those that are remembered.
+    pub(super) fn may_have_forgotten(&self, id: StreamId) -> bool {
+        self.ours.len() == OURS && self.ours.iter().all(|ours| id < *ours)
+    }
 }

@@ -170,6 +170,22 @@ fn h2_34_extended_connect_only_where_it_was_announced() {
 }
 
 #[test]
+fn late_trailers_of_streams_that_are_long_over_are_ignored() {
+    let mut peer = Peer::greeted(SERVER);
+    for round in 0..1_000 {
+        let id = 1 + 2 * round;
+        peer.feed(&post(id));
+        peer.respond(id, true);
+        peer.connection.release(StreamId(id));
+        peer.sent();
+    }
+    for id in [1, 501, 1_997] {
+        peer.feed(&[data(id, 0, b"late"), headers(id, END, &[("x-a", "b")])].concat());
+    }
+    assert_eq!((peer.fault, peer.log.unread.len(), peer.sent().len()), (None, 0, 0));
+}
+
+#[test]
 fn a_tunnel_has_neither_length_nor_trailers() {
     let connect = [(":method", "CONNECT"), (":authority", "a:443")];
     let trailers = headers(1, END, &[("x-a", "b")]);
