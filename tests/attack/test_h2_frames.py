@@ -8,7 +8,19 @@ from __future__ import annotations
 import pytest
 
 from tests.support import frames, wire
-from tests.support.frames import ACK, END_HEADERS, END_STREAM, PADDED, block, data, frame, head, number, request_fields, settings
+from tests.support.frames import (
+    ACK,
+    END_HEADERS,
+    END_STREAM,
+    PADDED,
+    block,
+    data,
+    frame,
+    head,
+    number,
+    request_fields,
+    settings,
+)
 from tests.support.h2_arena import H2Arena
 
 GET = request_fields("/never")
@@ -30,7 +42,18 @@ GOOD = block(GET)
         b"\x00\x82\x1f\xff\x01a",
         b"\xfe",
     ],
-    ids=["size-overflow", "index-0", "index-overflow", "update-late", "update-above", "three-updates", "padding-8-bits", "eos", "padding-long", "index-unknown"],
+    ids=[
+        "size-overflow",
+        "index-0",
+        "index-overflow",
+        "update-late",
+        "update-above",
+        "three-updates",
+        "padding-8-bits",
+        "eos",
+        "padding-long",
+        "index-unknown",
+    ],
 )
 def test_h2_13_faults_of_the_compression(h2: H2Arena, payload: bytes) -> None:
     h2.connection_fault(frame(frames.HEADERS, END_HEADERS | END_STREAM, 1, payload), (frames.COMPRESSION_ERROR,))
@@ -41,10 +64,9 @@ def test_h2_13_faults_of_the_compression(h2: H2Arena, payload: bytes) -> None:
     [
         head(2, GET),
         head(5, POST, end=False) + head(3, GET),
-        head(5, GET) + number(frames.RST_STREAM, 5, 8) + head(5, GET),
         head(0, GET),
     ],
-    ids=["even", "lower", "reused", "zero"],
+    ids=["even", "lower", "zero"],
 )
 def test_h2_15_identifiers(h2: H2Arena, sent: bytes) -> None:
     h2.connection_fault(sent, (frames.PROTOCOL_ERROR, frames.STREAM_CLOSED), upstream=True)
@@ -79,14 +101,12 @@ def test_h2_16_sizes(h2: H2Arena, sent: bytes) -> None:
 
 
 def test_h2_17_updates_of_zero_and_windows_beyond_the_largest(h2: H2Arena) -> None:
-    begun = head(3, request_fields("/duplex", method="POST"), end=False)
     h2.stream_fault(lambda at: head(at, POST, end=False) + number(frames.WINDOW_UPDATE, at, 0), in_body=True)
     most = number(frames.WINDOW_UPDATE, 3, (1 << 31) - 1)
     h2.stream_fault(head(3, POST, end=False) + most, (frames.FLOW_CONTROL_ERROR,), in_body=True)
     h2.connection_fault(number(frames.WINDOW_UPDATE, 0, 0), (frames.PROTOCOL_ERROR,))
     h2.connection_fault(number(frames.WINDOW_UPDATE, 0, (1 << 31) - 1), (frames.FLOW_CONTROL_ERROR,))
     h2.connection_fault(number(frames.WINDOW_UPDATE, 5, 1), (frames.PROTOCOL_ERROR,))
-    assert begun
 
 
 def test_h2_18_the_initial_window_moves(h2: H2Arena) -> None:
@@ -122,7 +142,7 @@ def test_h2_19_data_beyond_our_window(h2: H2Arena) -> None:
     "sent",
     [
         frame(frames.HEADERS, END_HEADERS | END_STREAM | PADDED, 1, bytes([len(GOOD) + 1]) + GOOD),
-        head(1, POST, end=False) + frame(frames.DATA, PADDED, 1, b"\x05hello"),
+        head(1, POST, end=False) + frame(frames.DATA, PADDED, 1, b"\x06hello"),
         head(1, POST, end=False) + frame(frames.DATA, PADDED, 1, b"\xff"),
     ],
     ids=["headers", "data", "data-alone"],
@@ -132,26 +152,28 @@ def test_h2_20_padding_beyond_the_frame(h2: H2Arena, sent: bytes) -> None:
 
 
 def test_h2_20_padding_never_leaks_a_window(h2: H2Arena) -> None:
-    # Three windows of a connection in padding, on a stream that goes on and on one that was reset.
-    padded = frame(frames.DATA, PADDED, 1, b"\xff" + b"x" + bytes(255))
-    lost = frame(frames.DATA, PADDED, 3, b"\xff" + b"x" + bytes(255))
+    # Three windows of a connection, nearly all of it padding; each third frame is for a stream that we have reset.
+    padded, lost = (frame(frames.DATA, PADDED, at, b"\xff" + b"x" + bytes(255)) for at in (1, 3))
     with h2.open() as peer:
         peer.send(head(1, request_fields("/echo", method="POST"), end=False))
-        peer.send(head(3, POST, end=False), number(frames.RST_STREAM, 3, 8))
+        peer.send(head(3, [*POST, *[("x", "y")] * 200], end=False))
+        assert peer.wait(lambda: peer.reset_code(3) == frames.NO_ERROR), "answered with 431, its body is not wanted"
         window = room(peer)
         count = 0
         while count < 3 * (1 << 20) // len(padded):
             if window["stream"] < len(padded) or window["connection"] < len(padded):
-                assert peer.pump(5), (count, "the window is not given back")
+                assert peer.pump(5), (count, window, "the window is not given back")
                 window = room(peer, window)
                 continue
             peer.send(padded)
             window["stream"] -= len(padded) - 9
             window["connection"] -= len(padded) - 9
             count += 1
+            if count % 2 == 0:
+                peer.send(lost)
+                window["connection"] -= len(lost) - 9
         peer.send(data(1, end=True))
         assert peer.wait(lambda: peer.is_over(1)) and len(peer.bodies[1]) == count
-        assert lost
     h2.arena.healthy()
 
 
@@ -162,7 +184,9 @@ def room(peer: frames.Peer, before: dict[str, int] | None = None) -> dict[str, i
     found["seen"] = len(peer.frames)
     for each in fresh:
         if each.kind == frames.WINDOW_UPDATE:
-            found["stream" if each.stream == 1 else "connection"] += int.from_bytes(each.payload) if each.stream in (0, 1) else 0
+            found["stream" if each.stream == 1 else "connection"] += (
+                int.from_bytes(each.payload) if each.stream in (0, 1) else 0
+            )
         elif each.kind == frames.SETTINGS and not each.flags & ACK:
             pairs = [each.payload[at : at + 6] for at in range(0, len(each.payload), 6)]
             found["stream"] += sum(int.from_bytes(pair[2:]) - 65_535 for pair in pairs if pair[:2] == b"\0\4")
@@ -174,7 +198,6 @@ def room(peer: frames.Peer, before: dict[str, int] | None = None) -> dict[str, i
     [
         (data(1, b"x"), (frames.PROTOCOL_ERROR,)),
         (number(frames.RST_STREAM, 1, 8), (frames.PROTOCOL_ERROR,)),
-        (head(1, GET) + number(frames.RST_STREAM, 1, 8) + head(1, GET), (frames.STREAM_CLOSED, frames.PROTOCOL_ERROR)),
         (number(frames.RST_STREAM, 0, 8), (frames.PROTOCOL_ERROR,)),
         (data(0, b"x"), (frames.PROTOCOL_ERROR,)),
         (frame(frames.PRIORITY, 0, 0, bytes(5)), (frames.PROTOCOL_ERROR,)),
@@ -183,10 +206,29 @@ def room(peer: frames.Peer, before: dict[str, int] | None = None) -> dict[str, i
         (frame(frames.PING, 0, 1, bytes(8)), (frames.PROTOCOL_ERROR,)),
         (frame(frames.GOAWAY, 0, 1, bytes(8)), (frames.PROTOCOL_ERROR,)),
     ],
-    ids=["data-idle", "reset-idle", "headers-closed", "reset-0", "data-0", "priority-0", "continuation", "settings-1", "ping-1", "goaway-1"],
+    ids=[
+        "data-idle",
+        "reset-idle",
+        "reset-0",
+        "data-0",
+        "priority-0",
+        "continuation",
+        "settings-1",
+        "ping-1",
+        "goaway-1",
+    ],
 )
 def test_h2_21_frames_out_of_place(h2: H2Arena, sent: bytes, codes: tuple[int, ...]) -> None:
     h2.connection_fault(sent, codes, upstream=True)
+
+
+def test_h2_15_an_identifier_is_used_once(h2: H2Arena) -> None:
+    # RFC 9113 5.1, "closed": an error of the stream.
+    h2.stream_fault(
+        lambda at: number(frames.RST_STREAM, at, 8).join([head(at, POST, end=False), head(at, GET)]),
+        (frames.STREAM_CLOSED,),
+        in_body=True,
+    )
 
 
 def test_h2_21_frames_behind_the_end_of_a_stream(h2: H2Arena) -> None:
@@ -210,7 +252,13 @@ def test_h2_28_unknown_frames_flags_and_settings_are_ignored(h2: H2Arena) -> Non
 
 @pytest.mark.parametrize(
     "inside",
-    [head(3, GET), frame(frames.PING, payload=bytes(8)), data(1, b"x"), frame(0x50), frame(frames.CONTINUATION, END_HEADERS, 3, GOOD)],
+    [
+        head(3, GET),
+        frame(frames.PING, payload=bytes(8)),
+        data(1, b"x"),
+        frame(0x50),
+        frame(frames.CONTINUATION, END_HEADERS, 3, GOOD),
+    ],
     ids=["headers", "ping", "data", "unknown", "continuation-of-another"],
 )
 def test_h2_33_nothing_stands_inside_a_block(h2: H2Arena, inside: bytes) -> None:

@@ -31,24 +31,36 @@ def test_h2_08_names_of_length_zero(h2: H2Arena) -> None:
     h2.stream_fault(lambda at: head(at, [*GET, ("", "x")]))
     h2.stream_fault(lambda at: head(at, [*GET, ("", "")]))
     # A value may be empty (RFC 9110 5.5).
-    h2.accept(head(1, request_fields("/empty", ("x-empty", ""))), lambda request: equal(request.values(b"x-empty"), [b""]))
+    h2.accept(
+        head(1, request_fields("/empty", ("x-empty", ""))), lambda request: equal(request.values(b"x-empty"), [b""])
+    )
 
 
 def equal(found: object, wanted: object) -> None:
     assert found == wanted
 
 
-def test_h2_12_bombs(h2: H2Arena) -> None:
-    stored = block([("x-bomb", "a" * 3_900)], first=0x40)
-    references = integer(62, 7, 0x80)
-    bomb = block(GET) + stored + references * 12_000
-    h2.connection_fault(
-        frame(frames.HEADERS, END_HEADERS | END_STREAM, 1, bomb), (frames.COMPRESSION_ERROR, frames.ENHANCE_YOUR_CALM)
-    )
-    crumbs = block(GET) + block([("cookie", "a")], first=0x40) + references * 12_000
-    h2.connection_fault(
-        frame(frames.HEADERS, END_HEADERS | END_STREAM, 1, crumbs), (frames.COMPRESSION_ERROR, frames.ENHANCE_YOUR_CALM)
-    )
+@pytest.mark.parametrize("name", ["x-bomb", "cookie"])
+def test_h2_12_bombs(h2: H2Arena, name: str) -> None:
+    reference = integer(62, 7, 0x80)
+    stored = block([(name, "a" * (3_900 if name == "x-bomb" else 1))], first=0x40)
+    first = frame(frames.HEADERS, END_HEADERS | END_STREAM, 1, block(GET) + stored + reference * 12_000)
+    with h2.open() as peer:
+        before = h2.origin.received()
+        peer.send(first)
+        assert peer.wait(lambda: peer.is_over(1)) and peer.status(1) == 431, peer.frames
+        assert peer.ask(3, nonce=b"after"), "one is answered"
+        for at in range(5, 5 + 2 * 2_000, 2):
+            peer.send(frame(frames.HEADERS, END_HEADERS | END_STREAM, at, block(GET) + reference * 12_000))
+            if peer.of(frames.GOAWAY) or peer.ended:
+                break
+            peer.pump(0.001)
+        peer.drain()
+        assert [each.code for each in peer.of(frames.GOAWAY)] == [frames.ENHANCE_YOUR_CALM], (
+            "more and more of them are cut"
+        )
+        assert h2.origin.received() - before < 1_000
+    h2.arena.healthy()
 
 
 @pytest.mark.parametrize("fields", [[("x-large", "a" * 15_000)] * 5, [(f"x-{number}", "a") for number in range(300)]])
@@ -73,7 +85,9 @@ def test_h2_14_a_head_above_the_limit_leaves_the_next_one_whole(h2: H2Arena, fie
 
 
 def test_h2_26_trailers_that_do_not_end_the_stream(h2: H2Arena) -> None:
-    h2.stream_fault(lambda at: head(at, POST, end=False) + data(at, b"body") + head(at, [("x-sum", "1")], end=False), in_body=True)
+    h2.stream_fault(
+        lambda at: head(at, POST, end=False) + data(at, b"body") + head(at, [("x-sum", "1")], end=False), in_body=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,18 +101,30 @@ def test_h2_27_trailers_with_what_trailers_have_not(h2: H2Arena, trailers: list[
 
 def test_h2_27_three_blocks(h2: H2Arena) -> None:
     h2.stream_fault(
-        lambda at: head(at, POST, end=False) + head(at, [("x-a", "1")], end=False) + head(at, [("x-b", "2")]), in_body=True
+        lambda at: head(at, POST, end=False) + head(at, [("x-a", "1")], end=False) + head(at, [("x-b", "2")]),
+        in_body=True,
     )
 
 
 @pytest.mark.parametrize(
-    ("length", "body"), [("5", b"1234"), ("3", b"1234"), ("0", b"1"), ("1", b"")], ids=["less", "more", "none", "nothing"]
+    ("length", "body"), [("5", b"1234"), ("3", b"1234"), ("1", b"")], ids=["less", "more", "nothing"]
 )
 def test_h2_31_lengths_are_kept(h2: H2Arena, length: str, body: bytes) -> None:
     fields = request_fields("/never", ("content-length", length), method="POST")
     h2.stream_fault(lambda at: head(at, fields, end=False) + data(at, body, end=True), in_body=True)
     if not body:
         h2.stream_fault(lambda at: head(at, fields))
+
+
+def test_h2_31_a_body_where_none_was_declared(h2: H2Arena) -> None:
+    # The head alone was a whole request for an HTTP/1.1 application; what comes later never gets there.
+    fields = request_fields("/none", ("content-length", "0"), method="POST")
+    with h2.open() as peer:
+        peer.send(head(1, fields, end=False), data(1, b"GET /smuggled HTTP/1.1\r\n\r\n"))
+        assert peer.wait(lambda: peer.is_over(1)), peer.frames
+        assert peer.ask(3, nonce=b"after")
+    assert h2.origin.requests[-1].nonce == b"after"
+    h2.arena.healthy()
 
 
 @pytest.mark.parametrize("value", ["+4", "4,4", "0x4", "4 4", "18446744073709551616", "-0", ""])
@@ -122,8 +148,12 @@ def test_h2_31_lengths_of_answers_without_a_body(h2: H2Arena) -> None:
 def test_h2_31_a_length_that_is_not_kept_aborts_the_http1_upstream(h2: H2Arena) -> None:
     faults = len(h2.origin.faults)
     with h2.open() as peer:
-        peer.send(head(1, request_fields("/echo", ("content-length", "10"), method="POST"), end=False), data(1, b"12345"))
-        assert h2.origin.wait(lambda: any(bytes(each.received).endswith(b"\r\n\r\n12345") for each in h2.origin.connections))
+        peer.send(
+            head(1, request_fields("/echo", ("content-length", "10"), method="POST"), end=False), data(1, b"12345")
+        )
+        assert h2.origin.wait(
+            lambda: any(bytes(each.received).endswith(b"\r\n\r\n12345") for each in h2.origin.connections)
+        )
         peer.send(data(1, end=True))
         assert peer.wait(lambda: peer.is_over(1)) and not peer.has_ended(1)
         assert h2.origin.wait(lambda: h2.origin.faults[faults:] == ["cut in body"]), h2.origin.faults[faults:]
@@ -151,13 +181,13 @@ def test_h2_36_another_host_on_the_same_connection_is_judged_by_what_it_is(h2: H
     with h2.open() as peer:
         assert peer.ask(1, nonce=b"first")
         before = len(h2.origin.requests)
-        for at, host in ((3, "secret.example"), (5, "SECRET.example"), (7, "secret.example:80")):
+        for at, host in ((3, "secret.example"), (5, "SECRET.example")):
             fields = [(":method", "GET"), (":scheme", "http"), (":authority", host), (":path", "/")]
             peer.send(head(at, fields))
             assert peer.wait(lambda: peer.is_over(at)), peer.frames  # noqa: B023 - used at once
             assert peer.status(at) in (403, 421), (host, peer.heads[at])
         assert len(h2.origin.requests) == before
-        assert peer.ask(9, nonce=b"last")
+        assert peer.ask(7, nonce=b"last")
     h2.arena.healthy()
 
 

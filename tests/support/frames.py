@@ -97,7 +97,9 @@ def data(stream: int, payload: bytes = b"", *, end: bool = False) -> bytes:
     return frame(DATA, END_STREAM if end else 0, stream, payload)
 
 
-def request_fields(path: str = "/", *fields: tuple[str | bytes, str | bytes], method: str = "GET") -> list[tuple[str | bytes, str | bytes]]:
+def request_fields(
+    path: str = "/", *fields: tuple[str | bytes, str | bytes], method: str = "GET"
+) -> list[tuple[str | bytes, str | bytes]]:
     """The fields of a good request."""
     return [(":method", method), (":scheme", "http"), (":authority", "server"), (":path", path), *fields]
 
@@ -161,7 +163,9 @@ class Peer:
             return False
         self._rest += received
         while len(self._rest) >= 9 and len(self._rest) >= (size := 9 + int.from_bytes(self._rest[:3])):
-            found = Frame(self._rest[3], self._rest[4], int.from_bytes(self._rest[5:9]) & 0x7FFF_FFFF, bytes(self._rest[9:size]))
+            found = Frame(
+                self._rest[3], self._rest[4], int.from_bytes(self._rest[5:9]) & 0x7FFF_FFFF, bytes(self._rest[9:size])
+            )
             del self._rest[:size]
             self.frames.append(found)
             self._take(found)
@@ -201,7 +205,9 @@ class Peer:
 
     def has_ended(self, stream: int) -> bool:
         """Whether END_STREAM came."""
-        return any(each.stream == stream and each.kind in (DATA, HEADERS) and each.flags & END_STREAM for each in self.frames)
+        return any(
+            each.stream == stream and each.kind in (DATA, HEADERS) and each.flags & END_STREAM for each in self.frames
+        )
 
     def reset_code(self, stream: int) -> int | None:
         """With which code a stream was reset, if it was."""
@@ -216,4 +222,8 @@ class Peer:
         """A good request on a stream; whether its own answer came whole."""
         self.send(head(stream, request_fields(path, ("x-nonce", nonce))))
         self.wait(lambda: self.is_over(stream), timeout_s)
-        return self.status(stream) == 200 and self.has_ended(stream) and bytes(self.bodies.get(stream, b"")) == b"nonce:" + nonce
+        return (
+            self.status(stream) == 200
+            and self.has_ended(stream)
+            and bytes(self.bodies.get(stream, b"")) == b"nonce:" + nonce
+        )

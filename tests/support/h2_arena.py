@@ -34,11 +34,17 @@ class Healthy(Protocol):
     def healthy(self) -> None: ...
 
 
-def cuts(sent: bytes) -> Iterator[Cut]:
-    """U7 in short: whole, one byte a segment (the first 120), cut in two at one place that differs from case to case."""
+def cuts(sent: bytes, way: str) -> Iterator[Cut]:
+    """U7 in short: whole by every way; inbound also one byte a segment (the first 120), and cut in two at a place that differs from case to case."""
     yield "whole", [sent], 0
+    if way != "inbound":
+        return
     most = min(len(sent), 120)
-    yield "bytewise", [sent[index : index + 1] for index in range(most)] + ([sent[most:]] if len(sent) > most else []), 0.0001
+    yield (
+        "bytewise",
+        [sent[index : index + 1] for index in range(most)] + ([sent[most:]] if len(sent) > most else []),
+        0.0001,
+    )
     at = 1 + sum(sent) % max(1, len(sent) - 1)
     if at < len(sent):
         yield f"cut at {at}", [sent[:at], sent[at:]], 0.002
@@ -67,14 +73,19 @@ class H2Arena:
         return peer
 
     def stream_fault(
-        self, sent: bytes | Callable[[int], bytes], codes: tuple[int, ...] = (frames.PROTOCOL_ERROR,), *, statuses: tuple[int, ...] = (400,), in_body: bool = False
+        self,
+        sent: bytes | Callable[[int], bytes],
+        codes: tuple[int, ...] = (frames.PROTOCOL_ERROR,),
+        *,
+        statuses: tuple[int, ...] = (400,),
+        in_body: bool = False,
     ) -> None:
         """The stream is reset with one of the codes or answered with one of the statuses, and only it; nothing of it is ever complete upstream.
 
         `sent`: the frames of stream 3, or what makes them of its number.
         """
         wrong = sent(3) if callable(sent) else sent
-        for cut, pieces, pause_s in cuts(wrong):
+        for cut, pieces, pause_s in cuts(wrong, self.way):
             with self.open() as peer:
                 told = (self.way, cut, wrong[:200])
                 self._begin(peer, 1)
@@ -91,12 +102,18 @@ class H2Arena:
         self.arena.healthy()
 
     def connection_fault(
-        self, sent: bytes, codes: tuple[int, ...] = (frames.PROTOCOL_ERROR,), *, after: bytes = b"", upstream: bool = False, greeted: bool = True
+        self,
+        sent: bytes,
+        codes: tuple[int, ...] = (frames.PROTOCOL_ERROR,),
+        *,
+        after: bytes = b"",
+        upstream: bool = False,
+        greeted: bool = True,
     ) -> None:
         """The connection ends with GOAWAY and one of the codes; nothing goes upstream, and a second connection does not notice."""
         with self.open() as other:
             self._begin(other, 1)
-            for cut, pieces, pause_s in cuts(sent):
+            for cut, pieces, pause_s in cuts(sent, self.way):
                 with self.open() if greeted else Peer(self.socket()) as peer:
                     told = (self.way, cut, sent[:200])
                     before, requests = self.origin.received(), len(self.origin.requests)
@@ -110,7 +127,7 @@ class H2Arena:
 
     def accept(self, sent: bytes, check: Callable[[Request], None], *, status: int = 200, stream: int = 1) -> None:
         """The request on the stream is answered so, and the application understood what `check` says."""
-        for cut, pieces, pause_s in cuts(sent):
+        for cut, pieces, pause_s in cuts(sent, self.way):
             with self.open() as peer:
                 told = (self.way, cut, sent[:200])
                 before, faults = len(self.origin.requests), len(self.origin.faults)
