@@ -197,4 +197,4 @@ def test_bodies_in_pieces_of_every_size(h2: H2Arena) -> None:
         pieces = [data(1, whole[at : at + size]) for at in range(0, len(whole), size)]
         with h2.open() as peer:
             peer.send(head(1, request_fields("/echo", method="POST"), end=False), *pieces, data(1, end=True))
-            assert peer.wait(lambda: peer.is_over(1)) and bytes(peer.bodies[1]) == whole, (size, peer.frames[-2:])  # noqa: B023
+            assert peer.wait(lambda: peer.is_over(1)) and bytes(peer.bodies[1]) == whole, (size, peer.frames[-2:])

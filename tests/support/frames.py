@@ -82,9 +82,13 @@ def block(fields: Fields, first: int = 0) -> bytes:
     """
     out = b""
     for name, value in fields:
-        name, value = raw(name), raw(value)
-        out += bytes([first]) + integer(len(name), 7) + name + integer(len(value), 7) + value
+        out += bytes([first]) + text(name) + text(value)
     return out
+
+
+def text(value: str | bytes) -> bytes:
+    """A string of RFC 7541 5.2, as it is."""
+    return integer(len(raw(value)), 7) + raw(value)
 
 
 def head(stream: int, fields: Fields, *, end: bool = True, flags: int = 0) -> bytes:
@@ -113,7 +117,7 @@ class Peer:
         self.heads: dict[int, list[list[tuple[bytes, bytes]]]] = {}
         self.bodies: dict[int, bytearray] = {}
         self.credits = False  # whether DATA is given back at once
-        self.answers_pings = True
+        self.answers = True  # whether SETTINGS and PING are acknowledged
         self.ended = ""
         self._decoder = hpack.Decoder(max_header_list_size=1 << 24)
         self._rest = bytearray()
@@ -177,9 +181,9 @@ class Peer:
         return self.ended or "open"
 
     def _take(self, found: Frame) -> None:
-        if found.kind == SETTINGS and not found.flags & ACK:
+        if found.kind == SETTINGS and not found.flags & ACK and self.answers:
             self.send(frame(SETTINGS, ACK))
-        elif found.kind == PING and not found.flags & ACK and self.answers_pings:
+        elif found.kind == PING and not found.flags & ACK and self.answers:
             self.send(frame(PING, ACK, payload=found.payload))
         elif found.kind == DATA:
             self.bodies.setdefault(found.stream, bytearray()).extend(found.payload)

@@ -91,7 +91,7 @@ class H2Arena:
                 self._begin(peer, 1)
                 before, requests = self.origin.received(), len(self.origin.requests)
                 wire.send_pieces(peer.socket, pieces, pause_s)
-                assert peer.wait(lambda: peer.is_over(3)), (told, peer.frames)  # noqa: B023 - used at once
+                assert peer.wait(lambda: peer.is_over(3)), (told, peer.frames)
                 assert peer.reset_code(3) in codes or peer.status(3) in statuses, (told, peer.frames, peer.heads)
                 assert not peer.of(frames.GOAWAY) and not peer.ended, (told, peer.frames)
                 assert in_body or self.origin.received() == before, (told, self.origin.requests[requests:])
@@ -132,7 +132,7 @@ class H2Arena:
                 told = (self.way, cut, sent[:200])
                 before, faults = len(self.origin.requests), len(self.origin.faults)
                 wire.send_pieces(peer.socket, pieces, pause_s)
-                assert peer.wait(lambda: peer.is_over(stream)), (told, peer.frames)  # noqa: B023 - used at once
+                assert peer.wait(lambda: peer.is_over(stream)), (told, peer.frames)
                 assert (peer.status(stream), peer.has_ended(stream)) == (status, True), (told, peer.frames, peer.heads)
                 found = self.origin.requests[before:]
                 assert len(found) == 1, (told, found)
