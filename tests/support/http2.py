@@ -105,7 +105,9 @@ class Client:
 
     def call(self, path: str, *fields: tuple[str, str], end: bool = False) -> Stream:
         """Begin a call of gRPC."""
-        return self.begin(path, ("content-type", "application/grpc"), ("te", "trailers"), *fields, method="POST", end=end)
+        return self.begin(
+            path, ("content-type", "application/grpc"), ("te", "trailers"), *fields, method="POST", end=end
+        )
 
     def send(self, stream: Stream, data: bytes, *, end: bool = False) -> None:
         """Send body bytes, as the windows allow."""
@@ -195,7 +197,9 @@ def frames_of(data: bytes, rest: bytearray) -> Iterator[bytes]:
 
 def note(connection: h2.connection.H2Connection, stream: Stream, event: h2.events.Event) -> None:
     """Keep what an event says of a stream."""
-    if isinstance(event, h2.events.ResponseReceived | h2.events.InformationalResponseReceived | h2.events.RequestReceived):
+    if isinstance(
+        event, h2.events.ResponseReceived | h2.events.InformationalResponseReceived | h2.events.RequestReceived
+    ):
         stream.heads.append([(bytes(name), bytes(value)) for name, value in event.headers or []])
     elif isinstance(event, h2.events.DataReceived):
         stream.data += event.data or b""

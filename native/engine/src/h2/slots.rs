@@ -112,13 +112,11 @@ impl Slots {
         Some(arrived)
     }
 
-    /// Ends every stream that has not come to its end: the connection is gone.
+    /// Ends every stream: the connection is gone. What has come can still be read, to its end where that has come.
     pub(super) fn end_all(&mut self, end: StreamEnd) {
         for &index in self.by_id.values() {
             let slot = &mut self.all[index];
-            if !slot.ended && slot.end.is_none() {
-                slot.end = Some(end);
-            }
+            slot.end.get_or_insert(end);
             slot.wake();
         }
     }
