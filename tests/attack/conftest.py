@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import readers, wire
+from tests.support import h2_arena, readers, wire
 from tests.support.mesh import Mesh, opened_mesh
 from tests.support.origin import Connection, Origin, Request
 from tests.support.pair import AUTO_PORT, HTTP_PORT, TCP_PORT, Pair, Side, pair
@@ -210,4 +210,11 @@ def mesh() -> Iterator[Mesh]:
 def arena(attacked: Arena, request: pytest.FixtureRequest) -> Iterator[Arena]:
     attacked.direction = request.param
     yield attacked
+    attacked.healthy()
+
+
+@pytest.fixture(params=h2_arena.WAYS)
+def h2(attacked: Arena, request: pytest.FixtureRequest) -> Iterator[h2_arena.H2Arena]:
+    """The same pair, attacked over HTTP/2."""
+    yield h2_arena.H2Arena(attacked, request.param)
     attacked.healthy()

@@ -117,7 +117,9 @@ def test_interim_responses_and_expect(mesh: Mesh) -> None:
 
 
 def test_trailers_of_an_http1_application(mesh: Mesh) -> None:
-    chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n"
+    chunks = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n"
+    )
     mesh.origin.canned[b"trailers"] = [chunks]
     for direction in wire.DIRECTIONS:
         with old(mesh, direction) as client:
@@ -158,7 +160,9 @@ def test_http1_clients_of_http2_applications(mesh: Mesh, application: Applicatio
         heard = wire.listen(connection, 1)
         assert (heard.statuses, heard.answers[0].body == body) == ([200], True)
     with mesh.pair.client.connect((SERVICE, GRPC_PORT)) as connection:
-        connection.sendall(b"POST /echo/old HTTP/1.1\r\nHost: calls\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n")
+        connection.sendall(
+            b"POST /echo/old HTTP/1.1\r\nHost: calls\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"
+        )
         assert wire.listen(connection, 1).answers[0].body == b"ab"
 
 
@@ -265,7 +269,11 @@ def test_calls_are_counted_as_calls(mesh: Mesh, application: Application) -> Non
         call = client.call("/fail/counted", end=True)
         assert client.wait(lambda: call.over) and call.trailer(b"grpc-status") == b"5"
     page = mesh.pair.server.admin("/stats/prometheus", 15090)
-    counted = [line for line in page.splitlines() if line.startswith("istio_requests_total") and 'grpc_response_status="5"' in line]
+    counted = [
+        line
+        for line in page.splitlines()
+        if line.startswith("istio_requests_total") and 'grpc_response_status="5"' in line
+    ]
     assert counted and all('request_protocol="grpc"' in line for line in counted), page
 
 

@@ -295,6 +295,13 @@ def wait_then_echo(origin: Origin, connection: Connection, request: Request) -> 
     return echo_nonce(origin, connection, request)
 
 
+def hold(origin: Origin, connection: Connection, request: Request) -> bool:
+    """/hold/MS: nothing of the body is read before."""
+    time.sleep(int(request.target.split(b"/")[2]) / 1000)
+    request.body = read_body(connection, request)
+    return echo_nonce(origin, connection, request)
+
+
 def answer_early(origin: Origin, connection: Connection, request: Request) -> bool:
     """An answer before the body was read; then the connection is done for."""
     connection.socket.sendall(response(request, b"early", b"Connection: close", status=b"413 Content Too Large"))
@@ -368,6 +375,7 @@ ANSWERS: list[tuple[bytes, Answer]] = [
     (b"/until-close/", send_bytes),
     (b"/stream", send_stream),
     (b"/slow/", wait_then_echo),
+    (b"/hold/", hold),
     (b"/duplex", echo_at_once),
     (b"/early", answer_early),
     (b"/continue", continue_first),
@@ -377,4 +385,4 @@ ANSWERS: list[tuple[bytes, Answer]] = [
     (b"/reset/", reset_after),
 ]
 # Answers that come before the body, or read it themselves.
-UNREAD: tuple[Answer, ...] = (echo_at_once, answer_early, continue_first, switch_protocols)
+UNREAD: tuple[Answer, ...] = (echo_at_once, answer_early, continue_first, switch_protocols, hold)

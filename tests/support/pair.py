@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 INIT = Path(os.environ.get("MESHDP_INIT", ROOT / "src/meshdp/bin/meshdp-init"))
 CLIENT_IP, SERVER_IP, SERVICE_IP = "10.99.0.1", "10.99.0.2", "10.96.0.2"
 HTTP_PORT, TCP_PORT, AUTO_PORT = 9080, 9091, 9092
+# What comes to this port of either side meets no sidecar: there a test plays the sidecar itself.
+UNCAPTURED_PORT = 9098
 
 BASE = f"""
 apiVersion: v1
@@ -261,7 +263,7 @@ def pair(folder: Path, documents: str = "", limits: dict[str, int] | None = None
             _ip("-n", side.namespace, "route", "add", "default", "via", other.address)
         for side in sides:
             command = ["ip", "netns", "exec", side.namespace, str(INIT)]
-            command += "-p 15001 -z 15006 -u 1337 -g 1337 -b * -d 15090,15021,15020 -i *".split()
+            command += f"-p 15001 -z 15006 -u 1337 -g 1337 -b * -d 15090,15021,15020,{UNCAPTURED_PORT} -i *".split()
             subprocess.run(command, check=True, capture_output=True)
             made.certify(side.name)
             side.start(made.configuration)
