@@ -64,7 +64,7 @@ class Faulty:
             wire.connect_uncaptured(client, address) if self.way == "plain" else client.connect(address), "faulty"
         )
         peer.greet()
-        peer.send(number(frames.WINDOW_UPDATE, 0, 1 << 24))  # what is left unread on one stream is to hold no other
+        peer.credits = True
         return peer
 
     def old(self, data: bytes) -> wire.Heard:
