@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.attack.conftest import Arena
+from tests.attack.conftest import IDLE_TIMEOUT_MS, Arena
 from tests.support import frames, wire
 from tests.support.frames import (
     ACK,
@@ -170,6 +170,33 @@ def large(at: int) -> bytes:
     return out + b"".join(
         frame(frames.CONTINUATION, END_HEADERS if piece is pieces[-1] else 0, at, piece) for piece in pieces[1:]
     )
+
+
+def test_dg_15_what_an_http2_upstream_gets_of_an_http1_request(faulty: Faulty) -> None:
+    seen: list[dict[bytes, bytes]] = []
+    lines = [
+        "POST /mapped HTTP/1.1", "Host: faulty", "X-Mixed: Kept", "Connection: x-hop, keep-alive", "X-Hop: gone", "Keep-Alive: timeout=5",
+        "TE: trailers, gzip", "Transfer-Encoding: chunked", "Proxy-Connection: close",
+    ]  # fmt: skip
+    heard = faulty.old("\r\n".join([*lines, "", "2", "ab", "0", "X-Trailer: t", "", ""]).encode())
+    assert heard.statuses == [200], heard
+    for connection in faulty.upstream.connections:
+        seen += [fields for fields in connection.fields.values() if fields[b":path"] == b"/mapped"]
+    got = seen[-1]
+    assert (got[b":method"], got[b":authority"], got[b"x-mixed"]) == (b"POST", b"faulty", b"Kept")
+    gone = {b"host", b"connection", b"x-hop", b"keep-alive", b"transfer-encoding", b"proxy-connection", b"upgrade"}
+    assert not gone & set(got) and got.get(b"te") in (None, b"trailers"), got
+    assert all(name == name.lower() for name in got)
+
+
+def test_h2_35_an_upstream_that_says_nothing_is_waited_for_no_longer_than_the_bound(faulty: Faulty) -> None:
+    faulty.upstream.scripts[b"/silent"] = lambda at: b""
+    with faulty.open() as peer:
+        peer.send(head(1, request_fields("/silent", authority="faulty")))
+        assert peer.wait(lambda: peer.is_over(1), IDLE_TIMEOUT_MS / 1000 + 5), peer.frames
+        assert peer.status(1) in (503, 504) and peer.ask(3, nonce=b"after")
+        cancelled = [each for served in faulty.upstream.connections for each in served.peer.of(frames.RST_STREAM)]
+        assert cancelled and cancelled[-1].code == frames.CANCEL, "the upstream is told that nobody waits any more"
 
 
 HEADS: dict[str, Script] = {
