@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.attack.conftest import Arena, request
 from tests.attack.test_h1_bodies import DENIAL
 from tests.support import wire
 from tests.support.origin import Request
+from tests.support.pair import HTTP_PORT, SERVER_IP
 
 FIRST_LINE_BYTES, HEAD_BYTES, FIELDS = 8_192, 61_440, 100
 ADDED = 8  # room for what the first sidecar adds before the second one counts: its own fields, a note for its peer
@@ -188,6 +190,23 @@ def test_h1_62_preface_behind_an_http1_request(arena: Arena) -> None:
 )
 def test_h1_62_what_only_looks_like_a_preface(arena: Arena, preface: bytes) -> None:
     arena.refuse(preface)
+
+
+def test_h1_62_preface_where_http1_was_agreed(attacked: Arena) -> None:
+    """Mutual TLS whose ALPN said http/1.1: the preface is refused as HTTP/1.1 is, and no frame answers it."""
+    folder = attacked.pair.folder / "credentials-client"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(folder / "cert-chain.pem", folder / "key.pem")
+    context.set_alpn_protocols(["istio-http/1.1", "http/1.1"])
+    for data, statuses in ((request(nonce=b"tls") + PREFACE, [200, 400]), (PREFACE + b"\0\0\0\4\0\0\0\0\0", [400])):
+        before = len(attacked.origin.requests)
+        plain = wire.connect_uncaptured(attacked.pair.client, (SERVER_IP, HTTP_PORT))
+        with context.wrap_socket(plain) as connection:
+            assert connection.selected_alpn_protocol() == "http/1.1"
+            connection.sendall(data)
+            heard = wire.listen(connection)
+        assert (heard.statuses, len(attacked.origin.requests) - before) == (statuses, len(statuses) - 1)
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "H2C", "h2c, loud", "loud, h2c"])

@@ -297,6 +297,22 @@ def read_until(connection: socket.socket, wanted: bytes) -> bytes:
     return heard
 
 
+def test_rt_11_lengths_inside_a_body_mean_nothing(arena: Arena) -> None:
+    """A gRPC message that claims 4 GiB, and one that is cut off: each byte passes at once, nothing waits for the rest."""
+    with wire.connect(arena.pair, arena.direction) as connection:
+        connection.settimeout(5)
+        fields = ("Transfer-Encoding: chunked", "Content-Type: application/grpc", "TE: trailers")
+        connection.sendall(request("/duplex", *fields, method="POST"))
+        heard = b""
+        for message in (b"\0\xff\xff\xff\xff", b"part", b"\1\0\0\0\5hell"):
+            connection.sendall(b"%x\r\n%b\r\n" % (len(message), message))
+            while not heard.endswith(message + b"\r\n"):
+                heard += connection.recv(65536)
+        connection.sendall(b"0\r\n\r\n")
+        assert read_until(connection, b"0\r\n\r\n").endswith(b"0\r\n\r\n")
+    assert heard.startswith(b"HTTP/1.1 200 ")
+
+
 def test_rt_13_answers_at_the_moment_of_the_bound(arena: Arena) -> None:
     """Thirty answers around the idle bound: each request ends once, as answered or as timed out, and is logged once."""
     side = arena.attacked_side

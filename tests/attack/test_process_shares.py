@@ -157,22 +157,19 @@ def test_pr_05_memory_near_its_limit(starved: Mesh) -> None:
 
 
 def test_pr_05_memory_that_is_free_again_is_given_back(starved: Mesh) -> None:
-    """Callers with long heads that never end fill the memory up to where others are refused; once they are gone, and the limit is as it was,
+    """Callers with long heads that never end fill the memory up to where others are refused; once they are gone, under the same limit,
     there is room again: the heap does not keep for nobody what new callers need."""
     server = starved.pair.server
     with memory_group() as group:
         limit = group / ("memory.limit_in_bytes" if group.parent.name == "memory" else "memory.max")
         server.wrapper = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
         restart(starved, server)
-        limit.write_text(str(needed(group) * 115 // 100))
         with contextlib.ExitStack() as stack:
-
-            def another() -> bool:
+            for _ in range(120):
                 connection = stack.enter_context(wire.connect(starved.pair, "inbound"))
                 wire.send_pieces(connection, [get("/", "X-Long: " + "x" * 55_000)[:-2]])
-                return refused_by(starved)
-
-            assert starved.origin.wait(another, 20), "nothing was ever refused"
+            limit.write_text(str(needed(group) * 104 // 100))
+            assert starved.origin.wait(lambda: refused_by(starved), 5), usage_file(group).read_text()
         assert starved.origin.wait(lambda: not refused_by(starved), 10), (needed(group), limit.read_text())
         assert server.process is not None and server.process.poll() is None
         limit.write_text(str(1 << 30))

@@ -92,9 +92,14 @@ def refusing(side: Side, *addresses: str, how: str = "REJECT --reject-with tcp-r
 
 def tried(side: Side) -> int:
     """How many first packets the rules of `refusing` have met."""
+    return sum(tried_each(side))
+
+
+def tried_each(side: Side) -> list[int]:
+    """The same for each address."""
     command = ["ip", "netns", "exec", side.namespace, "iptables", "-w", "-nvxL", "OUTPUT"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return sum(int(line.split()[0]) for line in listed.splitlines() if " REJECT " in line or " DROP " in line)
+    return [int(line.split()[0]) for line in listed.splitlines() if " REJECT " in line or " DROP " in line]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -232,8 +237,8 @@ def test_rt_12_a_client_that_leaves_while_its_request_looks_for_an_endpoint(spar
             assert spared.origin.wait(lambda: tried(client) == 1, 3)
         line = spared.logged(client, at, lambda line: line["path"] == "/left")
         assert line["response_code_details"] == "downstream_closed"
-        time.sleep(1.5)  # the kernel would have asked again after a second
-        assert tried(client) == 1
+        time.sleep(1.5)  # longer than one try may take; connects that requests share go on to their own end
+        assert 0 in tried_each(client), "nothing was tried at the other endpoint"
 
 
 def test_the_rules_refuse(spared: Mesh) -> None:

@@ -9,11 +9,15 @@ Source: istio-semantics A.5, B.2, B.3, B.4, F.0, F.1; Envoy's API of version 1.4
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tests.interop import rig as ports
 from tests.interop import tools
@@ -58,6 +62,20 @@ class Beside(Mesh):
             process.kill()
             process.wait()
         self._started = [start(self.rig, at) for at in SIDES[self.at]]
+
+    def counter(self, name: str) -> int:
+        """A counter of the Envoy at the one side."""
+        side = self.pair.client if self.at == "client" else self.pair.server
+        page = side.inside(lambda: _admin(f"/stats?filter={quote(f'^{re.escape(name)}$')}"))
+        return int(page.rpartition(": ")[2] or 0)
+
+
+def _admin(path: str) -> str:
+    """A page of the Envoy in this namespace."""
+    connection = http.client.HTTPConnection("127.0.0.1", ADMIN_PORT, timeout=5)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
 
 
 def start(made: Rig, at: str) -> subprocess.Popen[bytes]:
@@ -110,8 +128,8 @@ def _outbound_listener(port: int) -> Config:
         listener["default_filter_chain"] = tcp
         return listener
     protocol = "http2" if port in HTTP2_PORTS else "http"
-    http = {"filters": [_http(_outbound_route(port), [_alpn(protocol)])]}
-    return {**listener, "filter_chains": [tcp if port == ports.TCP else http]}
+    routed = {"filters": [_http(_outbound_route(port), [_alpn(protocol)])]}
+    return {**listener, "filter_chains": [tcp if port == ports.TCP else routed]}
 
 
 def _sniffed(port: int, spoken: str, protocol: str) -> Config:

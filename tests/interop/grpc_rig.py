@@ -51,14 +51,15 @@ def python_cases(rig: Rig, way: str, port: int) -> dict[str, str]:
 
 
 def go_cases(rig: Rig, way: str, port: int, cases: Sequence[str] = CASES) -> dict[str, str]:
-    """What was wrong, for each case that failed; each case is a process with a connection of its own."""
+    """What was wrong, for each case that failed."""
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        found = dict(zip(cases, threads.map(lambda case: go_case(rig, way, port, case), cases), strict=True))
+    return {case: why for case, why in found.items() if why}
+
+
+def go_case(rig: Rig, way: str, port: int, case: str, *words: str) -> str:
+    """What was wrong, or nothing; each case is a process with a connection of its own."""
     _, address = rig.where(way)
     client = [tools.built("grpc-interop-client"), f"--server_host={address}", f"--server_port={port}"]
-
-    def judge(case: str) -> str:
-        done = rig.run(way, [*client, f"--test_case={case}"], timeout_s=60)
-        return "" if done.returncode == 0 else done.stderr[-1000:]
-
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        found = dict(zip(cases, threads.map(judge, cases), strict=True))
-    return {case: why for case, why in found.items() if why}
+    done = rig.run(way, [*client, f"--test_case={case}", *words], timeout_s=60)
+    return "" if done.returncode == 0 else done.stderr[-1000:]

@@ -16,11 +16,11 @@ from tests.interop import tools
 from tests.interop.envoy import Beside
 from tests.interop.grpc_rig import CASES, COMPRESSED, SERVERS, go_cases, python_cases
 from tests.interop.grpc_rig import serving as serving_grpc
-from tests.interop.rig import AUTO, HTTP, HTTP2
+from tests.interop.rig import AUTO, HTTP, HTTP2, SERVICE
 from tests.support import wire
 from tests.support.mesh import get
 
-pytestmark = pytest.mark.parametrize("beside_envoy", ["both", "client", "server"], indirect=True)
+wherever_envoy_is = pytest.mark.parametrize("beside_envoy", ["both", "client", "server"], indirect=True)
 
 
 @pytest.fixture
@@ -35,6 +35,45 @@ def served_grpc(beside_envoy: Beside) -> Iterator[Beside]:
         yield beside_envoy
 
 
+@pytest.mark.parametrize("beside_envoy", ["client", "server"], indirect=True)
+def test_the_version_on_the_wire(served: Beside) -> None:
+    """A foreign sidecar is spoken to in what the port was declared, not in HTTP/2 whenever that is cheaper."""
+    for port, version in ((HTTP, 1), (HTTP2, 2)):
+        before = [_connections(served, port, each) for each in (1, 2)]
+        opponent.load(served.rig, "outbound", "/page" if port == HTTP2 else "/bytes/10", port, requests=20)
+        fresh = [_connections(served, port, each) - old for each, old in zip((1, 2), before, strict=True)]
+        assert fresh[2 - version] == 0, (port, fresh)
+        assert _connections(served, port, version) > 0, port
+
+
+@pytest.mark.parametrize("beside_envoy", ["server"], indirect=True)
+def test_h2_upgrade_policy(served: Beside) -> None:
+    """Where the mesh says so, HTTP/1.1 of many connections shares HTTP/2 towards Envoy; the application speaks HTTP/1.1."""
+    pair = served.pair
+    usual = (pair.configuration / "base.yaml").read_text()
+    before = _connections(served, HTTP, 2)
+    pair.replace(
+        "base.yaml",
+        usual.replace("spec: {accessLogFile", "spec: {h2UpgradePolicy: UPGRADE, accessLogFile"),
+        pair.client,
+    )
+    try:
+        assert served.ask(*(get("/", "X-Mine: 1") for _ in range(20)), count=20).statuses == [200] * 20
+        opponent.load(served.rig, "outbound", "/bytes/10", HTTP, requests=200)
+    finally:
+        pair.replace("base.yaml", usual, pair.client)
+    assert _connections(served, HTTP, 2) > before
+    assert served.origin.requests[-201].value(b"x-mine") == b"1"
+
+
+def _connections(mesh: Beside, port: int, version: int) -> int:
+    """How many of this version Envoy has seen on the side of the other sidecar."""
+    if mesh.at == "client":
+        return mesh.counter(f"cluster.outbound|{port}||{SERVICE}.upstream_cx_http{version}_total")
+    return mesh.counter(f"http.inbound|{port}||.downstream_cx_http{version}_total")
+
+
+@wherever_envoy_is
 def test_pages_uploads_and_trailers(served: Beside) -> None:
     for name, size in opponent.SIZES.items():
         assert opponent.fetch(served.rig, "outbound", f"/{name}") == opponent.digest(size)
@@ -43,10 +82,12 @@ def test_pages_uploads_and_trailers(served: Beside) -> None:
     assert received == 500_000
 
 
+@wherever_envoy_is
 def test_load_in_many_streams(served: Beside) -> None:
     opponent.load(served.rig, "outbound", "/page")
 
 
+@wherever_envoy_is
 def test_http1_before_an_http2_application(served: Beside) -> None:
     with wire.connect(served.pair, "outbound", HTTP2) as connection:
         for _ in range(3):
@@ -55,10 +96,12 @@ def test_http1_before_an_http2_application(served: Beside) -> None:
             assert (heard.statuses, len(heard.answers[0].body)) == ([200], opponent.SIZES["page"])
 
 
+@wherever_envoy_is
 def test_http2_before_an_http1_application(served: Beside) -> None:
     opponent.load(served.rig, "outbound", "/bytes/3000", HTTP, requests=500)
 
 
+@wherever_envoy_is
 def test_an_auto_port_speaks_what_the_client_speaks(served: Beside) -> None:
     """There the application speaks HTTP/1.1 alone: it sees the preface, and ends the connection."""
     _, address = served.rig.where("outbound")
@@ -72,6 +115,7 @@ def test_an_auto_port_speaks_what_the_client_speaks(served: Beside) -> None:
 RACED = {"go": {"timeout_on_sleeping_server"}, "python": set[str]()}
 
 
+@wherever_envoy_is
 @pytest.mark.parametrize("server", SERVERS)
 def test_grpc_python_as_client(served_grpc: Beside, server: str) -> None:
     found = python_cases(served_grpc.rig, "outbound", SERVERS[server])
@@ -80,6 +124,7 @@ def test_grpc_python_as_client(served_grpc: Beside, server: str) -> None:
     assert judged <= set(found)
 
 
+@wherever_envoy_is
 @pytest.mark.parametrize("server", SERVERS)
 def test_grpc_go_as_client(served_grpc: Beside, server: str) -> None:
     judged = [case for case in CASES if case not in RACED[server]]

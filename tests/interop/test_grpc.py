@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.interop import tools
-from tests.interop.grpc_rig import CASES, COMPRESSED, SERVERS, go_cases, python_cases, serving
+from tests.interop.grpc_rig import CASES, COMPRESSED, SERVERS, go_case, go_cases, python_cases, serving
 from tests.interop.rig import GRPC_RESET, WAYS, Rig
 
 
@@ -38,6 +38,14 @@ def test_python_as_client(served: Rig, way: str, server: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_go_as_client(served: Rig, way: str, server: str) -> None:
     assert go_cases(served, way, SERVERS[server]) == {}
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("case", ["rpc_soak", "channel_soak"])
+def test_soak(served: Rig, case: str, server: str) -> None:
+    """Large calls from several threads at once, on one connection or on a fresh one each."""
+    amount = ["--soak_iterations=100", "--soak_num_threads=4", "--soak_overall_timeout_seconds=30"]
+    assert go_case(served, "outbound", SERVERS[server], case, *amount) == ""
 
 
 @pytest.mark.parametrize(("timeout", "status"), [("1m", "4"), ("1H", "14")], ids=["late", "in-time"])

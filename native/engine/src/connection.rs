@@ -12,7 +12,7 @@ use meshdp_model::sections::ChainProtocol;
 
 use crate::downstream;
 use crate::fault;
-use crate::http;
+use crate::http::{self, h2_session, session};
 use crate::listener::Accepted;
 use crate::observe::outcome::Reason;
 use crate::observe::record;
@@ -41,7 +41,11 @@ async fn stages(accepted: Accepted, worker: &Rc<Worker>, entry: &Rc<Entry>) -> R
     fault::point("connection");
     match secured.link.chain.protocol {
         ChainProtocol::Tcp => tcp_session::run(secured, &pinned, worker).await,
-        ChainProtocol::Http => http::run(secured, &pinned, worker).await,
+        // Boxed, so that connections which carry one request at a time do not keep room for it.
+        ChainProtocol::Http if http::begins_as_http2(&secured) => {
+            Box::pin(h2_session::run(secured, &pinned, worker)).await
+        }
+        ChainProtocol::Http => session::run(secured, &pinned, worker).await,
     }
 }
 

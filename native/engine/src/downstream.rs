@@ -259,7 +259,7 @@ async fn terminate(
         ChainProtocol::Http => &[ServerAlpn::Http2, ServerAlpn::Http11],
         ChainProtocol::Tcp => &[],
     };
-    let alpn = ServerAlpn::select(spoken, detection.application.iter().map(|name| &**name));
+    let alpn = ServerAlpn::select(spoken, || detection.application.iter().map(|name| &**name));
     let hello = prefix.as_slice().into();
     worker.buffers.give(prefix);
     let handshake = tls::accept(tcp, hello, &credentials, alpn);

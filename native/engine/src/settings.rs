@@ -132,3 +132,17 @@ impl Settings {
 const KEEPALIVE_PROBES: u32 = 3;
 /// The kernel counts in seconds.
 const LEAST_KEEPALIVE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+impl Settings {
+    /// Those of a data plane that binds nothing.
+    pub(crate) fn of_tests() -> Self {
+        let settings = serde_json::json!({
+            "workload": "default/alice", "concurrency": 1, "outbound": "127.0.0.1:1", "inbound": "127.0.0.1:2",
+            "admin": "127.0.0.1:3", "status": "127.0.0.1:4", "readiness": "127.0.0.1:5", "metrics": "127.0.0.1:6",
+            "inbound_source": "127.0.0.6", "access_log": "off", "feed": null, "identity": null, "version": "0",
+            "post_quantum": false, "single_instance": false,
+        });
+        Self::decode(settings.to_string().as_bytes()).expect("the settings are whole")
+    }
+}

@@ -86,9 +86,10 @@ impl Target {
         let address = |index: usize| SocketAddr::new(endpoints[index].address, endpoints[index].port);
         let in_flight = |index: usize| worker.load.of(address(index));
         let avoided = |index: usize| worker.health.avoids(address(index), worker.coarse_ms());
-        let picked = match worker.health.is_quiet() {
-            true => balance::pick(endpoints, in_flight, worker.random()),
-            false => balance::pick_avoiding(endpoints, in_flight, avoided, worker.random()),
+        let picked = if worker.health.is_quiet() {
+            balance::pick(endpoints, in_flight, worker.random())
+        } else {
+            balance::pick_avoiding(endpoints, in_flight, avoided, worker.random())
         };
         let picked = picked.ok_or(Reason::NoHealthyUpstream)?;
         Ok(Self {

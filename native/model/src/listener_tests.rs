@@ -196,3 +196,15 @@ fn destinations_are_looked_up_by_address_then_port() {
         assert_eq!(found, expected, "{destination}");
     }
 }
+
+#[test]
+fn what_was_declared_of_a_destination_is_that_of_its_address() {
+    let services = [service("grpc", 81, "http2", &["240.0.0.5"]), service("odd", 7000, "auto", &["240.0.0.4"])];
+    let sections = services.iter().fold(Sections::golden(), |sections, (name, section)| sections.with(name, section));
+    let snapshot = sections.snapshot();
+    let declared = |destination: &str| snapshot.declared(destination.parse().unwrap());
+    assert_eq!(declared("240.0.0.5:81"), PortProtocol::Http2);
+    assert_eq!(declared("240.0.0.4:7000"), PortProtocol::Auto);
+    assert_eq!(declared("240.0.0.5:82"), PortProtocol::Auto, "another port");
+    assert_eq!(declared("240.0.0.4:81"), PortProtocol::Auto, "another address, whatever its port carries elsewhere");
+}

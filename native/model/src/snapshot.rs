@@ -7,35 +7,34 @@
 mod decode;
 pub(crate) mod link;
 pub(crate) mod services;
+mod set;
 mod transaction;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use crate::authz::compile::Policies;
 use crate::balance::EndpointSet;
 use crate::sections::{Cluster, Inbound, Mesh, PeerEntry, Telemetry, Workload};
-use crate::snapshot::decode::{Decoded, decode_section};
 use crate::snapshot::link::Linked;
 use crate::snapshot::services::ServiceIndex;
+use crate::snapshot::set::{Section, SectionSet};
 use crate::snapshot::transaction::Transaction;
 
 /// One version of a workload's configuration. Immutable; put it in an `Arc` to share it.
 #[derive(Debug)]
 pub struct Snapshot {
     digest: Arc<str>,
-    sections: BTreeMap<Arc<str>, Section>,
+    sections: SectionSet,
     linked: Linked,
 }
 
 impl Snapshot {
     /// What is in force before the first transaction: nothing is served, everything is denied.
     pub fn empty() -> Self {
-        Self { digest: "".into(), sections: BTreeMap::new(), linked: Linked::closed() }
+        Self { digest: "".into(), sections: SectionSet::default(), linked: Linked::closed() }
     }
 
     /// Makes the snapshot that a transaction leads to. All or nothing: on an error `self` is what stays in force. A
@@ -47,11 +46,14 @@ impl Snapshot {
         }
         let transaction = Transaction::parse(transaction)?;
         let sections = self.changed_sections(&transaction)?;
-        let digest = snapshot_digest(&sections);
+        let digest = sections.digest();
         if digest != transaction.digest {
             return Err(SnapshotError::DigestDiffers { stated: transaction.digest, found: digest });
         }
-        let linked = Linked::link(&sections, &self.linked)?;
+        let linked = match self.linked.with_endpoints(&transaction, &sections) {
+            Some(linked) => linked,
+            None => Linked::link(&sections, &self.linked)?,
+        };
         Ok(Self { digest: digest.into(), sections, linked })
     }
 
@@ -67,7 +69,7 @@ impl Snapshot {
 
     /// The names of the sections, sorted.
     pub fn sections(&self) -> impl Iterator<Item = &str> {
-        self.sections.keys().map(AsRef::as_ref)
+        self.sections.iter().map(|section| &*section.name)
     }
 
     /// The bytes of a section as they came.
@@ -116,40 +118,24 @@ impl Snapshot {
         &self.linked.services
     }
 
-    fn changed_sections(&self, transaction: &Transaction<'_>) -> Result<BTreeMap<Arc<str>, Section>, SnapshotError> {
+    fn changed_sections(&self, transaction: &Transaction<'_>) -> Result<SectionSet, SnapshotError> {
         let mut sections = match &transaction.base[..] {
-            "" => BTreeMap::new(),
+            "" => SectionSet::default(),
             base if *base == *self.digest => self.sections.clone(),
             base => return Err(SnapshotError::BaseNotInForce { base: base.into(), in_force: self.digest.to_string() }),
         };
         for name in &transaction.drop {
-            if sections.remove(&name[..]).is_none() {
+            if !sections.remove(name) {
                 return Err(SnapshotError::DropOfAbsent { name: name.clone() });
             }
         }
         for (name, value) in &transaction.put {
-            let section = match self.sections.get_key_value(&name[..]) {
-                Some((_, same)) if *same.bytes == *value.get().as_bytes() => same.clone(),
-                _ => Section::decode(name, value.get())?,
-            };
-            sections.insert(name[..].into(), section);
+            sections.put(match self.sections.get(name) {
+                Some(same) if *same.bytes == *value.get().as_bytes() => Arc::clone(same),
+                _ => Arc::new(Section::decode(name, value.get())?),
+            });
         }
         Ok(sections)
-    }
-}
-
-/// One section. Cheap to clone: snapshots share what did not change.
-#[derive(Clone, Debug)]
-pub(crate) struct Section {
-    bytes: Arc<[u8]>,
-    digest: [u8; 32],
-    pub(crate) decoded: Decoded,
-}
-
-impl Section {
-    fn decode(name: &str, text: &str) -> Result<Self, SnapshotError> {
-        let decoded = decode_section(name, text)?;
-        Ok(Self { bytes: text.as_bytes().into(), digest: Sha256::digest(text).into(), decoded })
     }
 }
 
@@ -240,18 +226,6 @@ impl fmt::Display for SnapshotError {
 }
 
 impl std::error::Error for SnapshotError {}
-
-/// SHA-256 over `name "\0" section-digest-hex "\n"` for every section sorted by name.
-fn snapshot_digest(sections: &BTreeMap<Arc<str>, Section>) -> String {
-    let mut hasher = Sha256::new();
-    for (name, section) in sections {
-        hasher.update(name.as_bytes());
-        hasher.update(b"\0");
-        hasher.update(hex::encode(section.digest));
-        hasher.update(b"\n");
-    }
-    hex::encode(hasher.finalize())
-}
 
 /// As large as one message of the feed may be (docs/feed.md).
 pub const MAX_TRANSACTION_BYTES: usize = 64 << 20;

@@ -1,7 +1,9 @@
+use std::collections::BTreeMap;
 use std::fs;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::PortProtocol;

@@ -438,8 +438,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_takes_its_time_does_not_undo_what_the_others_were_told() {
-        let settings = Settings::decode(br#"{"access_log": "off"}"#).expect("the defaults");
-        let force = Force::new(settings).expect("nothing is opened");
+        let force = Force::new(Settings::of_tests()).expect("nothing is opened");
         let (quick, mut obeyed) = unbounded_channel();
         let (stuck, mut unread) = unbounded_channel();
         force.attach(vec![stuck, quick]);

@@ -140,7 +140,7 @@ async fn connect(ending: Ending, target: Target) {
 
 /// Puts a connection at the disposal of the group.
 fn begin(stream: Stream, group: &Rc<Group>, worker: &Rc<Worker>) {
-    let proof = stream.proof().map(|(root, until)| (root.clone(), until));
+    let proof = stream.proof().map(|(root, until)| (*root, until));
     let openers = Some(Rc::clone(&group.openers));
     let shared = Shared::new(Role::Client, &Config::default(), &worker.buffers, openers);
     let connection = Rc::new(ClientConnection { shared: Rc::clone(&shared), proof, life: Life::default() });

@@ -380,3 +380,37 @@ fn a_silent_peer_of_the_mesh_is_asked_and_given_up_when_it_does_not_answer() {
         assert_eq!(asked.await.unwrap(), Err(StreamEnd::Lost));
     });
 }
+
+#[test]
+fn a_connection_whose_window_stays_used_up_has_a_second_one_made() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (worker, target) = (worker(), Target::of_tests(listener.local_addr().unwrap(), None));
+        let Acquired::Http2(connection) = ({
+            let (acquired, mut first) = tokio::join!(acquire(&target, &worker), hand(&listener));
+            first.setting(4, 1 << 20).await;
+            spawn_local(async move { while first.next().await.is_some() {} });
+            acquired.unwrap()
+        }) else {
+            panic!("it fell back")
+        };
+        let mut stream = connection.open(RequestKind::Other, false, request("/upload")).unwrap();
+        let body = vec![1; 100_000];
+        let mut sent = 0;
+        while sent < 65_535 {
+            sent += poll_fn(|context| stream.poll_send_data(context, &body[sent..], true)).await.unwrap();
+        }
+        let same = |other: &Rc<ClientConnection>| Rc::ptr_eq(&connection, other);
+        for now_ms in [0, 100] {
+            assert!(matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(found)) if same(&found)));
+            worker.h2.sweep(now_ms, NOW);
+        }
+        assert!(
+            matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(found)) if same(&found)),
+            "it does not wait"
+        );
+        let _second = hand(&listener).await;
+        tokio::task::yield_now().await;
+        assert!(matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(found)) if !same(&found)));
+    });
+}

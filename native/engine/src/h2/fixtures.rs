@@ -72,7 +72,7 @@ async fn answer(request: http::Request<h2::RecvStream>, mut respond: h2::server:
 }
 
 /// The field block of a request for `path`.
-pub(super) fn request<'p>(path: &'p str) -> impl FnOnce(&mut Encoder, &mut Vec<u8>) + 'p {
+pub(super) fn request(path: &str) -> impl FnOnce(&mut Encoder, &mut Vec<u8>) {
     move |encoder, out| {
         encoder.field(b":method", b"POST", Indexing::Add, out);
         encoder.field(b":scheme", b"http", Indexing::Add, out);
@@ -136,7 +136,7 @@ impl Hand {
         self.frame(4, 0, 0, &payload).await;
     }
 
-    /// The next frame that is neither SETTINGS nor WINDOW_UPDATE; `None` at the end. The client's preface is to be read first.
+    /// The next frame that is neither SETTINGS nor `WINDOW_UPDATE`; `None` at the end. The client's preface is to be read first.
     pub(super) async fn next(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         loop {
             let mut header = [0; 9];

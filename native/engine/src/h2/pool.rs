@@ -91,6 +91,9 @@ impl Connections {
             for connection in &*group.connections.borrow() {
                 connection.sweep(now_ms, wall_s, self.idle_ms);
             }
+            if group.openers.waiting.get() > 0 {
+                group.openers.changed.notify_waiters(); // a pause may be over
+            }
             // Whoever is about to use a group that is otherwise forgotten holds it.
             !group.is_empty() || Rc::strong_count(group) > 1 || group.http11_until_ms.get() > now_ms
         });

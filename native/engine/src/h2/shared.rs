@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     pub(super) buffers: Rc<Buffers>,
     /// Bytes received so far, to tell life from silence.
     received: Cell<u64>,
+    /// Requests that the core answered by itself and nobody has recorded.
+    answered: Cell<u32>,
     /// Who waits for a stream to end, or for the peer to allow more.
     openers: Option<Rc<Openers>>,
 }
@@ -82,7 +84,7 @@ impl Shared {
             greeted: false,
         };
         let (state, buffers) = (RefCell::new(state), Rc::clone(buffers));
-        Rc::new(Self { state, buffers, received: Cell::new(0), openers })
+        Rc::new(Self { state, buffers, received: Cell::new(0), answered: Cell::new(0), openers })
     }
 
     /// Client: opens a stream with its request head; `encode` writes the field block.
@@ -183,6 +185,11 @@ impl Shared {
         self.state.borrow().core.settings_acknowledged()
     }
 
+    /// How many requests with heads above the limits the core has answered by itself since this was asked last.
+    pub(crate) fn take_answered(&self) -> u32 {
+        self.answered.take()
+    }
+
     /// Bytes received so far.
     pub(super) fn received(&self) -> u64 {
         self.received.get()
@@ -209,7 +216,8 @@ impl Shared {
         state.lend_output(&self.buffers);
         let State { core, slots, greeted, .. } = &mut *state;
         let taken = core.receive(input, &mut self.buffers.heads.borrow_mut(), slots);
-        let News { settings, going_away, .. } = std::mem::take(&mut slots.news);
+        let News { settings, going_away, answered, .. } = std::mem::take(&mut slots.news);
+        self.answered.set(self.answered.get() + answered);
         *greeted |= settings;
         if let Some(openers) = self.openers.as_ref().filter(|_| settings || going_away) {
             openers.ungreeted_streams.set(UNGREETED_STREAMS.min(core.peer_max_streams() as usize));

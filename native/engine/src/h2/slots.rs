@@ -16,7 +16,7 @@ use crate::worker::buffers::Buffers;
 
 /// The streams of one connection that have a handle, or wait for theirs.
 pub(super) struct Slots {
-    slots: Vec<Slot>,
+    all: Vec<Slot>,
     free: Vec<usize>,
     by_id: HashMap<StreamId, usize, BuildHasherDefault<IdHasher>>,
     /// Requests that nobody has accepted yet.
@@ -34,8 +34,8 @@ pub(super) struct News {
     pub(super) going_away: bool,
     /// Our PING was answered.
     pub(super) pong: bool,
-    /// The core answered a request by itself with this status.
-    pub(super) answered: Option<u16>,
+    /// Requests that the core answered by itself, for their heads were above the limits.
+    pub(super) answered: u32,
 }
 
 /// A request that has just begun.
@@ -76,14 +76,14 @@ pub(super) struct Slot {
 impl Slots {
     pub(super) fn new(buffers: Rc<Buffers>) -> Self {
         let (by_id, arrived, news) = (HashMap::default(), VecDeque::new(), News::default());
-        Self { slots: Vec::new(), free: Vec::new(), by_id, arrived, buffers, news }
+        Self { all: Vec::new(), free: Vec::new(), by_id, arrived, buffers, news }
     }
 
     /// A slot for a new stream; slots are used again, with what they have grown to.
     pub(super) fn take(&mut self, id: StreamId) -> usize {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
-            self.slots.len() - 1
+            self.all.push(Slot::default());
+            self.all.len() - 1
         });
         self.by_id.insert(id, index);
         index
@@ -91,7 +91,7 @@ impl Slots {
 
     /// Forgets a stream; its buffers go back.
     pub(super) fn release(&mut self, index: usize, id: StreamId) {
-        let slot = &mut self.slots[index];
+        let slot = &mut self.all[index];
         for buffer in [&mut slot.head, &mut slot.body, &mut slot.trailers] {
             self.buffers.give(std::mem::take(buffer));
         }
@@ -102,23 +102,21 @@ impl Slots {
     }
 
     pub(super) fn at(&mut self, index: usize) -> &mut Slot {
-        &mut self.slots[index]
+        &mut self.all[index]
     }
 
     /// The next request that was not accepted yet, its head appended to `text`.
     pub(super) fn accept(&mut self, text: &mut Vec<u8>) -> Option<Arrived> {
         let arrived = self.arrived.pop_front()?;
-        move_whole(&mut self.slots[arrived.slot].head, text, &self.buffers);
+        move_whole(&mut self.all[arrived.slot].head, text, &self.buffers);
         Some(arrived)
     }
 
-    /// Ends every stream that has not come to its end: the connection is gone.
+    /// Ends every stream: the connection is gone. What has come can still be read, to its end where that has come.
     pub(super) fn end_all(&mut self, end: StreamEnd) {
         for &index in self.by_id.values() {
-            let slot = &mut self.slots[index];
-            if !slot.ended && slot.end.is_none() {
-                slot.end = Some(end);
-            }
+            let slot = &mut self.all[index];
+            slot.end.get_or_insert(end);
             slot.wake();
         }
     }
@@ -129,14 +127,14 @@ impl Slots {
     }
 
     fn of(&mut self, id: StreamId) -> Option<&mut Slot> {
-        self.by_id.get(&id).map(|&index| &mut self.slots[index])
+        self.by_id.get(&id).map(|&index| &mut self.all[index])
     }
 }
 
 impl Events for Slots {
     fn request(&mut self, id: StreamId, text: &[u8], shape: RequestShape, end: bool) {
         let slot = self.take(id);
-        let at = &mut self.slots[slot];
+        let at = &mut self.all[slot];
         keep(&mut at.head, text, &self.buffers);
         at.ended = end;
         self.arrived.push_back(Arrived { slot, id, shape, end });
@@ -144,7 +142,7 @@ impl Events for Slots {
 
     fn response(&mut self, id: StreamId, text: &[u8], shape: ResponseShape, end: bool) {
         let Some(&index) = self.by_id.get(&id) else { return };
-        let slot = &mut self.slots[index];
+        let slot = &mut self.all[index];
         if slot.marks.len() >= WAITING_HEADS {
             slot.end = Some(StreamEnd::Fault(ErrorCode::ENHANCE_YOUR_CALM));
         } else if slot.end.is_none() {
@@ -157,7 +155,7 @@ impl Events for Slots {
 
     fn data(&mut self, id: StreamId, bytes: &[u8], end: bool) {
         let Some(&index) = self.by_id.get(&id) else { return };
-        let slot = &mut self.slots[index];
+        let slot = &mut self.all[index];
         if slot.end.is_none() {
             slot.make_room();
             keep(&mut slot.body, bytes, &self.buffers);
@@ -168,7 +166,7 @@ impl Events for Slots {
 
     fn trailers(&mut self, id: StreamId, text: &[u8]) {
         let Some(&index) = self.by_id.get(&id) else { return };
-        let slot = &mut self.slots[index];
+        let slot = &mut self.all[index];
         if slot.end.is_none() {
             keep(&mut slot.trailers, text, &self.buffers);
             slot.ended = true;
@@ -204,8 +202,8 @@ impl Events for Slots {
         self.news.pong = true;
     }
 
-    fn answered(&mut self, _id: StreamId, status: u16) {
-        self.news.answered = Some(status);
+    fn answered(&mut self, _id: StreamId, _status: u16) {
+        self.news.answered += 1;
     }
 }
 

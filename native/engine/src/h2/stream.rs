@@ -17,7 +17,7 @@ use super::shared::Shared;
 /// Why a stream ended before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StreamEnd {
-    /// The peer has certainly not acted on it (GOAWAY below it, REFUSED_STREAM): it may be sent again, whatever it is.
+    /// The peer has certainly not acted on it (GOAWAY below it, `REFUSED_STREAM`): it may be sent again, whatever it is.
     Unprocessed,
     /// The peer reset it.
     Reset(ErrorCode),
@@ -72,13 +72,8 @@ impl StreamHandle {
         if let Some(mark) = slot.take_head(text, &self.shared.buffers) {
             return Poll::Ready(Ok(ResponseHead { shape: mark.shape, end: mark.end }));
         }
-        match slot.end {
-            Some(end) => Poll::Ready(Err(end)),
-            None => {
-                slot.register(context);
-                Poll::Pending
-            }
-        }
+        slot.register(context);
+        slot.end.map_or(Poll::Pending, |end| Poll::Ready(Err(end)))
     }
 
     /// Appends at most `limit` body bytes to `into`; an empty `into` may be exchanged as in `poll_head`. What came before the
@@ -164,11 +159,6 @@ impl StreamHandle {
         let slot = state.slots.at(self.slot);
         slot.register(context);
         slot.end.map_or(Poll::Pending, Poll::Ready)
-    }
-
-    /// How many body bytes could be sent now, were nothing else to send.
-    pub(crate) fn send_window(&self) -> usize {
-        self.shared.state().core.send_window(self.id)
     }
 
     fn send(

@@ -23,7 +23,8 @@ use crate::h2::stream::StreamEnd;
 use crate::http::caller::Caller;
 use crate::http::h2_stream::{self, Arrived};
 use crate::http::tasks::{Deadline, Tasks};
-use crate::observe::outcome::Reason;
+use crate::observe::outcome::{Outcome, Reason};
+use crate::observe::record;
 use crate::worker::{Pinned, Worker};
 
 /// Runs an HTTP/2 connection until either side ends it.
@@ -70,6 +71,8 @@ struct H2Session<'c, 'w, F, Serve> {
     stage: Stage,
     /// When the stage ends, or how long there may be no stream; without meaning while there are some.
     until_ms: u64,
+    /// When the memory of streams is given back, unless there are some again.
+    shrink_ms: u64,
     /// There were streams when it was looked at last.
     busy: bool,
     /// Since when the first part of a frame has waited for its rest.
@@ -81,7 +84,8 @@ impl<'c, 'w, F: Future<Output = ()>, Serve: Fn(Arrived, Deadline) -> F> H2Sessio
         let until_ms = caller.worker.coarse_ms() + caller.worker.settings.limits.head_ms;
         caller.link.entry.deadline_ms.set(until_ms);
         let (stage, busy, partial_since_ms) = (Stage::Greeting, false, None);
-        Self { caller, shared, driver, tasks: Tasks::new(), serve, stage, until_ms, busy, partial_since_ms }
+        let (tasks, shrink_ms) = (Tasks::new(), u64::MAX);
+        Self { caller, shared, driver, tasks, serve, stage, until_ms, shrink_ms, busy, partial_since_ms }
     }
 
     /// One turn. Ready when the connection is no more.
@@ -103,6 +107,7 @@ impl<'c, 'w, F: Future<Output = ()>, Serve: Fn(Arrived, Deadline) -> F> H2Sessio
             let _ = self.driver.poll_flush(context);
             return Poll::Ready(ending(&ended));
         }
+        self.record_answered();
         for _ in 0..ROUNDS {
             self.accept();
             let polled = self.tasks.poll_woken();
@@ -119,6 +124,14 @@ impl<'c, 'w, F: Future<Output = ()>, Serve: Fn(Arrived, Deadline) -> F> H2Sessio
             context.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    /// Records the requests that never became one, because their heads were above the limits.
+    fn record_answered(&self) {
+        for _ in 0..self.shared.take_answered() {
+            record::refused(self.caller, &self.caller.worker.pin(), &Outcome::of(Reason::RequestHeadTooLarge));
+            self.caller.count_request();
+        }
     }
 
     /// Begins the streams that have arrived, as long as there is room; the core lets no more of them come.
@@ -140,7 +153,8 @@ impl<'c, 'w, F: Future<Output = ()>, Serve: Fn(Arrived, Deadline) -> F> H2Sessio
         let busy = self.tasks.live() > 0;
         if self.busy && !busy && self.stage == Stage::Serving {
             self.until_ms = now_ms + limits.idle_ms;
-            self.wake_at(self.until_ms);
+            self.shrink_ms = now_ms + QUIET_MS;
+            self.wake_at(self.shrink_ms.min(self.until_ms));
         }
         self.busy = busy;
         if !self.driver.is_within_frame() {
@@ -165,12 +179,16 @@ impl<'c, 'w, F: Future<Output = ()>, Serve: Fn(Arrived, Deadline) -> F> H2Sessio
         if self.partial_since_ms.is_some_and(|since_ms| since_ms + head_ms <= now_ms) {
             self.shared.abandon(StreamEnd::Lost);
         }
+        if self.shrink_ms <= now_ms {
+            self.shrink_ms = u64::MAX;
+            self.tasks.shrink();
+        }
         if self.until_ms <= now_ms {
             self.end_stage(now_ms);
         }
         let own_ms = if self.busy && self.stage == Stage::Serving { u64::MAX } else { self.until_ms };
         let partial_ms = self.partial_since_ms.map_or(u64::MAX, |since_ms| since_ms + head_ms);
-        let next_ms = self.tasks.wake_expired(now_ms).min(own_ms).min(partial_ms);
+        let next_ms = self.tasks.wake_expired(now_ms).min(own_ms).min(partial_ms).min(self.shrink_ms);
         self.caller.link.entry.deadline_ms.set(next_ms.max(now_ms + 1));
     }
 
@@ -244,5 +262,11 @@ const STREAMS: u32 = 100;
 const ROUNDS: usize = 4;
 /// How long a peer that was told to leave may still open streams.
 const LEAVE_MS: u64 = 1_000;
+/// How long there is no stream before the memory of earlier ones is given back.
+const QUIET_MS: u64 = 2_000;
 /// How long the end of a connection may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+#[path = "h2_session_tests.rs"]
+mod tests;

@@ -21,25 +21,14 @@ pub(crate) mod tasks;
 pub(crate) mod transfer;
 pub(crate) mod upstream;
 
-use std::rc::Rc;
-
-use crate::connection::{Failure, Secured};
+use crate::connection::Secured;
 use crate::stream::Stream;
-use crate::worker::{Pinned, Worker};
 
-/// Runs an HTTP connection to its end. What TLS has agreed on is spoken (attack case TL-15); plain bytes say it themselves.
-///
-/// # Errors
-/// What ended the connection, when it was not the end of a request.
-pub(crate) async fn run(secured: Secured, pinned: &Pinned, worker: &Rc<Worker>) -> Result<(), Failure> {
-    let http2 = match &secured.stream {
+/// Whether a connection speaks HTTP/2 from its first byte. What TLS has agreed on is spoken (attack case TL-15); plain bytes
+/// say it themselves, to the sniffer or to the session.
+pub(crate) fn begins_as_http2(secured: &Secured) -> bool {
+    match &secured.stream {
         Stream::Tls(_) => secured.stream.speaks_http2(),
         Stream::Plain(_) => secured.link.sniffed.application.iter().any(|name| &**name == b"h2c"),
-    };
-    if http2 {
-        // Boxed, so that connections which carry one request at a time do not keep room for it.
-        Box::pin(h2_session::run(secured, pinned, worker)).await
-    } else {
-        session::run(secured, pinned, worker).await
     }
 }

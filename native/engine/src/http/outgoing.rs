@@ -160,3 +160,71 @@ impl Outgoing {
 
 /// Room for the size of a chunk and its line end: a piece is far below 2^32 bytes.
 const SIZE_ROOM: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn sockets() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let near = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it accepts");
+        (Stream::Plain(near), listener.accept().await.expect("it came").0)
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime").block_on(test);
+    }
+
+    /// Sends all that waits, and says what arrives at the other end.
+    async fn sent(outgoing: &mut Outgoing, near: &mut Stream, far: &TcpStream) -> String {
+        poll_fn(|context| outgoing.poll_sent(context, near)).await.expect("it takes them");
+        let mut told = vec![0; 4_096];
+        far.readable().await.expect("there is something");
+        let count = far.try_read(&mut told).expect("there is something");
+        String::from_utf8_lossy(&told[..count]).into_owned()
+    }
+
+    fn piece(outgoing: &mut Outgoing, payload: &[u8], piece: Piece) {
+        outgoing.open_piece().extend_from_slice(payload);
+        assert_eq!(outgoing.close_piece(piece, b""), payload.len());
+    }
+
+    #[test]
+    fn a_head_leaves_with_the_first_chunk_and_sizes_have_no_padding() {
+        run(async {
+            let (mut near, far) = sockets().await;
+            let mut outgoing = Outgoing::new(Vec::new(), false);
+            outgoing.begin_head(true).extend_from_slice(b"HEAD\r\n\r\n");
+            assert!(outgoing.hungry());
+            piece(&mut outgoing, b"", Piece::Part);
+            piece(&mut outgoing, b"hello", Piece::Part);
+            assert!(!outgoing.hungry());
+            assert_eq!(sent(&mut outgoing, &mut near, &far).await, "HEAD\r\n\r\n5\r\nhello\r\n");
+            piece(&mut outgoing, &[b'a'; 0x123], Piece::Part);
+            let chunk = sent(&mut outgoing, &mut near, &far).await;
+            assert!(chunk.starts_with("123\r\naaa") && chunk.ends_with("aaa\r\n"), "{chunk}");
+            outgoing.open_piece();
+            assert_eq!(outgoing.close_piece(Piece::Last, b"x: 1\r\n"), 0);
+            assert_eq!(sent(&mut outgoing, &mut near, &far).await, "0\r\nx: 1\r\n\r\n");
+        });
+    }
+
+    #[test]
+    fn a_piece_that_is_kept_can_be_taken_again_after_it_was_sent() {
+        run(async {
+            for (chunked, framed) in [(true, "2\r\nab\r\n0\r\n\r\n"), (false, "ab")] {
+                let (mut near, far) = sockets().await;
+                let mut outgoing = Outgoing::new(b"HEAD ".to_vec(), true);
+                outgoing.begin_head(chunked);
+                assert_eq!(sent(&mut outgoing, &mut near, &far).await, "HEAD ");
+                piece(&mut outgoing, b"ab", Piece::Last);
+                assert_eq!(sent(&mut outgoing, &mut near, &far).await, framed);
+                assert_eq!(outgoing.take_payload(), b"ab");
+            }
+        });
+    }
+}

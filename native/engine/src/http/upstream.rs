@@ -123,14 +123,12 @@ pub(crate) async fn acquire(
     attempt: u32,
 ) -> Result<(Stream, bool), Reason> {
     let pooled = if attempt == 1 { worker.pool.borrow_mut().take(key) } else { None };
-    match pooled {
-        Some(stream) => Ok((stream, true)),
-        None => {
-            let stream = Box::pin(target.connect(worker)).await?;
-            worker.health.succeeded(target.address);
-            Ok((stream, false))
-        }
+    if let Some(stream) = pooled {
+        return Ok((stream, true));
     }
+    let stream = Box::pin(target.connect(worker)).await?;
+    worker.health.succeeded(target.address);
+    Ok((stream, false))
 }
 
 /// Where a request is sent: the target, the pool's key for it, and its place among the requests in flight there.

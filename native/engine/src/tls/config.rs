@@ -31,8 +31,11 @@ pub(crate) enum ServerAlpn {
 impl ServerAlpn {
     /// The first of what a filter chain speaks that the client offers. Without overlap nothing is selected, as with Envoy
     /// (B.2, attack case TL-15).
-    pub(crate) fn select<'a>(spoken: &[Self], offered: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
-        let offers = |of: Self| of.name().is_some_and(|name| offered.clone().any(|offer| offer == name));
+    pub(crate) fn select<'a, Offered: Iterator<Item = &'a [u8]>>(
+        spoken: &[Self],
+        offered: impl Fn() -> Offered,
+    ) -> Self {
+        let offers = |of: Self| of.name().is_some_and(|name| offered().any(|offer| offer == name));
         spoken.iter().copied().find(|of| offers(*of)).unwrap_or(Self::Nothing)
     }
 
@@ -132,3 +135,24 @@ static CIPHER_SUITES: [SupportedCipherSuite; 6] = [
 ];
 
 static CLASSIC_GROUPS: [&dyn SupportedKxGroup; 3] = [kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_chain_speaks_is_selected_in_its_order_of_what_is_offered() {
+        use ServerAlpn::{Http2, Http11, Nothing};
+        for (spoken, offered, selected) in [
+            (&[Http2, Http11][..], &["istio-h2", "istio", "h2"][..], Http2),
+            (&[Http2, Http11], &["http/1.1", "h2"], Http2),
+            (&[Http2, Http11], &["istio-http/1.1", "istio", "http/1.1"], Http11),
+            (&[Http2, Http11], &["istio"], Nothing),
+            (&[Http11], &["h2"], Nothing),
+            (&[], &["h2", "http/1.1"], Nothing),
+        ] {
+            let found = ServerAlpn::select(spoken, || offered.iter().map(|name| name.as_bytes()));
+            assert_eq!(found, selected, "{spoken:?} {offered:?}");
+        }
+    }
+}

@@ -121,22 +121,6 @@ fn tl_15_no_overlap_selects_nothing_and_refuses_nothing() {
 }
 
 #[test]
-fn what_a_chain_speaks_is_selected_in_its_order_of_what_is_offered() {
-    use ServerAlpn::{Http2, Http11, Nothing};
-    for (spoken, offered, selected) in [
-        (&[Http2, Http11][..], &["istio-h2", "istio", "h2"][..], Http2),
-        (&[Http2, Http11], &["http/1.1", "h2"], Http2),
-        (&[Http2, Http11], &["istio-http/1.1", "istio", "http/1.1"], Http11),
-        (&[Http2, Http11], &["istio"], Nothing),
-        (&[Http11], &["h2"], Nothing),
-        (&[], &["h2", "http/1.1"], Nothing),
-    ] {
-        let found = ServerAlpn::select(spoken, offered.iter().map(|name| name.as_bytes()));
-        assert_eq!(found, selected, "{spoken:?} {offered:?}");
-    }
-}
-
-#[test]
 fn http2_is_agreed_on_where_both_speak_it() {
     run(async {
         let ca = Authority::new("root");

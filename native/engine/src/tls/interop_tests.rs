@@ -93,7 +93,7 @@ fn tl_30_an_openssl_client_calls_us() {
             stdin.write_all(b"question\n").unwrap();
             let (tcp, _) = listener.accept().await.unwrap();
             let spoken = [ServerAlpn::Http2, ServerAlpn::Http11];
-            let alpn = ServerAlpn::select(&spoken, offered.split(',').map(str::as_bytes));
+            let alpn = ServerAlpn::select(&spoken, || offered.split(',').map(str::as_bytes));
             let (tls, peer) = accept(tcp, Vec::new(), &bob, alpn).await.unwrap();
             assert_eq!((peer.uri.as_str(), tls.alpn()), (ALICE, selected), "{version}");
             let mut stream = Stream::Tls(Box::new(tls));

@@ -47,8 +47,9 @@ impl Buffers {
     /// Takes a buffer back; its bytes are forgotten.
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
         let (mut kept, limit) = match buffer.capacity() {
-            0 => return,
-            1..=LARGEST_KEPT => (self.spare.borrow_mut(), KEPT),
+            // A smaller one, made elsewhere, would be read into in pieces.
+            0..FIRST => return,
+            FIRST..=LARGEST_KEPT => (self.spare.borrow_mut(), KEPT),
             _ => (self.large.borrow_mut(), KEPT_LARGE),
         };
         if kept.len() < limit {
@@ -130,6 +131,13 @@ mod tests {
         assert_eq!(buffers.spare.borrow().len(), 3 * BATCH);
         let _ = buffers.sweep();
         assert_eq!(buffers.spare.borrow().len(), KEPT_IDLE);
+    }
+
+    #[test]
+    fn what_is_too_small_for_a_message_is_not_kept() {
+        let buffers = Buffers::default();
+        buffers.give(Vec::with_capacity(FIRST - 1));
+        assert_eq!(buffers.spare.borrow().len(), 0);
     }
 
     #[test]

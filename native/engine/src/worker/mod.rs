@@ -282,16 +282,10 @@ impl Worker {
     /// A worker without listeners and without a thread of its own.
     pub(crate) fn of_tests(credentials: Arc<CredentialStore>) -> Rc<Self> {
         use crate::observe::{access_log, telemetry::Telemetry};
-        let settings = serde_json::json!({
-            "workload": "default/alice", "concurrency": 1, "outbound": "127.0.0.1:1", "inbound": "127.0.0.1:2",
-            "admin": "127.0.0.1:3", "status": "127.0.0.1:4", "readiness": "127.0.0.1:5", "metrics": "127.0.0.1:6",
-            "inbound_source": "127.0.0.6", "access_log": "off", "feed": null, "identity": null, "version": "0",
-            "post_quantum": false, "single_instance": false,
-        });
         let log = access_log::Sink::start(std::io::sink(), access_log::Mode::Off, Arc::default()).expect("a thread");
         Rc::new(Self::new(Setup {
             id: 0,
-            settings: Arc::new(Settings::decode(settings.to_string().as_bytes()).expect("the settings are whole")),
+            settings: Arc::new(Settings::of_tests()),
             snapshot: Arc::new(Snapshot::empty()),
             credentials,
             listeners: Vec::new(),

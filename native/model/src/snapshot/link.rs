@@ -12,12 +12,14 @@ use crate::balance::EndpointSet;
 use crate::sections::{
     Cluster, Inbound, Mesh, OutboundPolicy, PathNormalization, PeerEntry, Service, Telemetry, TlsVersion, Workload,
 };
+use crate::snapshot::SnapshotError;
 use crate::snapshot::decode::Decoded;
 use crate::snapshot::services::ServiceIndex;
-use crate::snapshot::{Section, SnapshotError};
+use crate::snapshot::set::SectionSet;
+use crate::snapshot::transaction::Transaction;
 
 /// The tables of one snapshot.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Linked {
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) workload: Option<Arc<Workload>>,
@@ -47,19 +49,33 @@ impl Linked {
     }
 
     /// Links sections; tables that would come out the same are taken over from the snapshot before.
-    pub(crate) fn link(sections: &BTreeMap<Arc<str>, Section>, before: &Self) -> Result<Self, SnapshotError> {
+    pub(crate) fn link(sections: &SectionSet, before: &Self) -> Result<Self, SnapshotError> {
         let mut linked = Self::closed();
         let mut found = Found::default();
-        for (name, section) in sections {
-            linked.place(name, &section.decoded, &mut found);
+        for section in sections.iter() {
+            linked.place(&section.name, &section.decoded, &mut found);
         }
-        if let Some(missing) = ALWAYS.iter().find(|name| !sections.contains_key(**name)) {
+        if let Some(missing) = ALWAYS.iter().find(|name| sections.get(name).is_none()) {
             return Err(SnapshotError::SectionMissing { name: (*missing).into() });
         }
         linked.join_clusters(found.clusters, found.endpoints)?;
         linked.check_routes(&found.services)?;
         linked.services = before.services.unless_changed(found.services);
         Ok(linked)
+    }
+
+    /// The tables before with other endpoints, where the transaction changes nothing but those of clusters that stay: what
+    /// happens most often must not cost what the whole mesh does. No reference can come to dangle by it.
+    pub(crate) fn with_endpoints(&self, transaction: &Transaction<'_>, sections: &SectionSet) -> Option<Self> {
+        if transaction.base.is_empty() || !transaction.drop.is_empty() {
+            return None;
+        }
+        let mut linked = self.clone();
+        for name in transaction.put.keys() {
+            let Decoded::Endpoints(endpoints) = &sections.get(name)?.decoded else { return None };
+            linked.clusters.get_mut(name.strip_prefix(ENDPOINTS)?)?.1 = Arc::clone(endpoints);
+        }
+        Some(linked)
     }
 
     fn place(&mut self, name: &str, decoded: &Decoded, found: &mut Found) {
@@ -74,7 +90,7 @@ impl Linked {
             Decoded::Service(service) => found.services.push(Arc::clone(service)),
             Decoded::Cluster(cluster) => found.clusters.push(Arc::clone(cluster)),
             Decoded::Endpoints(endpoints) => {
-                let key = name.strip_prefix("endpoints/").unwrap_or(name);
+                let key = name.strip_prefix(ENDPOINTS).unwrap_or(name);
                 found.endpoints.insert(key.to_owned(), Arc::clone(endpoints));
             }
         }
@@ -156,4 +172,6 @@ fn closed_mesh() -> Mesh {
     }
 }
 
+/// What the name of a section of endpoints begins with; the cluster's key follows.
+const ENDPOINTS: &str = "endpoints/";
 const ALWAYS: [&str; 6] = ["authz", "inbound/passthrough", "mesh", "peers", "telemetry", "workload"];

@@ -3,8 +3,11 @@
 //! In:     `cores list`, or `cores OPERATION COUNT [SNAPSHOT]`; SNAPSHOT is a file with a transaction that has an empty base.
 //! Out:    the names of all operations, a line each; or the nanoseconds that one took, on average.
 //! Fails:  with a sentence on stderr and exit code 2.
-//! A new operation is one line of `OPERATIONS`. Everything is prepared before the first turn, nothing is kept between turns
+//! A new operation is one line of `OPERATIONS`; `h2` and `swap` hold those of more than a few lines. Everything is prepared before the first turn, nothing is kept between turns
 //! but buffers, as in the data plane.
+
+mod h2;
+mod swap;
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -33,6 +36,11 @@ const OPERATIONS: &[(&str, fn(Option<&Arc<Snapshot>>) -> Option<Turn>)] = &[
     ("authorize_request", |snapshot| snapshot.map(|snapshot| authorizing(snapshot, 7))),
     ("authorize_last", |snapshot| snapshot.map(|snapshot| authorizing(snapshot, 99))),
     ("route_request", |snapshot| snapshot.map(routing)),
+    ("h2_encode_head", |_| Some(h2::encoding_a_head())),
+    ("h2_decode_block", |_| Some(h2::decoding_a_block())),
+    ("h2_write_request", |_| Some(h2::writing_a_request())),
+    ("h2_exchange", |_| Some(h2::exchanging())),
+    ("swap_one_endpoint", |snapshot| snapshot.and_then(swap::moving_an_endpoint)),
 ];
 
 fn main() -> ExitCode {
