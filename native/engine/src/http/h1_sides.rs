@@ -48,7 +48,18 @@ impl<'s> H1Request<'s> {
         buffers: &'s Buffers,
     ) -> Self {
         let (body, out) = (BodyDecoder::bare(framing), Outgoing::new(buffers.lend(), false));
-        Self { stream, received, buffers, head_len, framing, parsed: head_len, body, out, until_close: false, intact: true }
+        Self {
+            stream,
+            received,
+            buffers,
+            head_len,
+            framing,
+            parsed: head_len,
+            body,
+            out,
+            until_close: false,
+            intact: true,
+        }
     }
 
     /// How much of the buffer belongs to this request.
