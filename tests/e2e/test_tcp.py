@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -114,7 +114,8 @@ def test_denial(mesh: Mesh) -> None:
     mesh.pair.configure(DENY_PORT)
     at, before = position(mesh.pair.server), len(mesh.opaque.peers)
     for direction in wire.DIRECTIONS:
-        with wire.connect(mesh.pair, direction, TCP_PORT) as connection:
+        # Where this process comes late to the end of its connect, the denial has come already.
+        with suppress(ConnectionResetError), wire.connect(mesh.pair, direction, TCP_PORT) as connection:
             wire.send_pieces(connection, [b"Ehello"])
             assert wire.listen(connection).raw == b""
     line = mesh.logged(mesh.pair.server, at, lambda line: line["response_code_details"] == "rbac_denied")
@@ -133,7 +134,7 @@ def test_sniffing_finds_http(mesh: Mesh, direction: str) -> None:
         wire.send_pieces(connection, [bytes([byte]) for byte in get("/sniffed")], 0.001)
         assert wire.listen(connection, 1).statuses == [200]
     line = mesh.logged(mesh.pair.server, at, lambda line: line["path"] == "/sniffed")
-    assert line["protocol"] == "HTTP/1.1"
+    assert line["protocol"] == ("HTTP/2" if direction == "outbound" else "HTTP/1.1"), "sidecars share HTTP/2"
 
 
 @pytest.mark.parametrize("direction", wire.DIRECTIONS)

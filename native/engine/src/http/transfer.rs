@@ -1,11 +1,16 @@
 //! One request and its response between two sides of which one speaks HTTP/2 at least, both directions pumped by one task.
 //!
-//! In: the two sides, as [`RequestSide`] (who asked) and [`ResponseSide`] (who answers); the request's head is on its way.
+//! In: the two sides, as [`RequestSide`] (who asked) and [`ResponseSide`] (who answers): `h1_sides` with what waits to be sent
+//! on them (`outgoing`), and `h2_sides`. The request's head is on its way.
 //! Out: [`Transferred`], or a [`Broken`] transfer. `exchange` is the same for HTTP/1.1 on both sides, without these seams.
 //! Limits: one piece per direction is in memory (`buffers::read_limit`): a side takes the next when the last has gone;
 //! interim responses are counted.
 //! Fails: a body that ends too early is never completed on the other side: the sides are cut (attack-cases DG-13, DG-14).
 //! Source: RFC 9110 §6, §15.2; RFC 9113 §8.1; attack-cases table 2.3.
+
+pub(crate) mod h1_sides;
+pub(crate) mod h2_sides;
+pub(crate) mod outgoing;
 
 use std::task::{Context, Poll, ready};
 
@@ -235,7 +240,7 @@ impl Transfer {
                 }
                 // A refusal of the request's own bytes ends it here; a failing upstream may still have answered.
                 Poll::Ready(Err(reason)) if reason != Reason::UpstreamResetBeforeResponse => {
-                    return Poll::Ready(Err(Self::broken(reason, up)));
+                    return Poll::Ready(Err(broken(reason, up)));
                 }
                 Poll::Ready(Err(_)) => (self.upload_over, self.upload_failed) = (true, true),
                 Poll::Pending => {}
@@ -243,8 +248,8 @@ impl Transfer {
         }
         match self.poll_download(context, down, up, fields) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(self.finish())),
-            Poll::Ready(Err(reason)) => Poll::Ready(Err(Self::broken(reason, up))),
-            Poll::Pending => down.poll_gone(context).map(|()| Err(Self::broken(Reason::DownstreamClosed, up))),
+            Poll::Ready(Err(reason)) => Poll::Ready(Err(broken(reason, up))),
+            Poll::Pending => down.poll_gone(context).map(|()| Err(broken(Reason::DownstreamClosed, up))),
         }
     }
 
@@ -281,11 +286,6 @@ impl Transfer {
             Response::Awaited => Reason::UpstreamTimeout,
             Response::Body | Response::Ended => Reason::IdleTimeout,
         }
-    }
-
-    /// Why it stops here, and whether anything was answered.
-    pub(crate) fn broken(reason: Reason, up: &impl ResponseSide) -> Broken {
-        Broken { reason, unanswered: !up.started() }
     }
 
     fn finish(&mut self) -> Transferred {
@@ -406,4 +406,9 @@ impl Transfer {
             self.grpc_status = grpc::status_in_trailers(trailers).or(self.grpc_status);
         }
     }
+}
+
+/// Why a transfer stops, and whether anything was answered.
+pub(crate) fn broken(reason: Reason, up: &impl ResponseSide) -> Broken {
+    Broken { reason, unanswered: !up.started() }
 }
