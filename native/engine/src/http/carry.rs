@@ -328,7 +328,7 @@ async fn run(
             if polled.is_pending() && clock.has_come(worker.coarse_ms()) {
                 let late = clock.until_ms <= worker.coarse_ms();
                 let reason = if late { Reason::UpstreamTimeout } else { transfer.stalled() };
-                return Poll::Ready(Step::Ended(Err(transfer.broken(reason, up))));
+                return Poll::Ready(Step::Ended(Err(Transfer::broken(reason, up))));
             }
             polled.map(Step::Ended)
         });
@@ -338,7 +338,7 @@ async fn run(
                 epoch = worker.epoch();
                 let judged = errand.caller.reauthorize(errand.request, down.text());
                 if let Err(Failure { reason, .. }) = judged.and_then(|()| up.still_trusted(worker)) {
-                    return Err(transfer.broken(reason, up));
+                    return Err(Transfer::broken(reason, up));
                 }
             }
         }
