@@ -40,6 +40,14 @@ ALPN = {"http": "istio-http/1.1,istio,http/1.1", "http2": "istio-h2,istio,h2"}
 HTTP_SERVED, TCP_SERVED = ["h2", "http/1.1"], ["istio-peer-exchange", "h2", "http/1.1"]
 OF_HTTP = ["istio-http/1.0", "istio-http/1.1", "istio-h2"]
 OF_TCP = ["istio-peer-exchange", "istio"]
+# F.2, F.3: what istiod retries unless told otherwise, without a limit to how many; streams beyond a limit that Envoy does not know yet are among it.
+RETRIES = {
+    "retry_on": "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
+    "num_retries": 2,
+}
+NO_LIMITS = {
+    "thresholds": [dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), 2**32 - 1)]
+}
 
 # Ports by family; `auto` is neither.
 HTTP1_PORTS, HTTP2_PORTS = (ports.HTTP, ports.WEBSOCKET), (ports.HTTP2, ports.GRPC, ports.GRPC_GO, ports.GRPC_RESET)
@@ -139,7 +147,8 @@ def _sniffed(port: int, spoken: str, protocol: str) -> Config:
 
 def _outbound_route(port: int) -> Config:
     names = [ports.SERVICE, "server", "server.default", "server.default.svc", SERVICE_IP]
-    route = {"match": {"prefix": "/"}, "route": {"cluster": _cluster_name(port), "timeout": "0s"}}
+    action = {"cluster": _cluster_name(port), "timeout": "0s", "retry_policy": RETRIES}
+    route = {"match": {"prefix": "/"}, "route": action}
     domains = [name + end for name in names for end in ("", f":{port}")]
     return {
         "name": str(port),
@@ -177,6 +186,7 @@ def _outbound_cluster(port: int, credentials: Path) -> Config:
         "name": _cluster_name(port),
         "type": "STATIC",
         "load_assignment": {"cluster_name": _cluster_name(port), "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "circuit_breakers": NO_LIMITS,
         "transport_socket_matches": [
             {"name": "tlsMode-istio", "match": {"tlsMode": "istio"}, "transport_socket": mutual},
             {"name": "tlsMode-disabled", "match": {}, "transport_socket": plain},

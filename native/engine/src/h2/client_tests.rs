@@ -451,7 +451,8 @@ fn a_request_over_a_warm_connection_allocates_nothing() {
             }
             let Ok(Acquired::Http2(connection)) = acquire(&target, &worker).await else { panic!("no connection") };
             let mut stream = connection.open(RequestKind::Other, true, request("/a")).unwrap();
-            (head.clear(), body.clear());
+            head.clear();
+            body.clear();
             poll_fn(|context| stream.poll_head(context, &mut head)).await.unwrap();
             while !poll_fn(|context| stream.poll_data(context, &mut body, 1_000)).await.unwrap().end {}
             assert_eq!(body, b"hello");

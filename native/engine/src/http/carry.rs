@@ -25,7 +25,7 @@ use crate::http::caller::{Caller, Request};
 use crate::http::exchange::Broken;
 use crate::http::h1_sides::H1Response;
 use crate::http::h2_sides::H2Response;
-use crate::http::transfer::{Came, Piece, RequestSide, ResponseSide, Sink, Start, Transfer, Transferred};
+use crate::http::transfer::{Came, Piece, RequestSide, ResponseSide, Sink, Start, Transfer, Transferred, broken};
 use crate::http::upstream::{ATTEMPTS, acquire};
 use crate::observe::outcome::{Outcome, Reason};
 use crate::upstream::Target;
@@ -328,7 +328,7 @@ async fn run(
             if polled.is_pending() && clock.has_come(worker.coarse_ms()) {
                 let late = clock.until_ms <= worker.coarse_ms();
                 let reason = if late { Reason::UpstreamTimeout } else { transfer.stalled() };
-                return Poll::Ready(Step::Ended(Err(Transfer::broken(reason, up))));
+                return Poll::Ready(Step::Ended(Err(broken(reason, up))));
             }
             polled.map(Step::Ended)
         });
@@ -338,7 +338,7 @@ async fn run(
                 epoch = worker.epoch();
                 let judged = errand.caller.reauthorize(errand.request, down.text());
                 if let Err(Failure { reason, .. }) = judged.and_then(|()| up.still_trusted(worker)) {
-                    return Err(Transfer::broken(reason, up));
+                    return Err(broken(reason, up));
                 }
             }
         }

@@ -235,7 +235,7 @@ impl Transfer {
                 }
                 // A refusal of the request's own bytes ends it here; a failing upstream may still have answered.
                 Poll::Ready(Err(reason)) if reason != Reason::UpstreamResetBeforeResponse => {
-                    return Poll::Ready(Err(Self::broken(reason, up)));
+                    return Poll::Ready(Err(broken(reason, up)));
                 }
                 Poll::Ready(Err(_)) => (self.upload_over, self.upload_failed) = (true, true),
                 Poll::Pending => {}
@@ -243,8 +243,8 @@ impl Transfer {
         }
         match self.poll_download(context, down, up, fields) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(self.finish())),
-            Poll::Ready(Err(reason)) => Poll::Ready(Err(Self::broken(reason, up))),
-            Poll::Pending => down.poll_gone(context).map(|()| Err(Self::broken(Reason::DownstreamClosed, up))),
+            Poll::Ready(Err(reason)) => Poll::Ready(Err(broken(reason, up))),
+            Poll::Pending => down.poll_gone(context).map(|()| Err(broken(Reason::DownstreamClosed, up))),
         }
     }
 
@@ -281,11 +281,6 @@ impl Transfer {
             Response::Awaited => Reason::UpstreamTimeout,
             Response::Body | Response::Ended => Reason::IdleTimeout,
         }
-    }
-
-    /// Why it stops here, and whether anything was answered.
-    pub(crate) fn broken(reason: Reason, up: &impl ResponseSide) -> Broken {
-        Broken { reason, unanswered: !up.started() }
     }
 
     fn finish(&mut self) -> Transferred {
@@ -406,4 +401,9 @@ impl Transfer {
             self.grpc_status = grpc::status_in_trailers(trailers).or(self.grpc_status);
         }
     }
+}
+
+/// Why a transfer stops, and whether anything was answered.
+pub(crate) fn broken(reason: Reason, up: &impl ResponseSide) -> Broken {
+    Broken { reason, unanswered: !up.started() }
 }
