@@ -46,7 +46,7 @@ class Arena:
         A fault in a body (`in_body`) cut into segments may be seen only after the head has gone upstream: then the message must
         never become complete there.
         """
-        counted_before, sent = self.counted(self.attacked_side), 0
+        counted_before, sent = self.counted(self.attacked_side, statuses), 0
         for cut, pieces, pause_s in wire.cuts(data + tail):
             sent += 1
             bytes_before, requests_before = self.origin.received(), len(self.origin.requests)
@@ -57,7 +57,7 @@ class Arena:
             if not in_body or (cut == "whole" and len(data) < FIRST_READ):
                 assert self.origin.received() == bytes_before, (told, self.origin.requests[requests_before:])
             assert self.origin.requests[requests_before:] == [], told
-        rose = self.counted(self.attacked_side) - counted_before
+        rose = self.counted(self.attacked_side, statuses) - counted_before
         assert rose == sent, (self.direction, data[:200], f"{rose} counted of {sent}")
         self.healthy()
 
@@ -85,10 +85,14 @@ class Arena:
         return self.pair.client if self.direction == "outbound" else self.pair.server
 
     @staticmethod
-    def counted(side: Side) -> int:
-        """How many requests a sidecar has counted, whatever became of them."""
+    def counted(side: Side, statuses: tuple[int, ...] = ()) -> int:
+        """How many requests a sidecar has counted: with these statuses, or whatever became of them.
+
+        An answer is heard a moment before it is counted; a refusal's end is heard after it.
+        """
         rows = [row for row in side.admin("/stats/prometheus").splitlines() if row.startswith("istio_requests_total{")]
-        return sum(int(row.rpartition(" ")[2]) for row in rows)
+        wanted = [f'response_code="{status}"' for status in statuses]
+        return sum(int(row.rpartition(" ")[2]) for row in rows if not wanted or any(word in row for word in wanted))
 
     def log_lines(self, at: int, until: str) -> list[str]:
         """The lines that the attacked sidecar's access log has got since, the first of which with these words is the last."""

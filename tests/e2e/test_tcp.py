@@ -133,7 +133,7 @@ def test_sniffing_finds_http(mesh: Mesh, direction: str) -> None:
         wire.send_pieces(connection, [bytes([byte]) for byte in get("/sniffed")], 0.001)
         assert wire.listen(connection, 1).statuses == [200]
     line = mesh.logged(mesh.pair.server, at, lambda line: line["path"] == "/sniffed")
-    assert line["protocol"] == "HTTP/1.1"
+    assert line["protocol"] == ("HTTP/2" if direction == "outbound" else "HTTP/1.1"), "sidecars share HTTP/2"
 
 
 @pytest.mark.parametrize("direction", wire.DIRECTIONS)

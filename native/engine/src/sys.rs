@@ -178,11 +178,26 @@ pub(crate) mod counting {
 
     thread_local! {
         static COUNT: Cell<u64> = const { Cell::new(0) };
+        static SIZES: Cell<[usize; 16]> = const { Cell::new([0; 16]) };
     }
 
     /// How often this thread has allocated.
     pub(crate) fn allocations() -> u64 {
         COUNT.get()
+    }
+
+    /// The sizes of the last allocations, to find out whose they are.
+    pub(crate) fn sizes() -> [usize; 16] {
+        SIZES.get()
+    }
+
+    fn count(size: usize) {
+        let at = COUNT.try_with(|count| count.replace(count.get() + 1)).unwrap_or(0) as usize;
+        let _ = SIZES.try_with(|sizes| {
+            let mut now = sizes.get();
+            now[at % now.len()] = size;
+            sizes.set(now);
+        });
     }
 
     struct Counting;
@@ -193,7 +208,7 @@ pub(crate) mod counting {
     // SAFETY: every call is handed to the system's allocator as it came; counting allocates nothing.
     unsafe impl GlobalAlloc for Counting {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+            count(layout.size());
             // SAFETY: the caller keeps the contract of `alloc`.
             unsafe { System.alloc(layout) }
         }
@@ -204,7 +219,7 @@ pub(crate) mod counting {
         }
 
         unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-            let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+            count(size);
             // SAFETY: the caller keeps the contract of `realloc`.
             unsafe { System.realloc(pointer, layout, size) }
         }

@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 use meshdp_model::facts::{ConnectionFacts, Direction};
 use meshdp_model::identity::Peer;
 use meshdp_model::sections::ChainProtocol;
+use meshdp_model::snapshot::Snapshot;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::oneshot;
@@ -78,7 +79,9 @@ fn link(worker: &Worker, source: SocketAddr, destination: SocketAddr) -> (Link, 
 fn a_request_on_a_warm_connection_allocates_nothing() {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
     runtime.block_on(async {
-        let worker = Worker::of_tests(Arc::new(CredentialStore::new()));
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/conformance/snapshot/details.json");
+        let snapshot = Snapshot::empty().apply(&std::fs::read(golden).unwrap()).unwrap();
+        let worker = Worker::of_tests_under(snapshot, Arc::new(CredentialStore::new()));
         let application = application();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (warm, when_warm) = oneshot::channel();
@@ -98,7 +101,7 @@ fn a_request_on_a_warm_connection_allocates_nothing() {
         go_on.send(()).unwrap();
         when_done.await.unwrap();
         let made = usize::try_from(counting::allocations() - before).unwrap();
-        println!("{made} allocations for {COUNTED} requests");
+        println!("{made} allocations for {COUNTED} requests, the last of {:?} bytes", counting::sizes());
         assert!(made * 20 < COUNTED, "{made} allocations for {COUNTED} requests");
     });
 }

@@ -65,6 +65,9 @@ impl<'b> Flow<'b> {
     }
 
     fn open_piece(&mut self) -> &mut Vec<u8> {
+        if self.out.capacity() == 0 {
+            self.out = self.buffers.lend();
+        }
         &mut self.out
     }
 

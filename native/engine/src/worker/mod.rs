@@ -281,12 +281,17 @@ impl Worker {
 impl Worker {
     /// A worker without listeners and without a thread of its own.
     pub(crate) fn of_tests(credentials: Arc<CredentialStore>) -> Rc<Self> {
+        Self::of_tests_under(Snapshot::empty(), credentials)
+    }
+
+    /// The same with a configuration.
+    pub(crate) fn of_tests_under(snapshot: Snapshot, credentials: Arc<CredentialStore>) -> Rc<Self> {
         use crate::observe::{access_log, telemetry::Telemetry};
         let log = access_log::Sink::start(std::io::sink(), access_log::Mode::Off, Arc::default()).expect("a thread");
         Rc::new(Self::new(Setup {
             id: 0,
             settings: Arc::new(Settings::of_tests()),
-            snapshot: Arc::new(Snapshot::empty()),
+            snapshot: Arc::new(snapshot),
             credentials,
             listeners: Vec::new(),
             commands: mpsc::unbounded_channel().1,
