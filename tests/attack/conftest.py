@@ -1,7 +1,7 @@
 """One pair of sidecars for the whole catalogue, and the post-conditions that hold after every case.
 
 Out:    `arena`: `refuse`, `accept`, and what they check: U1 (alive, no panic), U2 (a canary on a fresh connection within a second), U3
-        (the next request on pooled connections gets its own nonce), U5 (each refusal is counted once; in the end each counted request
+        (the next request on pooled connections gets its own nonce), U4 (in the end, descriptors are back), U5 (each refusal is counted once; in the end each counted request
         has exactly one line in the log), U6 (`agreed`: h11 and llhttp read what was forwarded as the application does), U7 (whole, bytewise, cut), U8 (both directions).
 Limits: U8 without IPv6, which is not captured before M5; on sockets, U7 cuts at sampled offsets (`wire.cuts`); every offset is tried on the parsers in native/proto.
 """
@@ -27,6 +27,8 @@ SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: server\r\nX-Nonce: smuggled\r\n\r\n
 FIRST_READ = 4_000
 HEAD_TIMEOUT_MS, IDLE_TIMEOUT_MS = 1_500, 1_500
 KEEPALIVE_MS = 4_000
+# Connections to an application that stay for the next request.
+POOLED = 32
 
 
 class Arena:
@@ -93,6 +95,16 @@ class Arena:
         rows = [row for row in side.admin("/stats/prometheus").splitlines() if row.startswith("istio_requests_total{")]
         wanted = [f'response_code="{status}"' for status in statuses]
         return sum(int(row.rpartition(" ")[2]) for row in rows if not wanted or any(word in row for word in wanted))
+
+    @staticmethod
+    def descriptors(side: Side) -> int:
+        """How many files a sidecar has open."""
+        assert side.process is not None
+        return len(os.listdir(f"/proc/{side.process.pid}/fd"))
+
+    def at_most(self, side: Side, most: int) -> None:
+        """U4: no more files than these are open, or will soon be."""
+        assert self.origin.wait(lambda: self.descriptors(side) <= most, 5), (side.name, self.descriptors(side), most)
 
     def log_lines(self, at: int, until: str) -> list[str]:
         """The lines that the attacked sidecar's access log has got since, the first of which with these words is the last."""
@@ -180,9 +192,12 @@ def attacked() -> Iterator[Arena]:
         origin = Origin(made.server, [HTTP_PORT])
         arena = Arena(made, origin)
         arena.healthy()
+        descriptors = {side.name: arena.descriptors(side) for side in (made.client, made.server)}
         yield arena
         for side in (made.client, made.server):
             arena.settled(side)
+            # U4: what is above is pooled for a minute.
+            arena.at_most(side, descriptors[side.name] + POOLED)
             ended = side.process.poll() if side.process is not None else 0
             assert ended is None, f"{side.name} has ended ({ended}):\n{side.log.read_text()[-3000:]}"
             assert json.loads(side.admin("/stats"))["panics"] == 0
@@ -218,7 +233,6 @@ def arena(attacked: Arena, request: pytest.FixtureRequest) -> Iterator[Arena]:
 
 
 @pytest.fixture(params=h2_arena.WAYS)
-def h2(attacked: Arena, request: pytest.FixtureRequest) -> Iterator[h2_arena.H2Arena]:
-    """The same pair, attacked over HTTP/2."""
-    yield h2_arena.H2Arena(attacked, request.param)
-    attacked.healthy()
+def h2(attacked: Arena, request: pytest.FixtureRequest) -> h2_arena.H2Arena:
+    """The same pair, attacked over HTTP/2; every case asks itself whether all is well afterwards."""
+    return h2_arena.H2Arena(attacked, request.param)

@@ -63,7 +63,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "memory or fd limit near": (
         "tests/attack/test_process_faults.py::test_pr_04_out_of_descriptors",
         "tests/attack/test_process_faults.py::test_pr_04_a_full_sidecar_refuses_with_a_reason",
-        "tests/attack/test_process_faults.py::test_pr_05_memory_near_its_limit",
+        "tests/attack/test_process_shares.py::test_pr_05_memory_near_its_limit",
     ),
     "panic in a request task": ("test_2_19_a_panic_ends_one_connection_and_forwards_nothing_unchecked",),
     "iptables incomplete": (

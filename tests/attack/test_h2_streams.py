@@ -50,7 +50,7 @@ def test_h2_01_rapid_reset_is_cut(h2: H2Arena) -> None:
 def test_h2_02_a_client_that_cancels_200_calls_a_second_is_never_cut(h2: H2Arena) -> None:
     started, count, stream = time.monotonic(), 0, 1
     with h2.open() as peer:
-        while time.monotonic() < started + 3:
+        while time.monotonic() < started + 2:
             due = int((time.monotonic() - started) * 200)
             for _ in range(due - count):
                 peer.send(head(stream, request_fields("/slow/30")))
@@ -59,7 +59,7 @@ def test_h2_02_a_client_that_cancels_200_calls_a_second_is_never_cut(h2: H2Arena
                 peer.send(number(frames.RST_STREAM, stream, frames.CANCEL))
                 count, stream = count + 1, stream + 2
             peer.pump(0.004)
-        assert count > 300 and not peer.of(frames.GOAWAY) and not peer.ended
+        assert count > 200 and not peer.of(frames.GOAWAY) and not peer.ended
         assert peer.ask(stream, nonce=b"after")
     h2.arena.healthy()
 
@@ -187,10 +187,13 @@ def test_h2_29_peers_that_fall_silent(h2: H2Arena) -> None:
         "the preface": MAGIC,
         "half of a frame": MAGIC + settings() + frame(frames.PING)[:5],
     }
-    for name, sent in beginnings.items():
-        with Peer(h2.socket()) as peer:
-            peer.answers, started = False, time.monotonic()
-            peer.send(sent)
+    started = time.monotonic()
+    peers = {name: Peer(h2.socket()) for name in beginnings}
+    for name, peer in peers.items():
+        peer.answers = False
+        peer.send(beginnings[name])
+    for name, peer in peers.items():
+        with peer:
             assert peer.drain(HEAD_TIMEOUT_MS / 1000 + 5) != "open", (h2.way, name, peer.frames)
             assert time.monotonic() - started > HEAD_TIMEOUT_MS / 1000 - 0.6, (h2.way, name)
     h2.arena.healthy()

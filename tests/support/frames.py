@@ -102,17 +102,18 @@ def data(stream: int, payload: bytes = b"", *, end: bool = False) -> bytes:
 
 
 def request_fields(
-    path: str = "/", *fields: tuple[str | bytes, str | bytes], method: str = "GET"
+    path: str = "/", *fields: tuple[str | bytes, str | bytes], method: str = "GET", authority: str = "server"
 ) -> list[tuple[str | bytes, str | bytes]]:
     """The fields of a good request."""
-    return [(":method", method), (":scheme", "http"), (":authority", "server"), (":path", path), *fields]
+    return [(":method", method), (":scheme", "http"), (":authority", authority), (":path", path), *fields]
 
 
 class Peer:
     """One end of a connection."""
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, authority: str = "server") -> None:
         self.socket = connected
+        self.authority = authority
         self.frames: list[Frame] = []
         self.heads: dict[int, list[list[tuple[bytes, bytes]]]] = {}
         self.bodies: dict[int, bytearray] = {}
@@ -224,7 +225,7 @@ class Peer:
 
     def ask(self, stream: int, path: str = "/", nonce: bytes = b"-", timeout_s: float = 5) -> bool:
         """A good request on a stream; whether its own answer came whole."""
-        self.send(head(stream, request_fields(path, ("x-nonce", nonce))))
+        self.send(head(stream, request_fields(path, ("x-nonce", nonce), authority=self.authority)))
         self.wait(lambda: self.is_over(stream), timeout_s)
         return (
             self.status(stream) == 200

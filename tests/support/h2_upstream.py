@@ -110,7 +110,9 @@ class Served:
         whole = each.kind in (frames.HEADERS, frames.DATA) and each.flags & END_STREAM
         if whole and path not in self._upstream.scripts and path != b"/held":
             nonce = self.fields[each.stream].get(b"x-nonce", b"-")
-            self.peer.send(head(each.stream, [OK, ("x-nonce", nonce)], end=False), data(each.stream, b"nonce:" + nonce, end=True))
+            self.peer.send(
+                head(each.stream, [OK, ("x-nonce", nonce)], end=False), data(each.stream, b"nonce:" + nonce, end=True)
+            )
 
 
 def mesh_server(pair: Pair) -> ssl.SSLContext:
@@ -119,7 +121,7 @@ def mesh_server(pair: Pair) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(credentials / "root-cert.pem"))
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(credentials / "cert-chain.pem", credentials / "key.pem")
-    context.set_alpn_protocols(["istio-h2", "h2"])
+    context.set_alpn_protocols(["h2"])  # as an Istio sidecar selects
     return context
 
 

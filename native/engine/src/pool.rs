@@ -167,6 +167,23 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_whose_last_read_was_filled_exactly_is_kept_and_one_with_more_is_not() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let mut pool = Pool::new(8, 8, 60_000);
+            for (sent, kept) in [(8, true), (9, false)] {
+                let (mut near, far) = idle(&listener).await;
+                far.writable().await.expect("it is open");
+                assert_eq!(far.try_write(&[0; 9][..sent]).expect("it has room"), sent);
+                assert_eq!(near.read(&mut Vec::new(), 8).await.expect("it is open"), 8);
+                pool.give(&key(1), near, (0, 0));
+                assert_eq!(pool.take(&key(1)).is_some(), kept, "{sent} bytes came");
+            }
+        });
+    }
+
+    #[test]
     fn above_the_total_the_longest_unused_connection_goes() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
         runtime.block_on(async {

@@ -9,7 +9,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::coop;
 
@@ -161,8 +161,10 @@ impl Stream {
 
 /// Whether neither bytes nor an end wait to be read, asked by whoever does not wait. tokio lets a task ask 128 times in a row
 /// and answers "nothing yet" from then on: a sweep over more connections would never see those that have ended.
+/// Where tokio knows of nothing, the kernel is not asked; after a read that was filled exactly it knows nothing, and is asked.
 pub(crate) fn nothing_arrived(tcp: &TcpStream) -> bool {
-    let asked = coop::unconstrained(poll_fn(|cx| tcp.poll_read_ready(cx)));
+    let mut byte = [0];
+    let asked = coop::unconstrained(poll_fn(|cx| tcp.poll_peek(cx, &mut ReadBuf::new(&mut byte))));
     pin!(asked).poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 

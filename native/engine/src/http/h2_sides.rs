@@ -71,8 +71,12 @@ impl<'b> Flow<'b> {
         &mut self.out
     }
 
+    /// While nothing has come, no buffer is held.
     fn close_piece(&mut self, piece: Piece, trailers: &[u8]) -> usize {
         let count = self.out.len() - self.sent;
+        if self.out.is_empty() {
+            self.buffers.give(std::mem::take(&mut self.out));
+        }
         self.last = piece == Piece::Last;
         self.kept &= self.last || count == 0;
         if !trailers.is_empty() {

@@ -44,11 +44,10 @@ impl Buffers {
         large.unwrap_or_else(|| self.lend())
     }
 
-    /// Takes a buffer back; its bytes are forgotten.
+    /// Takes a buffer back; its bytes are forgotten. Those that are smaller than lent ones would make reads small.
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
         let (mut kept, limit) = match buffer.capacity() {
-            // A smaller one, made elsewhere, would be read into in pieces.
-            0..FIRST => return,
+            ..FIRST => return,
             FIRST..=LARGEST_KEPT => (self.spare.borrow_mut(), KEPT),
             _ => (self.large.borrow_mut(), KEPT_LARGE),
         };
@@ -112,6 +111,14 @@ mod tests {
         let again = buffers.lend();
         assert!(again.is_empty());
         assert_eq!(again.as_ptr(), address);
+    }
+
+    #[test]
+    fn a_small_buffer_is_not_lent_again() {
+        let buffers = Buffers::default();
+        drop(buffers.lend());
+        buffers.give(Vec::with_capacity(FIRST - 1));
+        assert!((0..BATCH).all(|_| buffers.lend().capacity() >= FIRST));
     }
 
     #[test]
