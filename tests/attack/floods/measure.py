@@ -93,13 +93,16 @@ class Stage:
     def __init__(self, made: Pair, folder: Path, idle_s: float) -> None:
         self.pair = made
         self._folder = folder
-        self._idle_s = idle_s
-        self.idle = self.honest(idle_s)
+        self._idle_s = idle_s / 2
+        self._base = resident(made.server)
+        first, second = (self.honest(self._idle_s) for _ in range(2))
+        # What else the machine does is not to make the bounds wider.
+        self.idle = min((first, second), key=lambda found: found.p99_us)
 
     def run(self, name: str, seconds: float) -> Result:
         """One flood."""
         attack, side = ATTACKS[name], self.pair.server
-        base, peak, over = resident(side), [0], threading.Event()
+        peak, over = [0], threading.Event()
         watching = threading.Thread(target=self._watch, args=(peak, over))
         watching.start()
         asked = {
@@ -130,7 +133,7 @@ class Stage:
             idle_p99_us=self.idle.p99_us,
             through_pair_p99_us=found.through_pair_p99_us,
             idle_through_pair_p99_us=self.idle.through_pair_p99_us,
-            memory_bytes=max(0, peak[0] - base),
+            memory_bytes=max(0, peak[0] - self._base),
             sidecar_cpu_s=round(max(0.0, found.cpu_s - own), 3),
             attacker_cpu_s=round(said["cpu_s"] * seconds / (seconds + 1.0), 3),
             connections=said["connections"],
