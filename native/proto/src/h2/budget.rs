@@ -28,7 +28,10 @@ pub(super) const INTERIM: u32 = 5;
 pub(super) const FRAME: u32 = 1;
 
 /// A head that had to be decoded and was above a limit: a bomb of a few KiB costs as much as dozens of resets.
-pub(super) const TOO_LARGE: u32 = 100;
+/// A page of fifty of them is not cut, and waits.
+pub(super) const TOO_LARGE: u32 = 250;
+/// What such a head counts for besides when it comes to waiting: three of them are what a tick bears.
+const LARGE_WAITS: u32 = 150;
 
 /// What one tick bears: above the 1,000 points of a client that gives up all its streams at once.
 const HASTY: u32 = 1_200;
@@ -76,6 +79,11 @@ impl Budget {
     pub(super) fn tick(&mut self, periods: u32) {
         self.give(periods.saturating_mul(TICK));
         self.spent = 0;
+    }
+
+    /// Notes work that is to be spread over time more than its points say.
+    pub(super) fn was_large(&mut self) {
+        self.spent = self.spent.saturating_add(LARGE_WAITS);
     }
 
     /// Whether the peer has used up what one tick bears.

@@ -198,6 +198,7 @@ impl Connection {
     fn answer(&mut self, head: Head, fault: MessageFault, events: &mut impl Events) -> Done {
         let status = fault.status().unwrap_or(431);
         self.charge(budget::TOO_LARGE)?;
+        self.budget.was_large();
         self.reply()?;
         let out = &mut self.output.bytes;
         out.extend_from_slice(&frame::header(5, kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, head.id));
