@@ -122,6 +122,10 @@ impl Call<'_, '_> {
         (start, timeout, spoken, shape): Asked,
     ) -> (Outcome, Option<Target>) {
         let caller = self.caller;
+        if down.handle().is_broken() {
+            // It was reset with its head: nobody wants any of what follows (H2-01, H2-37).
+            return (Outcome::of(Reason::DownstreamClosed), None);
+        }
         let permit = match caller.authorize(request, down.text()) {
             Ok(permit) => permit,
             Err(denial) => return (self.deny(down, &denial).await, None),
