@@ -57,7 +57,7 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 class Peers(msgspec.Struct, frozen=True):
-    """Section `peers`."""
+    """Section `peers/<block>`."""
 
     peers: list[Peer]
 
