@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -247,4 +249,20 @@ def test_a_pod_without_a_service_account_name(spec: str, account: str) -> None:
         "apiVersion: v1\nkind: Pod\nmetadata: {name: zz, labels: {security.istio.io/tlsMode: istio}}\n"
         f"spec: {spec}\nstatus: {{podIP: 10.244.0.7}}\n"
     )
-    assert section("peers/10.244.0.0", pod)["peers"][-1]["identity"] == f"spiffe://cluster.local/ns/default/sa/{account}"
+    assert (
+        section("peers/10.244.0.0", pod)["peers"][-1]["identity"] == f"spiffe://cluster.local/ns/default/sa/{account}"
+    )
+
+
+def test_digests_need_no_openssl_and_are_the_same_with_it() -> None:
+    program = (
+        "import sys\n"
+        "import meshdp.supervise.reload\n"
+        "from meshdp.compiler.digest import sha256\n"
+        "own = sha256(b'some')\n"
+        "own.update(b'thing')\n"
+        "assert 'hashlib' not in sys.modules and '_hashlib' not in sys.modules\n"
+        "import hashlib\n"
+        "assert own.hexdigest() == sha256(b'something').hexdigest() == hashlib.sha256(b'something').hexdigest()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
