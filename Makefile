@@ -2,9 +2,10 @@
 #
 #   make demo    build, then run `meshdp demo`        make bench   beside nginx, HAProxy, Envoy (release build)
 #   make test    lint, Rust tests, Python tests       make wheel   dist/meshdp-*.whl
-#   make lint    every check that runs nothing        make clean   remove what make made
+#   make lint    every check that runs nothing        make attack  every flood beside honest traffic, in one table
+#   make clean   remove what make made
 #
-# ARGS passes arguments on: make demo ARGS="--keep", make pytest ARGS="-k check".
+# ARGS passes arguments on: make demo ARGS="--keep", make pytest ARGS="-k check", make attack ARGS="-o json".
 
 SHELL         := /bin/bash
 .SHELLFLAGS   := -euo pipefail -c
@@ -25,10 +26,10 @@ native_built := $(CARGO_TARGET_DIR)/$(PROFILE)/lib_native.so
 native       := src/meshdp/_native.abi3.so
 init         := src/meshdp/bin/meshdp-init
 
-.PHONY: help demo test lint bench build wheel clean pytest cargo-test packages install-native judges
+.PHONY: help demo test lint bench build wheel clean pytest cargo-test packages install-native judges attack
 
 help:
-	@sed -n '2,8s/^# \{0,1\}//p' Makefile
+	@sed -n '2,9s/^# \{0,1\}//p' Makefile
 
 demo: build
 	@$(BIN)/meshdp demo $(ARGS)
@@ -90,6 +91,9 @@ judges: $(VENV)/installed
 pytest: build
 	@echo "==> Python tests"
 	@$(BIN)/python -m pytest $(ARGS)
+
+attack: build
+	@$(BIN)/python -m tests.attack.floods $(ARGS)
 
 bench:
 	@$(MAKE) PROFILE=release build

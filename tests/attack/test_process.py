@@ -27,7 +27,7 @@ LONG_FORMS = {
     "PR-09": "the lock held for 4 s instead of 30 s",
     "PR-11": "8,000 swaps instead of 10^7",
     "PR-12": "1,000 connections at once instead of 8,000 (MESHDP_STORM); no ten minutes of handshakes",
-    "PR-16": "3 minutes in every run; python -m tests.soak --minutes N for any longer one",
+    "PR-16": "a minute and a half in every run; python -m tests.soak --minutes N for any longer one",
     "PR-17": "process 1 and zombies; without root: table 2.10; seccomp and images: M5",
 }
 

@@ -280,7 +280,7 @@ def test_calls_are_counted_as_calls(mesh: Mesh, application: Application) -> Non
 def test_connect_is_refused(mesh: Mesh) -> None:
     with old(mesh, "inbound") as client:
         stream = client.begin_connect("server:80")
-        assert client.wait(lambda: stream.over) and stream.status == 404
+        assert client.wait(lambda: stream.over) and stream.status == 400
         assert client.ask("/after").status == 200
 
 

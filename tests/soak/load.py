@@ -2,7 +2,7 @@
 
 In:     the folder it writes to; `pause` and `stop` files there. While `pause` exists it closes what it has open.
 Out:    `load.json` there, again every half second: counters for each protocol, the first faults in words.
-Limits: the standard library alone; paced, so that the machine has room for what else goes on.
+Limits: the standard library, PyPI `h2` and tests/support/http2.py, which lie beside it; paced, so that the machine has room for what else goes on.
         A fault is final: every answer must come, whole, and be the one to its own question.
 """
 
@@ -22,7 +22,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from server import HTTP_PORT, TCP_PORT, WEBSOCKET_GUID, read_frame, read_head
+from http2 import Client, Stream
+from server import GRPC_PORT, HTTP_PORT, TCP_PORT, WEBSOCKET_GUID, read_frame, read_head
 
 HOST = "back"
 PACE_S = 0.02
@@ -44,7 +45,8 @@ class Counts:
         self.bytes = 0
 
 
-counts = {name: Counts() for name in ("http", "http_fresh", "guarded", "websocket", "tcp", "tcp_fresh")}
+NAMES = ("http", "http_fresh", "guarded", "http2", "grpc_stream", "grpc", "websocket", "tcp", "tcp_fresh")
+counts = {name: Counts() for name in NAMES}
 statuses: dict[str, int] = {}
 faults: list[str] = []
 
@@ -159,6 +161,83 @@ def guarded(found: Counts) -> None:
             time.sleep(PACE_S)
 
 
+def http2(found: Counts) -> None:
+    """Ten requests at once on a connection that is kept, again and again."""
+    with Client(connect(HTTP_PORT), HOST) as client:
+        while not (paused() or client.goaways):
+            asked: list[tuple[Stream, bytes, bytes]] = []
+            for _ in range(10):
+                nonce, body = fresh_nonce(), random.randbytes(random.choice((0, 10, 1000, 20_000)))
+                fields = (("x-nonce", nonce.decode()), ("content-length", str(len(body))))
+                stream = client.begin("/open", *fields, method="POST", end=not body)
+                if body:
+                    client.send(stream, body, end=True)
+                found.asked += 1
+                asked.append((stream, nonce, body))
+            client.wait(lambda: all(stream.over for stream, _, _ in asked), TIMEOUT_S)  # noqa: B023 - used at once
+            for stream, nonce, body in asked:
+                if stream.status != 200 or not stream.ended:
+                    raise ConnectionError(f"stream {stream.id}: {stream.heads} {stream.reset} {client.goaways}")
+                compare(found, (nonce, body), (stream.value(b"x-nonce"), stream.data))
+                del client.streams[stream.id]
+            time.sleep(5 * PACE_S)
+
+
+def grpc(found: Counts) -> None:
+    """A connection for fifty calls of one message."""
+    with Client(connect(GRPC_PORT), HOST) as client:
+        for _ in range(50):
+            if paused() or client.goaways:
+                return
+            nonce, text = fresh_nonce(), message()
+            found.asked += 1
+            call = client.call("/echo/unary", ("x-nonce", nonce.decode()))
+            client.send(call, text, end=True)
+            client.wait(lambda: call.over, TIMEOUT_S)  # noqa: B023 - used at once
+            finish(client, call)
+            compare(found, (nonce, text), (dict(call.heads[0]).get(b"x-nonce"), call.data))
+            del client.streams[call.id]
+            time.sleep(PACE_S)
+
+
+def grpc_stream(found: Counts) -> None:
+    """One call both ways for as long as the soak lasts."""
+    with Client(connect(GRPC_PORT), HOST) as client:
+        call = client.call("/echo/stream")
+        while not paused():
+            text = message()
+            found.asked += 1
+            client.send(call, text)
+            if not client.wait(lambda: len(call.data) >= len(text), TIMEOUT_S):  # noqa: B023 - used at once
+                raise ConnectionError(f"a message does not come back: {call.reset} {call.trailers} {client.goaways}")
+            compare(found, text, call.data)
+            call.data = b""
+            time.sleep(PACE_S)
+        client.send(call, b"", end=True)
+        client.wait(lambda: call.over, TIMEOUT_S)
+        finish(client, call)
+
+
+def finish(client: Client, call: Stream) -> None:
+    """A call that ended as it should."""
+    if not call.ended or call.trailer(b"grpc-status") != b"0":
+        raise ConnectionError(f"call {call.id}: {call.heads} {call.trailers} {call.reset} {client.goaways}")
+
+
+def message() -> bytes:
+    """One message of gRPC, which no other is like."""
+    text = fresh_nonce() + b":" + random.randbytes(random.choice((0, 100, 3_000, 40_000)))
+    return b"\0" + len(text).to_bytes(4) + text
+
+
+def compare(found: Counts, wanted: object, got: object) -> None:
+    """An answer that has come, and whether it is the one to its question."""
+    found.answered += 1
+    if wanted != got:
+        found.mixed += 1
+        fault(f"{str(got)[:80]} instead of {str(wanted)[:80]}")
+
+
 def websocket(found: Counts) -> None:
     """One WebSocket for as long as the soak lasts."""
     with connect(HTTP_PORT) as connection, connection.makefile("rb") as stream:
@@ -244,6 +323,7 @@ def write() -> None:
 
 
 KINDS = [("http", http)] * 4 + [("http_fresh", http_fresh)] * 2 + [("guarded", guarded)]
+KINDS += [("http2", http2)] * 2 + [("grpc", grpc)] + [("grpc_stream", grpc_stream)] * 2
 KINDS += [("websocket", websocket)] * 3 + [("tcp", tcp)] * 3 + [("tcp_fresh", tcp_fresh)] * 2
 threads = [threading.Thread(target=keep, args=kind, daemon=True) for kind in KINDS]
 

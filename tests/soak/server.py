@@ -1,8 +1,9 @@
-"""The application of the soak: answers with what it was asked, over HTTP/1.1, WebSocket and TCP.
+"""The application of the soak: answers with what it was asked, over HTTP/1.1, HTTP/2, WebSocket and TCP.
 
 In:     8080: HTTP/1.1; the answer's `X-Nonce` is the request's, its body too. `Upgrade: websocket` echoes frames.
         9000: every byte again, until the end of the stream, then the end.
-Limits: the standard library alone: it runs as a workload, not as a part of the tests.
+        9001: HTTP/2 with prior knowledge: calls of gRPC, whose messages come back as they go.
+Limits: the standard library, PyPI `h2` and tests/support/http2.py, which lie beside it: it runs as a workload.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ import contextlib
 import hashlib
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import BinaryIO
 
-HTTP_PORT, TCP_PORT = 8080, 9000
+from http2 import Served
+
+HTTP_PORT, TCP_PORT, GRPC_PORT = 8080, 9000, 9001
 WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 def main() -> None:
     """Serve both ports."""
     threading.Thread(target=accept, args=(TCP_PORT, echo), daemon=True).start()
+    threading.Thread(target=accept, args=(GRPC_PORT, answer_calls), daemon=True).start()
     accept(HTTP_PORT, answer_requests)
 
 
@@ -45,6 +50,17 @@ def echo(connection: socket.socket) -> None:
     while piece := connection.recv(65536):
         connection.sendall(piece)
     connection.shutdown(socket.SHUT_WR)
+
+
+class Calls:
+    """What `Served` tells of its calls: nothing is kept."""
+
+    calls: deque[object] = deque(maxlen=1)
+
+
+def answer_calls(connection: socket.socket) -> None:
+    """What comes goes back; the end has a status."""
+    Served(Calls(), connection).run()
 
 
 def answer_requests(connection: socket.socket) -> None:

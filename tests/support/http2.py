@@ -12,13 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
 
-from tests.support.pair import Side
+if TYPE_CHECKING:  # the soak's workloads have this file alone
+    from tests.support.pair import Side
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -363,7 +365,7 @@ class Served:
                 call.unsent_ends = status + told
 
     def _send_waiting(self) -> None:
-        for call in self.calls.values():
+        for call in list(self.calls.values()):
             stream = call.stream
             if stream.reset is not None:
                 continue
@@ -375,9 +377,12 @@ class Served:
                         break
                     self.connection.send_data(stream.id, call.unsent[:room])
                     call.unsent = call.unsent[room:]
-                if not call.unsent and call.unsent_ends == []:
-                    self.connection.end_stream(stream.id)
-                    call.unsent_ends = None
-                if not call.unsent and call.unsent_ends is not None:
+                if call.unsent or call.unsent_ends is None:
+                    continue
+                if call.unsent_ends:
                     self.connection.send_headers(stream.id, call.unsent_ends, end_stream=True)
-                    call.unsent_ends = None
+                else:
+                    self.connection.end_stream(stream.id)
+                call.unsent_ends = None
+                if stream.ended:
+                    del self.calls[stream.id]  # a connection may have very many

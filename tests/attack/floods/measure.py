@@ -32,6 +32,8 @@ SHARE = 0.1
 RATE, CLIENTS, WARM_MS = 100, 4, 300
 MOST_P99, MOST_MEMORY, MOST_COST = 3.0, 64 << 20, 10.0
 QUIET_US = 15_000
+# Everything measured, the attacker too, goes before what else the machine does: it is one session.
+AHEAD, USUAL = "-19", "0"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -182,7 +184,7 @@ class Stage:
 @contextlib.contextmanager
 def staged(idle_s: float) -> Iterator[Stage]:
     """A pair, its applications, and a measurement without any flood."""
-    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder)) as made:
+    with ahead(), tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder)) as made:
         for name in ("backend", "load"):
             subprocess.run(["cc", "-O2", "-o", str(Path(folder) / name), str(FLOOR / f"{name}.c")], check=True)
         words = [
@@ -202,6 +204,19 @@ def staged(idle_s: float) -> Iterator[Stage]:
             backend.kill()
             backend.wait()
             large.stop()
+
+
+@contextlib.contextmanager
+def ahead() -> Iterator[None]:
+    """Where the kernel shares processors among sessions, ours has a large share; elsewhere nothing changes."""
+    session = Path("/proc/self/autogroup")
+    with contextlib.suppress(OSError):
+        session.write_text(AHEAD)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            session.write_text(USUAL)
 
 
 def resident(side: Side) -> int:

@@ -414,3 +414,50 @@ fn a_connection_whose_window_stays_used_up_has_a_second_one_made() {
         assert!(matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(found)) if !same(&found)));
     });
 }
+
+/// A peer on a thread of its own, whose allocations are not counted: it answers every request with five bytes.
+fn peer_elsewhere() -> SocketAddr {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut tcp, _) = listener.accept().unwrap();
+        tcp.set_nodelay(true).unwrap();
+        tcp.read_exact(&mut [0; 24]).unwrap();
+        tcp.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).unwrap();
+        let (mut header, mut payload) = ([0; 9], vec![0; 1 << 14]);
+        while tcp.read_exact(&mut header).is_ok() {
+            let length = usize::from(u16::from_be_bytes([header[1], header[2]]));
+            tcp.read_exact(&mut payload[..length]).unwrap();
+            if header[3] == 1 {
+                let id = &header[5..];
+                let answer = [&[0, 0, 1, 1, 4], id, &[0x88], &[0, 0, 5, 0, 1], id, b"hello"].concat();
+                tcp.write_all(&answer).unwrap();
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_request_over_a_warm_connection_allocates_nothing() {
+    run(async {
+        let (worker, target) = (worker(), Target::of_tests(peer_elsewhere(), None));
+        let (mut head, mut body) = (worker.buffers.lend(), worker.buffers.lend());
+        let (mut before, counted) = (0, 1_000);
+        for number in 0..200 + counted {
+            if number == 200 {
+                before = crate::sys::counting::allocations();
+            }
+            let Ok(Acquired::Http2(connection)) = acquire(&target, &worker).await else { panic!("no connection") };
+            let mut stream = connection.open(RequestKind::Other, true, request("/a")).unwrap();
+            head.clear();
+            body.clear();
+            poll_fn(|context| stream.poll_head(context, &mut head)).await.unwrap();
+            while !poll_fn(|context| stream.poll_data(context, &mut body, 1_000)).await.unwrap().end {}
+            assert_eq!(body, b"hello");
+        }
+        let made = crate::sys::counting::allocations() - before;
+        assert!(made < counted / 20, "{made} allocations, the last of {:?} bytes", crate::sys::counting::sizes());
+    });
+}

@@ -137,8 +137,9 @@ impl Shared {
     /// Opens no further stream; once the last one has ended the connection says so and closes.
     pub(crate) fn retire(&self) {
         let mut state = self.state();
-        state.retired = true;
-        state.wake_driver_now();
+        if !std::mem::replace(&mut state.retired, true) {
+            state.wake_driver_now();
+        }
     }
 
     /// Graceful end in the server's role: the peer is told to open its next streams elsewhere.

@@ -101,7 +101,7 @@ fn a_request_on_a_warm_connection_allocates_nothing() {
         go_on.send(()).unwrap();
         when_done.await.unwrap();
         let made = usize::try_from(counting::allocations() - before).unwrap();
-        println!("{made} allocations for {COUNTED} requests");
+        println!("{made} allocations for {COUNTED} requests, the last of {:?} bytes", counting::sizes());
         assert!(made * 20 < COUNTED, "{made} allocations for {COUNTED} requests");
     });
 }

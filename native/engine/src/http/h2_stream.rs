@@ -3,7 +3,7 @@
 //! In: a stream with the canonical text of its head.  Out: an answer on it, and one outcome.
 //! Limits: the idle bound for every wait; `grpc-timeout` for a call that names one.
 //! Fails: refusals and denials are answered in the words of gRPC where the request is a call (D.6, RT-09).
-//! CONNECT is answered with 404, as by an Envoy sidecar whose routes name none (decision 0085).
+//! CONNECT is refused, as over HTTP/1.1 (decision 0092).
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -24,8 +24,8 @@ use crate::h2::shared::Accepted;
 use crate::http::caller::{Caller, Request, view};
 use crate::http::carry::{Carried, Clock, Errand, carry};
 use crate::http::decide::{path_mode, read_head};
-use crate::http::h2_sides::H2Request;
 use crate::http::tasks::Deadline;
+use crate::http::transfer::h2_sides::H2Request;
 use crate::http::transfer::{RequestSide, Start};
 use crate::http::upstream::kind_of;
 use crate::http::{grpc, reply};
@@ -51,7 +51,7 @@ pub(crate) async fn serve(caller: &Caller<'_>, arrived: Arrived, deadline: Deadl
     let Ok(pinned) = caller.pin_accepted() else { return down.handle().reset(ErrorCode::REFUSED_STREAM) };
     let mut call = Call { caller, deadline: &deadline, to_head: shape.to_head, grpc: false };
     if shape.tunnel != Tunnel::No {
-        let outcome = Outcome::of(Reason::Unsupported).because("connect").answered(404);
+        let outcome = Outcome::of(Reason::Unsupported).because("connect").answered(400);
         return call.refuse(&mut down, &pinned, &outcome).await;
     }
     let mut request = match read(caller, &pinned, down.text()) {

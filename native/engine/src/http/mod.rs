@@ -1,7 +1,7 @@
 //! HTTP on a connection whose peer is known, in the order of a request: `session` reads heads of HTTP/1.1, `h2_session` those
 //! of HTTP/2, whose streams are futures (`tasks`) that `h2_stream` runs; `caller` judges them (`decide`). With HTTP/1.1 on
 //! both sides, `upstream` serves one permitted request and `exchange` pumps it; with HTTP/2 on either, `carry` does with
-//! `transfer`, whose sides are `h1_sides` (with `outgoing`) and `h2_sides`. `forward` edits heads, `grpc` reads what calls
+//! `transfer` and its sides. `forward` edits heads, `grpc` reads what calls
 //! say of themselves, `reply` answers what is not forwarded.
 
 pub(crate) mod caller;
@@ -10,11 +10,8 @@ pub mod decide;
 pub(crate) mod exchange;
 pub(crate) mod forward;
 pub(crate) mod grpc;
-pub(crate) mod h1_sides;
 pub(crate) mod h2_session;
-pub(crate) mod h2_sides;
 pub(crate) mod h2_stream;
-pub(crate) mod outgoing;
 pub(crate) mod reply;
 pub(crate) mod session;
 pub(crate) mod tasks;

@@ -1,11 +1,16 @@
 //! One request and its response between two sides of which one speaks HTTP/2 at least, both directions pumped by one task.
 //!
-//! In: the two sides, as [`RequestSide`] (who asked) and [`ResponseSide`] (who answers); the request's head is on its way.
+//! In: the two sides, as [`RequestSide`] (who asked) and [`ResponseSide`] (who answers): `h1_sides` with what waits to be sent
+//! on them (`outgoing`), and `h2_sides`. The request's head is on its way.
 //! Out: [`Transferred`], or a [`Broken`] transfer. `exchange` is the same for HTTP/1.1 on both sides, without these seams.
 //! Limits: one piece per direction is in memory (`buffers::read_limit`): a side takes the next when the last has gone;
 //! interim responses are counted.
 //! Fails: a body that ends too early is never completed on the other side: the sides are cut (attack-cases DG-13, DG-14).
 //! Source: RFC 9110 §6, §15.2; RFC 9113 §8.1; attack-cases table 2.3.
+
+pub(crate) mod h1_sides;
+pub(crate) mod h2_sides;
+pub(crate) mod outgoing;
 
 use std::task::{Context, Poll, ready};
 

@@ -18,7 +18,7 @@ use meshdp_proto::http1_head::{Framing, Limits};
 use meshdp_proto::http1_response::{RequestKind, ResponseHead, parse_response};
 
 use crate::connection::Failure;
-use crate::http::outgoing::Outgoing;
+use crate::http::transfer::outgoing::Outgoing;
 use crate::http::transfer::{Answered, Came, Piece, Reply, RequestSide, ResponseSide, Sink, Source};
 use crate::observe::outcome::Reason;
 use crate::stream::Stream;
