@@ -96,9 +96,9 @@ impl Driver {
         Ok(true)
     }
 
-    /// Whether a frame has begun and its rest is still to come.
+    /// Whether a frame or a field block has begun and its rest is still to come.
     pub(crate) fn is_within_frame(&self) -> bool {
-        !self.input.is_empty()
+        !self.input.is_empty() || self.shared.state().core.is_within_block()
     }
 
     /// Passes room that a stream did not use on to the others; true when one was woken for it.
