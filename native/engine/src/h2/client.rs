@@ -151,7 +151,8 @@ async fn connect(ending: Ending, target: Target) {
 fn begin(stream: Stream, group: &Rc<Group>, worker: &Rc<Worker>) {
     let proof = stream.proof().map(|(root, until)| (*root, until));
     let openers = Some(Rc::clone(&group.openers));
-    let shared = Shared::new(Role::Client, &Config::default(), &worker.buffers, openers);
+    let config = Config { connection_window: CONNECTION_WINDOW, ..Config::default() };
+    let shared = Shared::new(Role::Client, &config, &worker.buffers, openers);
     let connection = Rc::new(ClientConnection { shared: Rc::clone(&shared), proof, life: Life::default() });
     connection.life.heard_ms.set(worker.coarse_ms());
     let driver = Driver::new(stream, shared, Vec::new());
@@ -298,6 +299,8 @@ impl Drop for Waiting<'_> {
 const WAITERS: usize = 65_536;
 /// The same while memory is short.
 const WAITERS_WHILE_SHORT: usize = 1_024;
+/// The largest that there is: callers share the connection, and those that do not read are to pin as little of it as can be.
+const CONNECTION_WINDOW: u32 = 4 << 20;
 /// How long a peer of the mesh may be silent, with streams under way, before it is asked.
 const SILENCE_MS: u64 = 15_000;
 /// How long it may take to answer.

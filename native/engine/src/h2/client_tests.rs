@@ -467,6 +467,37 @@ fn a_connection_whose_window_stays_used_up_has_a_second_one_made() {
     });
 }
 
+#[test]
+fn h2_32_readers_that_stall_have_a_second_connection_made_for_the_others() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (worker, target) = (worker(), Target::of_tests(listener.local_addr().unwrap(), None));
+        let (acquired, mut bob) = tokio::join!(acquire(&target, &worker), hand(&listener));
+        let Ok(Acquired::Http2(connection)) = acquired else { panic!("it fell back") };
+        bob.frame(4, 0, 0, &[]).await;
+        let open = || connection.open(RequestKind::Other, true, request("/download")).unwrap();
+        let mut stalled: Vec<StreamHandle> = (0..64).map(|_| open()).collect();
+        for _ in 0..stalled.len() {
+            let (_, _, stream, _) = bob.next().await.unwrap();
+            bob.frame(1, 4, stream, &[0x88]).await;
+            for _ in 0..4 {
+                bob.frame(0, 0, stream, &[7; 16_384]).await;
+            }
+        }
+        let mut head = Vec::new();
+        poll_fn(|context| stalled[63].poll_head(context, &mut head)).await.unwrap();
+        while !connection.shared.is_braked() {
+            tokio::task::yield_now().await;
+        }
+        worker.h2.sweep(0, NOW);
+        let same = |other: &Rc<ClientConnection>| Rc::ptr_eq(&connection, other);
+        assert!(matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(found)) if same(&found)));
+        let _second = hand(&listener).await;
+        tokio::task::yield_now().await;
+        assert!(matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(found)) if !same(&found)));
+    });
+}
+
 /// A peer on a thread of its own, whose allocations are not counted: it answers every request with five bytes.
 fn peer_elsewhere() -> SocketAddr {
     use std::io::{Read as _, Write as _};
