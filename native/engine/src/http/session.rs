@@ -242,6 +242,7 @@ impl<'w> HttpSession<'w> {
             ended: matches!(head.framing, Framing::None | Framing::Length(0)),
             limits: caller.limits,
             close: caller.worker.draining.get() || !head.keep_alive,
+            tunnel: false,
         };
         let mut down = H1Request::new((stream, received), (head.len, head.framing), &caller.worker.buffers);
         let mut attempts = Attempts::default();
