@@ -26,8 +26,9 @@ METHOD = (
     " (PERMISSIVE, two policies; others: one rule); outbound: to an application outside the mesh; pair_…: two"
     " proxies with mutual TLS between them, against two relays in plaintext. connect_warm: the pair, each"
     " request on a connection of its own; handshake: the same with mutual TLS from the client. Bulk: one connection,"
-    " after 64 MiB that are compared byte by byte; for GB per CPU-second more is better. Memory: `alone` is the proportional set size as"
-    " though no other program ran the same files. A contender with one wrong answer has no figure."
+    " after 64 MiB that are compared byte by byte; for GB per CPU-second more is better. Memory: `alone` is the"
+    " proportional set size as though no other program ran the same files. A contender with one wrong"
+    " answer has no figure."
 )
 
 

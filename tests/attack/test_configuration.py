@@ -34,7 +34,7 @@ IDS = [f"CF-{number:02}" for number in range(1, 19)]
 WAITING = {
     "CF-05": "later routing: VirtualService, subsets and gateways' secrets; tested here: a service that leads nowhere",
     "CF-06": "later routing: regular expressions written by users (VirtualService); tested here: the patterns that policies become",
-    "CF-07": "M3: 10,000 services x 100 endpoints need more than one transaction of 64 MiB; tested here: a twentieth of it",
+    "CF-07": "later Kubernetes: 10,000 services x 100 endpoints need more than one transaction of 64 MiB; tested here: a twentieth of it",
     "CF-09": "later routing: delegates of VirtualService",
     "CF-11": "later Kubernetes: nonces of xDS; tested here: transactions, and the feed in native/engine (client_tests.rs)",
     "CF-16": "later Kubernetes: Gateway and credentials across namespaces",

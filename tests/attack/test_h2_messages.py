@@ -163,14 +163,16 @@ def test_h2_31_a_length_that_is_not_kept_aborts_the_http1_upstream(h2: H2Arena) 
     h2.arena.healthy()
 
 
-def test_h2_34_extended_connect_where_it_was_not_announced(h2: H2Arena) -> None:
-    with h2.open() as peer:
-        announced = [each.payload for each in peer.of(frames.SETTINGS) if b"\0\x08\0\0\0\1" in each.payload]
-    if announced:
-        pytest.skip("extended CONNECT is on")
+def test_h2_34_extended_connect_that_breaks_its_rules(h2: H2Arena) -> None:
+    """It is announced (decision 0112); the bridge itself is tests/e2e/test_http2_websocket.py."""
     fields = [(":method", "CONNECT"), (":protocol", "websocket"), *request_fields("/upgrade")[1:]]
-    h2.stream_fault(lambda at: head(at, fields, end=False))
     h2.stream_fault(lambda at: head(at, [*GET, (":protocol", "websocket")]))
+    h2.stream_fault(lambda at: head(at, [field for field in fields if field[0] != ":path"], end=False))
+    h2.stream_fault(lambda at: head(at, [*fields, ("content-length", "5")], end=False))
+    for protocol in ("h2c", "web socket", ""):
+        h2.stream_fault(
+            lambda at: head(at, [fields[0], (":protocol", protocol), *fields[2:]], end=False)  # noqa: B023 - used at once
+        )
 
 
 @pytest.fixture

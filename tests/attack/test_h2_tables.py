@@ -31,7 +31,7 @@ PARTS = {
     "H2-28": "100,000 unknown frames at most: the connection is cut after a few thousand",
     "H2-30": "1.5 s without a byte instead of 10 s, ten streams",
     "H2-31": "content-length 0 with a body: an HTTP/1.1 application has its whole request before the body comes (RFC 9110 8.6)",
-    "H2-34": "off: as in an Envoy sidecar whose routes name no upgrade for it; the bridge when on is built last (issue 5)",
+    "H2-34": "always on (decision 0112): tests/e2e/test_http2_websocket.py; off in native/proto/tests/proto/h2/messages.rs",
     "H2-36": "judged by the real authority; 421 has no use where no certificate names a host",
     "H2-37": "before the request is routed and while the application works; waits for keys and ext-authz: M4; connect: LC-06",
     "DG-07": "a scheme is read without regard to case; what is no scheme is refused",

@@ -19,7 +19,6 @@ WAITING = {
 
 # What a test of this table does in a short form, and where the rest is or when it comes.
 LONG_FORMS = {
-    "PR-01": "HTTP/1, WebSocket and TCP through the pair, HTTP/2 in tests/e2e/test_http2.py; no gRPC streams of their own",
     "PR-02": "SIGSTOP for 3 s instead of 30 s",
     "PR-03": "50 kills under traffic (tests/e2e/test_kills.py) instead of 1,000",
     "PR-05": "at 85 % nothing is kept for later, at 95 % new connections are refused; no smaller buffers and no cut streams beyond that",

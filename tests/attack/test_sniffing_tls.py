@@ -102,8 +102,7 @@ def test_tl_15_http_1_where_http_2_was_chosen_is_refused(sniffing: Sniffing, por
     with sniffing.connect("inbound", port) as connection:
         wire.send_pieces(connection, [made.hello])
         made.shake(connection)
-        if made.tls.selected_alpn_protocol() != "h2":
-            pytest.skip("the engine negotiates no HTTP/2 yet (M3)")
+        assert made.tls.selected_alpn_protocol() == "h2"
         heard = made.ask(connection, get())
         assert not heard.startswith(b"HTTP/"), "SETTINGS, GOAWAY, or nothing"
         while heard:

@@ -24,6 +24,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 PROFILE = "fast"
 TURNS = 200
 ALLOWED = 1.05
+SECOND_LOOKS = 4
 # Differences of so few instructions are the layout of a branch, not a cost.
 NEGLIGIBLE = 60
 SNAPSHOT = (
@@ -116,6 +117,11 @@ def test_no_operation_costs_more_instructions_than_at_the_merge_base(base: Path,
     both = [each for each in new.operations() if each in old.operations()]
     assert both, "nothing to compare"
     found = {each: (old.instructions(each), new.instructions(each)) for each in both}
+    # Hash tables are seeded anew in each process: what seems worse is asked again, and the best of both counts.
+    for _ in range(SECOND_LOOKS):
+        for each in (each for each, (before, now) in found.items() if costlier(before, now)):
+            before, now = found[each]
+            found[each] = (min(before, old.instructions(each)), min(now, new.instructions(each)))
     for each, (before, now) in found.items():
         print(f"{each:24} {before:10.0f} {now:10.0f} {now / before:6.3f}")
     worse = {each for each, (before, now) in found.items() if costlier(before, now)}

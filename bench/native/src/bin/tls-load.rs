@@ -88,13 +88,13 @@ impl Plan {
         took.sort_unstable();
         let lost = self.connections - tallies.len();
         let errors = tallies.iter().map(|tally| tally.errors).sum::<usize>() + lost;
-        let quantile = |part: f64| took.get(((took.len() as f64 * part) as usize).min(took.len().max(1) - 1)).copied();
+        let quantile = |percent: usize| took.get(took.len() * percent / 100).copied().unwrap_or(0);
         println!(
             "{{\"requests\": {}, \"errors\": {errors}, \"seconds\": {seconds:.4}, \"p50_us\": {}, \"p90_us\": {}, \"p99_us\": {}}}",
             took.len(),
-            quantile(0.5).unwrap_or(0),
-            quantile(0.9).unwrap_or(0),
-            quantile(0.99).unwrap_or(0),
+            quantile(50),
+            quantile(90),
+            quantile(99),
         );
         ExitCode::SUCCESS
     }
@@ -169,10 +169,9 @@ fn read_answer(connection: &mut Connection) -> std::io::Result<()> {
         if connection.read_line(&mut line)? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        if let Some((name, value)) = line.split_once(':') {
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.trim().parse::<u64>().ok();
-            }
+        match line.split_once(':') {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.trim().parse().ok(),
+            _ => {}
         }
     }
     let length = length.ok_or_else(|| std::io::Error::other("an answer without content-length"))?;

@@ -103,9 +103,10 @@ impl Driver {
         self.shared.state().core.is_paused()
     }
 
-    /// Whether a frame has begun and its rest is still to come.
+    /// Whether a frame or a field block has begun and its rest is still to come.
     pub(crate) fn is_within_frame(&self) -> bool {
-        !self.input.is_empty() && !self.is_paused()
+        let begun = !self.input.is_empty() || self.shared.state().core.is_within_block();
+        begun && !self.is_paused()
     }
 
     /// Passes room that a stream did not use on to the others; true when one was woken for it.

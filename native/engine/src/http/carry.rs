@@ -26,8 +26,10 @@ use crate::http::exchange::Broken;
 use crate::http::transfer::h1_sides::H1Response;
 use crate::http::transfer::h2_sides::H2Response;
 use crate::http::transfer::{Came, Piece, RequestSide, ResponseSide, Sink, Start, Transfer, Transferred, broken};
+use crate::http::tunnel::Tunnel;
 use crate::http::upstream::{ATTEMPTS, acquire};
 use crate::observe::outcome::{Outcome, Reason};
+use crate::stream::Stream;
 use crate::upstream::Target;
 use crate::worker::Worker;
 use crate::worker::registry::Entry;
@@ -154,6 +156,11 @@ impl Trial<'_, '_, '_> {
             up.close_piece(Piece::Last, &[]);
         }
         match run(self.errand, self.transfer, down, &mut up).await {
+            // Boxed, so that requests do not all keep room for what few of them become.
+            Ok(done) if done.switched => {
+                let tunnelled = Box::pin(self.tunnel(down, up.into_switched())).await;
+                tunnelled.map(|()| done).map_err(Lost::from)
+            }
             Ok(done) => {
                 if let Some(stream) = up.into_stream().filter(|_| done.upstream_reusable) {
                     worker.pool.borrow_mut().give(&key, stream, (worker.coarse_ms(), worker.wall_s()));
@@ -201,6 +208,19 @@ impl Trial<'_, '_, '_> {
                 Err(Lost { reason: broken.reason, again })
             }
         }
+    }
+
+    /// Carries what follows a switch of protocols.
+    async fn tunnel(
+        &mut self,
+        down: &mut impl RequestSide,
+        (stream, surplus): (Stream, Vec<u8>),
+    ) -> Result<(), Reason> {
+        let mut tunnel = Tunnel::new(stream, surplus, &self.errand.caller.worker.buffers);
+        let ended = tunnel.run(self.errand, down).await;
+        self.transfer.bytes_in += tunnel.bytes_in;
+        self.transfer.bytes_out += tunnel.bytes_out;
+        ended
     }
 
     fn may_try_again(&self) -> bool {

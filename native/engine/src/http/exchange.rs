@@ -17,6 +17,7 @@ use meshdp_proto::http1_forward::{ResponseEdits, encode_response};
 use meshdp_proto::http1_head::{Framing, Limits};
 use meshdp_proto::http1_response::{RequestKind, parse_response, switches_as_asked};
 
+use crate::http::grpc::Watched;
 use crate::observe::outcome::Reason;
 use crate::stream::Stream;
 use crate::worker::buffers::{Buffers, FIRST, read_limit};
@@ -77,6 +78,7 @@ pub(crate) struct Download {
     body: Option<BodyDecoder>,
     kind: RequestKind,
     status: u16,
+    pub(crate) watched: Watched,
     pub(crate) until_close: bool,
     upgraded: bool,
     /// A head was read from the upstream.
@@ -107,6 +109,7 @@ pub(crate) struct Start {
     pub(crate) turn: Turn,
     pub(crate) close_downstream: bool,
     pub(crate) limits: Limits,
+    pub(crate) watched: Watched,
 }
 
 impl Exchange {
@@ -134,6 +137,7 @@ impl Exchange {
             body: None,
             kind: start.kind,
             status: 0,
+            watched: start.watched,
             until_close: false,
             upgraded: false,
             started: false,
@@ -299,6 +303,7 @@ impl Exchange {
         }
         download.parsed = head.len;
         download.status = head.status;
+        download.watched.read(&download.received, fields);
         download.upgraded = answer == Answer::Switch;
         download.until_close = answer == Answer::Final && head.framing == Framing::UntilClose;
         download.body = Some(BodyDecoder::new(if download.upgraded { Framing::None } else { head.framing }));

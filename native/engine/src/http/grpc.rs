@@ -20,6 +20,40 @@ pub(crate) fn status_in_trailers(lines: &[u8]) -> Option<u8> {
     values.next().and_then(parse_status)
 }
 
+/// The status that an answer without one stands for, as Envoy counts it and gRPC's clients take it; none for no answer.
+pub(crate) fn status_of_http(status: u16) -> Option<u8> {
+    match status {
+        0 => None,
+        400 => Some(13),                   // INTERNAL
+        401 => Some(16),                   // UNAUTHENTICATED
+        403 => Some(7),                    // PERMISSION_DENIED
+        404 => Some(12),                   // UNIMPLEMENTED
+        429 | 502 | 503 | 504 => Some(14), // UNAVAILABLE
+        _ => Some(2),                      // UNKNOWN
+    }
+}
+
+/// How an answer over HTTP/1.1 to what may be a call says that it ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watched {
+    call: bool,
+    pub(crate) status: Option<u8>,
+}
+
+impl Watched {
+    /// Nothing is looked for in answers to what is no call.
+    pub(crate) fn new(call: bool) -> Self {
+        Self { call, status: None }
+    }
+
+    /// Looks at the head of the answer.
+    pub(crate) fn read(&mut self, text: &[u8], fields: &FieldTable) {
+        if self.call {
+            self.status = status_in_head(text, fields);
+        }
+    }
+}
+
 fn parse_status(value: &[u8]) -> Option<u8> {
     std::str::from_utf8(value).ok()?.trim_matches([' ', '\t', '\r']).parse().ok().filter(|status| *status <= LARGEST)
 }
@@ -72,6 +106,7 @@ mod tests {
         assert_eq!(status_in_trailers(b"Grpc-Status:0\r\n"), Some(0));
         assert_eq!(status_in_trailers(b"grpc-status: 17\r\n"), None);
         assert_eq!(status_in_trailers(b"grpc-status-x: 1\r\n"), None);
+        assert_eq!([0, 200, 403, 504].map(status_of_http), [None, Some(2), Some(7), Some(14)]);
         assert_eq!((label(Some(16)), label(Some(40)), label(None)), ("16", "", ""));
     }
 

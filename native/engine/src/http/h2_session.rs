@@ -37,7 +37,13 @@ pub(crate) async fn run(secured: Secured, pinned: &Pinned, worker: &Rc<Worker>) 
     let mut caller = Caller::new(link, pinned, worker, "HTTP/2");
     caller.limits = Limits { any_method: true, ..caller.limits };
     let caller = caller;
-    let config = Config { max_streams: STREAMS, limits: caller.limits, paced: true, ..Config::default() };
+    let config = Config {
+        max_streams: STREAMS,
+        limits: caller.limits,
+        paced: true,
+        extended_connect: true,
+        ..Config::default()
+    };
     let shared = Shared::new(Role::Server, &config, &worker.buffers, None);
     let driver = Driver::new(stream, Rc::clone(&shared), received);
     let serve = |arrived: Arrived, deadline: Deadline| h2_stream::serve(&caller, arrived, deadline);

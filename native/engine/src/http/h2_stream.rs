@@ -3,7 +3,7 @@
 //! In: a stream with the canonical text of its head.  Out: an answer on it, and one outcome.
 //! Limits: the idle bound for every wait; `grpc-timeout` for a call that names one.
 //! Fails: refusals and denials are answered in the words of gRPC where the request is a call (D.6, RT-09).
-//! CONNECT is refused, as over HTTP/1.1 (decision 0092).
+//! CONNECT is refused, as over HTTP/1.1 (decision 0092); an extended one for WebSocket is an upgrade (decision 0112).
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -26,13 +26,13 @@ use crate::http::carry::{Carried, Clock, Errand, carry};
 use crate::http::decide::{path_mode, read_head};
 use crate::http::tasks::Deadline;
 use crate::http::transfer::h2_sides::H2Request;
-use crate::http::transfer::{RequestSide, Start};
+use crate::http::transfer::{RequestSide, Start, WEBSOCKET};
 use crate::http::upstream::kind_of;
 use crate::http::{grpc, reply};
 use crate::observe::outcome::{Outcome, Reason};
 use crate::observe::record::{self, RequestRecord};
 use crate::upstream::Target;
-use crate::worker::Pinned;
+use crate::worker::{Pinned, Worker};
 
 /// A request that has arrived.
 pub(crate) struct Arrived {
@@ -43,14 +43,18 @@ pub(crate) struct Arrived {
 
 /// Serves one request to its end.
 pub(crate) async fn serve(caller: &Caller<'_>, arrived: Arrived, deadline: Deadline) {
-    let Arrived { accepted, text } = arrived;
+    let Arrived { accepted, mut text } = arrived;
     let Accepted { stream, shape, end } = accepted;
+    let tunnel = shape.tunnel == Tunnel::Extended;
+    if tunnel {
+        complete_handshake(&mut text, caller.worker);
+    }
     let mut down = H2Request::new(stream, text, &caller.worker.buffers);
     fault::point("stream");
     // A connection that is no longer acceptable ends with all its streams.
     let Ok(pinned) = caller.pin_accepted() else { return down.handle().reset(ErrorCode::REFUSED_STREAM) };
     let mut call = Call { caller, deadline: &deadline, to_head: shape.to_head, grpc: false };
-    if shape.tunnel != Tunnel::No {
+    if shape.tunnel == Tunnel::Connect {
         let outcome = Outcome::of(Reason::Unsupported).because("connect").answered(400);
         return call.refuse(&mut down, &pinned, &outcome).await;
     }
@@ -59,14 +63,39 @@ pub(crate) async fn serve(caller: &Caller<'_>, arrived: Arrived, deadline: Deadl
         Err(outcome) => return call.refuse(&mut down, &pinned, &outcome).await,
     };
     request.head.head.framing = shape.framing(end);
+    let asked = request.head.head.upgrade.map_or(&[][..], |span| span.of(down.text()));
+    if tunnel && !asked.eq_ignore_ascii_case(WEBSOCKET) {
+        let outcome = Outcome::of(Reason::Unsupported).because("protocol").answered(501);
+        return call.refuse(&mut down, &pinned, &outcome).await;
+    }
     let Noticed { grpc, timeout, spoken } = notice(caller, &request, down.text());
     (request.grpc, call.grpc) = (grpc, grpc);
     down.note_answer(spoken == Version::Http1);
     let kind = kind_of(request.head.head.method.of(down.text()));
-    let start = Start { kind, grpc, ended: end, limits: caller.limits, close: false };
+    let start = Start { kind, grpc, ended: end, limits: caller.limits, close: false, tunnel };
     let (outcome, target) = call.forward(&request, &mut down, (start, timeout, spoken, shape)).await;
     RequestRecord { caller, request: &request, text: down.text(), target: target.as_ref(), outcome }.write();
     caller.count_request();
+}
+
+/// Adds the key that a WebSocket server of HTTP/1.1 must be shown and that HTTP/2 has no use for (RFC 8441 §5.1).
+fn complete_handshake(text: &mut Vec<u8>, worker: &Worker) {
+    let has = text.split(|byte| *byte == b'\n').any(|line| {
+        line.split_at_checked(KEY.len())
+            .is_some_and(|(name, rest)| name.eq_ignore_ascii_case(KEY) && rest.first() == Some(&b':'))
+    });
+    if has || !text.ends_with(b"\r\n\r\n") {
+        return;
+    }
+    text.truncate(text.len() - 2);
+    text.extend_from_slice(KEY);
+    text.extend_from_slice(b": ");
+    // 16 random bytes in base64 are 21 letters, one of four, and two signs that fill up.
+    for _ in 0..KEY_LETTERS {
+        text.push(BASE64[(worker.random() >> 58) as usize]);
+    }
+    text.push(BASE64[(worker.random() >> 62) as usize * 16]);
+    text.extend_from_slice(b"==\r\n\r\n");
 }
 
 /// Reads the head; `write_request` of the core has made it.
@@ -221,3 +250,7 @@ impl Call<'_, '_> {
         outcome
     }
 }
+
+const KEY: &[u8] = b"sec-websocket-key";
+const KEY_LETTERS: usize = 21;
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -2,7 +2,7 @@
 //! of HTTP/2, whose streams are futures (`tasks`) that `h2_stream` runs; `caller` judges them (`decide`). With HTTP/1.1 on
 //! both sides, `upstream` serves one permitted request and `exchange` pumps it; with HTTP/2 on either, `carry` does with
 //! `transfer` and its sides. `forward` edits heads, `grpc` reads what calls
-//! say of themselves, `reply` answers what is not forwarded.
+//! say of themselves, `reply` answers what is not forwarded; `tunnel` is what follows an extended CONNECT.
 
 pub(crate) mod caller;
 pub(crate) mod carry;
@@ -16,6 +16,7 @@ pub(crate) mod reply;
 pub(crate) mod session;
 pub(crate) mod tasks;
 pub(crate) mod transfer;
+pub(crate) mod tunnel;
 pub(crate) mod upstream;
 
 use crate::connection::Secured;

@@ -179,7 +179,10 @@ impl<'w> HttpSession<'w> {
             Ok(Some(head)) => {
                 let worker = self.caller.worker;
                 self.caller.link.entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
-                Some(Received::Head(Request { head, pinned, started, read: Cell::new(scratch.reads), grpc: false }))
+                let read = Cell::new(scratch.reads);
+                let content_type = view(&head, &self.received, &scratch).first(Known::ContentType);
+                let grpc = content_type.is_some_and(is_grpc);
+                Some(Received::Head(Request { head, pinned, started, read, grpc }))
             }
             Err(refusal) => Some(Received::Refused(record::refusal(refusal), pinned)),
         })
@@ -235,10 +238,11 @@ impl<'w> HttpSession<'w> {
         let head = &request.head.head;
         let start = Start {
             kind: upstream::kind_of(head.method.of(received)),
-            grpc: false,
+            grpc: request.grpc,
             ended: matches!(head.framing, Framing::None | Framing::Length(0)),
             limits: caller.limits,
             close: caller.worker.draining.get() || !head.keep_alive,
+            tunnel: false,
         };
         let mut down = H1Request::new((stream, received), (head.len, head.framing), &caller.worker.buffers);
         let mut attempts = Attempts::default();
@@ -293,7 +297,7 @@ impl<'w> HttpSession<'w> {
         let close = self.caller.worker.draining.get() || !head.keep_alive || head.expect_continue;
         // A body that breaks its framing has no end behind which a request could begin.
         let close = close || outcome.reason == Reason::MalformedRequest;
-        let grpc = self.is_grpc(request);
+        let grpc = request.grpc;
         let reply = Reply { status: outcome.status, body, close, grpc };
         let answered =
             reply::send((&mut self.stream, &mut self.received), &request.head.head, reply, self.caller.worker).await;
@@ -306,12 +310,6 @@ impl<'w> HttpSession<'w> {
             self.consume(kept.consumed);
             kept.next
         })
-    }
-
-    fn is_grpc(&self, request: &Request) -> bool {
-        let scratch = self.caller.scratch(request, &self.received);
-        let view = view(&request.head, &self.received, &scratch);
-        view.first(Known::ContentType).is_some_and(is_grpc)
     }
 
     /// Records the end of a request.

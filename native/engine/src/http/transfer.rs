@@ -18,7 +18,7 @@ use meshdp_proto::h2::ErrorCode;
 use meshdp_proto::http1_conn::{Answer, Exchange as Turn};
 use meshdp_proto::http1_fields::FieldTable;
 use meshdp_proto::http1_head::{Limits, RequestHead};
-use meshdp_proto::http1_response::{RequestKind, ResponseHead};
+use meshdp_proto::http1_response::{RequestKind, ResponseHead, switches_as_asked};
 
 use crate::connection::Failure;
 use crate::http::exchange::Broken;
@@ -154,6 +154,8 @@ pub(crate) struct Transferred {
     pub(crate) upstream_reusable: bool,
     /// An HTTP/1.1 downstream may send its next request.
     pub(crate) downstream_reusable: bool,
+    /// The upstream has switched protocols, and who asked has been told: bytes follow both ways.
+    pub(crate) switched: bool,
 }
 
 /// What is known when a transfer starts.
@@ -167,6 +169,8 @@ pub(crate) struct Start {
     pub(crate) limits: Limits,
     /// The downstream's connection ends with the request.
     pub(crate) close: bool,
+    /// An extended CONNECT for WebSocket: a switch is an answer, and nothing follows the head before it.
+    pub(crate) tunnel: bool,
 }
 
 /// Both directions.
@@ -183,6 +187,8 @@ pub(crate) struct Transfer {
     whole_at_start: bool,
     response: Response,
     close_downstream: bool,
+    tunnel: bool,
+    switched: bool,
     /// Whether gRPC's status is looked for.
     grpc: bool,
     /// The status forwarded, 0 before there is one.
@@ -205,17 +211,19 @@ enum Response {
 impl Transfer {
     /// A transfer of a request with this head.
     pub(crate) fn new(head: &RequestHead, start: &Start) -> Self {
-        let Start { kind, grpc, ended, limits, close } = *start;
+        let Start { kind, grpc, ended, limits, close, tunnel } = *start;
         Self {
             turn: Turn::new(head),
             kind,
             limits,
-            request_ended: ended,
+            request_ended: ended || tunnel,
             upload_over: false,
             upload_failed: false,
             whole_at_start: true,
             response: Response::Awaited,
             close_downstream: close,
+            tunnel,
+            switched: false,
             grpc,
             status: 0,
             grpc_status: None,
@@ -258,7 +266,7 @@ impl Transfer {
         self.close_downstream = true;
     }
 
-    /// Whether all of the request is still at hand, and nothing has come back.
+    /// Whether all of the request is still at hand, and nothing has come back, not even an interim response.
     pub(crate) fn replayable(&self) -> bool {
         self.whole_at_start && self.response == Response::Awaited
     }
@@ -293,6 +301,7 @@ impl Transfer {
         Transferred {
             upstream_reusable: !self.upload_failed && self.turn.upstream_reusable(false),
             downstream_reusable: !self.close_downstream && self.turn.downstream_persists(),
+            switched: self.switched,
         }
     }
 
@@ -373,8 +382,10 @@ impl Transfer {
     ) -> Result<(), Reason> {
         let head = &answered.head;
         let answer = self.turn.respond(head).map_err(|_| Reason::MalformedResponse)?;
-        if answer == Answer::Switch {
-            return Err(Reason::MalformedResponse); // nothing asked for it here: upgrades have their own connections
+        // Upgrades of HTTP/1.1 have their own connections: here nothing else than an extended CONNECT asks for a switch.
+        let switches = answer == Answer::Switch;
+        if switches && !(self.tunnel && switches_as_asked(up.text(), fields, WEBSOCKET)) {
+            return Err(Reason::MalformedResponse);
         }
         let last = answer == Answer::Final;
         // As Envoy: where the answer overtakes its request, nobody waits for the rest of that, and the client is told.
@@ -389,12 +400,17 @@ impl Transfer {
             came: up.came(),
         };
         down.send_head(&reply)?;
+        // Whoever has said anything has begun with the request; and what was sent of it is no longer kept.
+        self.whole_at_start = false;
         if last {
             self.status = head.status;
             self.response = if reply.ends { Response::Ended } else { Response::Body };
             if self.grpc {
                 self.grpc_status = grpc::status_in_head(reply.text, fields);
             }
+        }
+        if switches {
+            (self.switched, self.status, self.response) = (true, SWITCHED, Response::Ended);
         }
         up.end_head(head, answer);
         Ok(())
@@ -412,3 +428,8 @@ impl Transfer {
 pub(crate) fn broken(reason: Reason, up: &impl ResponseSide) -> Broken {
     Broken { reason, unanswered: !up.started() }
 }
+
+/// The protocol that is bridged between the two versions (decision 0112).
+pub(crate) const WEBSOCKET: &[u8] = b"websocket";
+/// What HTTP/2 says where HTTP/1.1 says 101 (RFC 8441 §5).
+pub(crate) const SWITCHED: u16 = 200;

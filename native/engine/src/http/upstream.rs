@@ -18,6 +18,7 @@ use crate::attempts;
 use crate::connection::Failure;
 use crate::http::caller::Request;
 use crate::http::exchange::{Broken, Downstream, Exchange, Exchanged, Start};
+use crate::http::grpc::Watched;
 use crate::http::session::{HttpSession, Next};
 use crate::observe::outcome::{Outcome, Reason};
 use crate::pool::PoolKey;
@@ -110,6 +111,7 @@ fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, B
         turn: Turn::new(head),
         close_downstream: worker.draining.get() || !head.keep_alive,
         limits: session.caller.limits,
+        watched: Watched::new(request.grpc),
     };
     Exchange::new(start, &session.received)
 }
@@ -233,6 +235,7 @@ fn completed(exchange: &Exchange, exchanged: Exchanged) -> Outcome {
     let mut outcome = Outcome::of(Reason::Completed).answered(exchanged.status);
     outcome.bytes_in = exchange.upload.body_bytes();
     outcome.bytes_out = exchange.download.body_bytes();
+    outcome.grpc_status = exchange.download.watched.status;
     outcome
 }
 

@@ -43,6 +43,10 @@ impl RequestRecord<'_, '_> {
     /// Counts it and writes its line.
     pub(crate) fn write(mut self) {
         self.outcome.duration_us = self.request.started.elapsed().as_micros() as u64;
+        if self.request.grpc {
+            let stands_for = grpc::status_of_http(self.outcome.status);
+            self.outcome.grpc_status = self.outcome.grpc_status.or(stands_for);
+        }
         let worker = self.caller.worker;
         let series = self.series();
         let outcome = &self.outcome;

@@ -314,6 +314,11 @@ impl Connection {
         self.settings_acknowledged
     }
 
+    /// Whether a field block has begun whose last frame is still to come: nothing else may come before it (6.10).
+    pub fn is_within_block(&self) -> bool {
+        self.block.is_some()
+    }
+
     /// Whether [`open`](Self::open) may be used for extended CONNECT: the peer's SETTINGS said so.
     pub fn peer_takes_extended_connect(&self) -> bool {
         self.peer.extended_connect

@@ -148,13 +148,16 @@ impl Pair {
     fn pass(&mut self) {
         let Self { client, server, scratch, at_client, at_server, .. } = self;
         while client.output().len() + server.output().len() > 0 {
-            hand_over((client, at_client), (server, at_server), scratch);
-            hand_over((server, at_server), (client, at_client), scratch);
+            hand_over(&mut (client, at_client), &mut (server, at_server), scratch);
+            hand_over(&mut (server, at_server), &mut (client, at_client), scratch);
         }
     }
 }
 
-fn hand_over(from: (&mut Connection, &mut Seen), to: (&mut Connection, &mut Seen), scratch: &mut Scratch) {
+/// A connection and what it was told.
+type End<'a> = (&'a mut Connection, &'a mut Seen);
+
+fn hand_over(from: &mut End<'_>, to: &mut End<'_>, scratch: &mut Scratch) {
     let count = from.0.output().len();
     let taken = to.0.receive(from.0.output(), scratch, to.1).expect("it is well formed");
     assert_eq!(taken, count);

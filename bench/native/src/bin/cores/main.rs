@@ -25,9 +25,11 @@ use meshdp_proto::sniff::{Wanted, sniff};
 use meshdp_proto::{BodyDecoder, FieldTable, Framing, Limits, parse_request};
 
 type Turn = Box<dyn FnMut()>;
+/// Prepares an operation; `None` where it lacks its snapshot.
+type Begin = fn(Option<&Arc<Snapshot>>) -> Option<Turn>;
 
 /// An operation by name; the snapshot is there for those that decide something.
-const OPERATIONS: &[(&str, fn(Option<&Arc<Snapshot>>) -> Option<Turn>)] = &[
+const OPERATIONS: &[(&str, Begin)] = &[
     ("sniff", |_| Some(sniffing())),
     ("parse_request", |_| Some(parsing_a_request())),
     ("forward_request", |_| Some(forwarding_a_request())),
@@ -48,7 +50,9 @@ fn main() -> ExitCode {
     let asked: Vec<&str> = words.iter().map(String::as_str).collect();
     match asked[..] {
         ["list"] => {
-            OPERATIONS.iter().for_each(|(name, _)| println!("{name}"));
+            for (name, _) in OPERATIONS {
+                println!("{name}");
+            }
             ExitCode::SUCCESS
         }
         [name, count] => run(name, count, None),
@@ -58,7 +62,7 @@ fn main() -> ExitCode {
 }
 
 fn run(name: &str, count: &str, file: Option<&str>) -> ExitCode {
-    let Ok(count) = count.parse::<u64>() else { return refuse("COUNT: expected a number") };
+    let Ok(count) = count.parse::<u32>() else { return refuse("COUNT: expected a number") };
     let snapshot = match file.map(load).transpose().map(|found| found.map(Arc::new)) {
         Ok(snapshot) => snapshot,
         Err(why) => return refuse(&why),
@@ -70,8 +74,10 @@ fn run(name: &str, count: &str, file: Option<&str>) -> ExitCode {
         return refuse("this operation needs a SNAPSHOT");
     };
     let start = Instant::now();
-    (0..count).for_each(|_| turn());
-    println!("{:.1}", start.elapsed().as_nanos() as f64 / count.max(1) as f64);
+    for _ in 0..count {
+        turn();
+    }
+    println!("{:.1}", start.elapsed().as_secs_f64() * 1e9 / f64::from(count.max(1)));
     ExitCode::SUCCESS
 }
 

@@ -229,6 +229,12 @@ impl<'b> H1Response<'b> {
         (!surplus).then_some(self.stream)
     }
 
+    /// The connection after a switch of protocols, and what it has sent behind its answer.
+    pub(crate) fn into_switched(mut self) -> (Stream, Vec<u8>) {
+        self.buffers.give(self.out.take());
+        (self.stream, self.received)
+    }
+
     /// Gives the buffers back and cuts the connection: what has not been sent whole must not look whole.
     pub(crate) fn abort(mut self) {
         self.buffers.give(self.out.take());

@@ -8,9 +8,9 @@
 use std::task::{Context, Poll, ready};
 
 use meshdp_proto::h2::ErrorCode;
-use meshdp_proto::h2::message::{Message, ResponseMapping, encode_response, encode_trailers};
+use meshdp_proto::h2::message::{Message, ResponseMapping, encode_response, encode_response_text, encode_trailers};
 use meshdp_proto::http1_conn::Answer;
-use meshdp_proto::http1_fields::FieldTable;
+use meshdp_proto::http1_fields::{FieldTable, Known};
 use meshdp_proto::http1_forward::ResponseEdits;
 use meshdp_proto::http1_head::Limits;
 use meshdp_proto::http1_response::{RequestKind, ResponseHead, parse_response};
@@ -139,6 +139,28 @@ impl<'b> H2Request<'b> {
         self.noted = noted;
     }
 
+    /// Tells that the upstream has switched: what is a status and two fields of HTTP/1.1 is 200 here.
+    fn send_switch(&mut self, reply: &Reply<'_>) -> Result<(), Reason> {
+        let mut text = self.flow.buffers.lend();
+        text.extend_from_slice(SWITCHED_LINE);
+        for field in reply.fields {
+            let (name, value) = (field.name.of(reply.text), field.value.of(reply.text));
+            if !field.listed_in_connection && !name.eq_ignore_ascii_case(ACCEPT) {
+                for part in [name, b": ", value, b"\r\n"] {
+                    text.extend_from_slice(part);
+                }
+            }
+        }
+        let edits = ResponseEdits { drop: &[Known::ContentLength], ..ResponseEdits::default() };
+        let encode = |encoder: &mut _, out: &mut _| {
+            encode_response_text(encoder, &text, &edits, &ResponseMapping::default(), out);
+        };
+        let sent = self.flow.handle.send_head(false, encode);
+        self.flow.buffers.give(text);
+        self.told = true;
+        sent.map_err(|_| Reason::DownstreamClosed)
+    }
+
     /// The stream, to answer on it ourselves.
     pub(crate) fn handle(&mut self) -> &mut StreamHandle {
         &mut self.flow.handle
@@ -200,6 +222,9 @@ impl RequestSide for H2Request<'_> {
     }
 
     fn send_head(&mut self, reply: &Reply<'_>) -> Result<(), Reason> {
+        if reply.answer == Answer::Switch {
+            return self.send_switch(reply);
+        }
         let message = Message { buf: reply.text, head: reply.head, fields: reply.fields };
         let note = self.noted && reply.came == Came::AsHttp1 && reply.answer == Answer::Final;
         let mapping = ResponseMapping { note, ..ResponseMapping::default() };
@@ -363,3 +388,8 @@ impl ResponseSide for H2Response<'_> {
         self.came
     }
 }
+
+/// How a WebSocket server shows that it has read the key that HTTP/2 has no use for (RFC 8441 §5.1).
+const ACCEPT: &[u8] = b"sec-websocket-accept";
+/// What 101 is over HTTP/2.
+const SWITCHED_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
