@@ -188,7 +188,10 @@ def test_h2_29_peers_that_fall_silent(h2: H2Arena) -> None:
         "part of the preface": MAGIC[:3],
         "the preface": MAGIC,
         "half of a frame": MAGIC + settings() + frame(frames.PING)[:5],
-        "half of a block": MAGIC + settings() + frame(frames.SETTINGS, frames.ACK) + frame(frames.HEADERS, 0, 1, b"\x82"),
+        "half of a block": MAGIC
+        + settings()
+        + frame(frames.SETTINGS, frames.ACK)
+        + frame(frames.HEADERS, 0, 1, b"\x82"),
     }
     started = time.monotonic()
     peers = {name: Peer(h2.socket()) for name in beginnings}
