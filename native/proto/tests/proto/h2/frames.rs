@@ -400,3 +400,14 @@ fn h2_15_a_client_runs_out_of_identifiers_or_room() {
     peer.feed(&frame(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]));
     assert_eq!(peer.connection.may_open(), Err(NotOpened::GoingAway));
 }
+
+#[test]
+fn h2_29_a_block_whose_rest_is_still_to_come_shows() {
+    let mut server = Peer::greeted(SERVER);
+    server.feed(&frame(HEADERS, END, 1, &block(&GET)));
+    assert!(server.connection.is_within_block(), "its frame was taken whole, its block was not");
+    server.feed(&frame(CONTINUATION, 0, 1, &[]));
+    assert!(server.connection.is_within_block());
+    server.feed(&frame(CONTINUATION, WHOLE, 1, &[]));
+    assert!(!server.connection.is_within_block());
+}
