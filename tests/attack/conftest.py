@@ -27,8 +27,8 @@ SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: server\r\nX-Nonce: smuggled\r\n\r\n
 FIRST_READ = 4_000
 HEAD_TIMEOUT_MS, IDLE_TIMEOUT_MS = 1_500, 1_500
 KEEPALIVE_MS = 4_000
-# Connections to an application that stay for the next request.
-POOLED = 32
+# Connections to an application that stay for the next request: as many as a client may have streams.
+POOLED = 100
 
 
 class Arena:

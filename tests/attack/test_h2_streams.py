@@ -20,10 +20,12 @@ from tests.support.origin import pattern
 GET = request_fields("/slow/50")
 POST = request_fields("/hold/3000", method="POST")
 MIB = 1 << 20
+# A fresh budget bears 500 resets, and each of the ticks that pass meanwhile 50 more; on a slow machine there are some of them.
+MOST_RESETS = 2_000
 
 
 def until_cut(h2: H2Arena, make: Callable[[int], bytes], most: int, burst: int = 50) -> int:
-    """Sends what `make` makes, in bursts, until GOAWAY(ENHANCE_YOUR_CALM); after how many rounds it was seen, at most."""
+    """Sends what `make` makes, in bursts, until GOAWAY(ENHANCE_YOUR_CALM); the last stream that was taken."""
     with h2.open() as peer:
         for start in range(0, most, burst):
             peer.send(b"".join(make(number) for number in range(start, start + burst)))
@@ -35,7 +37,7 @@ def until_cut(h2: H2Arena, make: Callable[[int], bytes], most: int, burst: int =
         codes = [each.code for each in peer.of(frames.GOAWAY)]
         assert codes == [frames.ENHANCE_YOUR_CALM], (h2.way, peer.ended, peer.frames[-3:])
     h2.arena.healthy()
-    return start + burst
+    return int.from_bytes(peer.of(frames.GOAWAY)[-1].payload[:4])
 
 
 def odd(number: int) -> int:
@@ -43,8 +45,8 @@ def odd(number: int) -> int:
 
 
 def test_h2_01_rapid_reset_is_cut(h2: H2Arena) -> None:
-    rounds = until_cut(h2, lambda at: head(odd(at), GET) + number(frames.RST_STREAM, odd(at), frames.CANCEL), 20_000)
-    assert rounds < 10_000, rounds
+    last = until_cut(h2, lambda at: head(odd(at), GET) + number(frames.RST_STREAM, odd(at), frames.CANCEL), 20_000)
+    assert last < 2 * MOST_RESETS, last
 
 
 def test_h2_02_a_client_that_cancels_200_calls_a_second_is_never_cut(h2: H2Arena) -> None:
@@ -76,8 +78,8 @@ PROVOKED: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("kind", PROVOKED)
 def test_h2_03_resets_that_we_are_made_to_send_count(h2: H2Arena, kind: str) -> None:
-    rounds = until_cut(h2, lambda at: head(odd(at), GET) + PROVOKED[kind](odd(at)), 20_000)
-    assert rounds < 10_000, rounds
+    last = until_cut(h2, lambda at: head(odd(at), GET) + PROVOKED[kind](odd(at)), 20_000)
+    assert last < 2 * MOST_RESETS, last
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_h2_10_resets_of_ours_while_the_peer_does_not_read(h2: H2Arena) -> None:
     with h2.open((4, 0)) as peer:
         peer.socket.settimeout(2)
         try:
-            for at in range(20_000):
+            for at in range(200_000):
                 peer.socket.sendall(head(odd(at), GET) + number(frames.WINDOW_UPDATE, odd(at), 0))
         except OSError:
             pass
@@ -186,6 +188,7 @@ def test_h2_29_peers_that_fall_silent(h2: H2Arena) -> None:
         "part of the preface": MAGIC[:3],
         "the preface": MAGIC,
         "half of a frame": MAGIC + settings() + frame(frames.PING)[:5],
+        "half of a block": MAGIC + settings() + frame(frames.SETTINGS, frames.ACK) + frame(frames.HEADERS, 0, 1, b"\x82"),
     }
     started = time.monotonic()
     peers = {name: Peer(h2.socket()) for name in beginnings}

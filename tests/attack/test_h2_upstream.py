@@ -294,3 +294,21 @@ BEGUN: dict[str, tuple[Script, tuple[int, ...]]] = {
 def test_h2_35_answers_that_end_their_connection(faulty: Faulty, name: str) -> None:
     script, codes = BEGUN[name]
     faulty.connection_fault(script, codes, begun=True)
+
+
+def test_h2_25_a_refusal_after_an_interim_answer_repeats_nothing(faulty: Faulty) -> None:
+    """Who has said anything has begun with the request: it is not sent again, least of all without its body."""
+    bodies = 0
+
+    def refuse(at: int) -> bytes:
+        nonlocal bodies
+        bodies += 1
+        interim = head(at, [(":status", "103")], end=False)
+        room = frame(frames.WINDOW_UPDATE, 0, at, (1 << 20).to_bytes(4, "big"))
+        return interim + room + frame(frames.RST_STREAM, 0, at, (7).to_bytes(4, "big"))
+
+    faulty.upstream.scripts[b"/bad"] = refuse
+    heard = faulty.old(b"POST /bad HTTP/1.1\r\nHost: faulty\r\nContent-Length: 9\r\n\r\n" + b"a" * 9)
+    assert bodies == 1, "it was sent once"
+    assert 200 not in heard.statuses, heard
+    faulty.arena.healthy()

@@ -240,9 +240,16 @@ def _ip(*words: str) -> None:
 
 
 @contextmanager
-def pair(folder: Path, documents: str = "", limits: dict[str, int] | None = None) -> Iterator[Pair]:
-    """Two namespaces, redirection in both, a sidecar in each; the caller runs the application."""
+def pair(
+    folder: Path,
+    documents: str = "",
+    limits: dict[str, int] | None = None,
+    environment: dict[str, dict[str, str]] | None = None,
+) -> Iterator[Pair]:
+    """Two namespaces, redirection in both, a sidecar in each; the caller runs the application. environment: by side."""
     made = Pair(folder)
+    for side in (made.client, made.server):
+        side.environment |= (environment or {}).get(side.name, {})
     if limits is not None:
         for side in (made.client, made.server):
             side.program = ["tests.support.impatient", json.dumps(limits)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -17,7 +19,7 @@ MESH_CONFIG = "apiVersion: meshdp.io/v1alpha1\nkind: MeshConfig\nmetadata: {name
 def test_the_sections_of_a_workload() -> None:
     names = list(snapshot().sections)
     assert names == sorted(names)
-    assert [name for name in names if "/" not in name] == ["authz", "mesh", "peers", "telemetry", "workload"]
+    assert [name for name in names if "/" not in name] == ["authz", "mesh", "telemetry", "workload"]
     assert [name for name in names if name.startswith("inbound/")] == [
         "inbound/9001",
         "inbound/9080",
@@ -54,7 +56,7 @@ def test_the_workload_and_its_peers() -> None:
     own = section("workload")
     assert own["identity"] == "spiffe://cluster.local/ns/default/sa/bookinfo-details"
     assert (own["canonical_name"], own["canonical_revision"]) == ("details", "v1")
-    assert section("peers")["peers"] == [
+    assert section("peers/10.244.0.0")["peers"] == [
         {
             "address": "10.244.0.2",
             "identity": "spiffe://cluster.local/ns/default/sa/bookinfo-details",
@@ -218,7 +220,7 @@ def test_the_name_of_a_replica_set_is_its_deployment() -> None:
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a-5d8f-x\n  labels: {pod-template-hash: 5d8f}\n"
         "  ownerReferences: [{kind: ReplicaSet, name: a-5d8f, controller: true}]\nstatus: {podIP: 10.244.0.7}\n"
     )
-    assert section("peers", pod)["peers"][-1]["workload"] == "a"
+    assert section("peers/10.244.0.0", pod)["peers"][-1]["workload"] == "a"
 
 
 def test_a_service_without_a_selector_declares_the_ports_of_its_slices() -> None:
@@ -237,7 +239,7 @@ def test_a_finished_pod_is_nobody() -> None:
         "apiVersion: v1\nkind: Pod\nmetadata: {name: zz, labels: {app: details}}\n"
         "status: {podIP: 10.244.0.2, phase: Succeeded}\n"
     )
-    assert section("peers", pod) == section("peers")
+    assert section("peers/10.244.0.0", pod) == section("peers/10.244.0.0")
     assert _dialled(pod) == _dialled()
 
 
@@ -247,4 +249,20 @@ def test_a_pod_without_a_service_account_name(spec: str, account: str) -> None:
         "apiVersion: v1\nkind: Pod\nmetadata: {name: zz, labels: {security.istio.io/tlsMode: istio}}\n"
         f"spec: {spec}\nstatus: {{podIP: 10.244.0.7}}\n"
     )
-    assert section("peers", pod)["peers"][-1]["identity"] == f"spiffe://cluster.local/ns/default/sa/{account}"
+    assert (
+        section("peers/10.244.0.0", pod)["peers"][-1]["identity"] == f"spiffe://cluster.local/ns/default/sa/{account}"
+    )
+
+
+def test_digests_need_no_openssl_and_are_the_same_with_it() -> None:
+    program = (
+        "import sys\n"
+        "import meshdp.supervise.reload\n"
+        "from meshdp.compiler.digest import sha256\n"
+        "own = sha256(b'some')\n"
+        "own.update(b'thing')\n"
+        "assert 'hashlib' not in sys.modules and '_hashlib' not in sys.modules\n"
+        "import hashlib\n"
+        "assert own.hexdigest() == sha256(b'something').hexdigest() == hashlib.sha256(b'something').hexdigest()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

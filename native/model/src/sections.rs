@@ -106,7 +106,7 @@ pub struct Workload {
     pub cluster_id: Arc<str>,
 }
 
-/// `peers`: who may call, by address.
+/// `peers/<block>`: who may call, by address; in schema 1 `peers`, all of them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Peers {

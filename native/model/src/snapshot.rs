@@ -6,6 +6,7 @@
 
 mod decode;
 pub(crate) mod link;
+mod peers;
 pub(crate) mod services;
 mod set;
 mod transaction;

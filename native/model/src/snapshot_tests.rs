@@ -10,6 +10,7 @@ use crate::PortProtocol;
 use crate::fixtures::{Sections, golden_bytes, golden_folder, transaction};
 
 const RATINGS: &str = "outbound|9080||ratings.default.svc.cluster.local";
+const PEERS: &str = "peers/10.244.0.0";
 const SERVICE: &str = "service/default/ratings.default.svc.cluster.local/9080";
 
 #[test]
@@ -37,7 +38,9 @@ fn a_snapshot_of_the_schema_before_is_read_and_may_change_into_one_of_ours() {
     let (cluster, endpoints) = before.cluster(RATINGS).unwrap();
     assert_eq!((cluster.protocol, cluster.h2_upgrade), (PortProtocol::Auto, false));
     assert_eq!(endpoints.iter().map(crate::Endpoint::is_meshdp).collect::<Vec<_>>(), [true, false]);
-    let whole = Sections::golden();
+    let mut whole = Sections::golden();
+    let callers = whole.0.remove(PEERS).unwrap();
+    whole.0.insert("peers".to_owned(), callers);
     let name = format!("cluster/{RATINGS}");
     let put = BTreeMap::from([(name.clone(), whole.0[&name].clone())]);
     let after = before.apply(&transaction(before.digest(), &put, &[], &whole.digest())).unwrap();
@@ -65,7 +68,7 @@ fn the_digest_is_taken_over_names_and_section_digests() {
     let text: Vec<String> = snapshot.sections().map(|name| format!("{name}\0{}\n", digest(name))).collect();
     assert_eq!(snapshot.digest(), hex::encode(Sha256::digest(text.concat())));
     // As sha256sum and python3 find it, so that both sides of this test cannot be wrong together.
-    assert_eq!(snapshot.digest(), "ba0400a8b09f60586e6350ee6356787a3811a9f235febbbb181763efead26504");
+    assert_eq!(snapshot.digest(), "f5c84eff81126932ad9e537aeb999764e438bd671e4fe6770f109d24902bb5d9");
 }
 
 #[test]
@@ -103,6 +106,43 @@ fn a_change_shares_what_did_not_change() {
     let (first, second) = (first.cluster(RATINGS).unwrap(), second.cluster(RATINGS).unwrap());
     assert!(Arc::ptr_eq(first.0, second.0), "the cluster did not change");
     assert!(!Arc::ptr_eq(first.1, second.1), "its endpoints did");
+}
+
+#[test]
+fn a_change_of_endpoints_and_callers_leads_where_the_whole_snapshot_does() {
+    let before = Sections::golden();
+    let mut block: Value = serde_json::from_str(&before.0[PEERS]).unwrap();
+    block["peers"][0]["address"] = json!("10.90.0.1");
+    let moved = before.clone().with("peers/10.90.0.0", &block).without(PEERS);
+    let moved = moved.edited(&format!("endpoints/{RATINGS}"), "/endpoints/0/address", json!("10.90.0.1"));
+    assert!(Snapshot::empty().apply(&moved.whole()).is_err(), "the other caller is outside the block");
+    block["peers"].as_array_mut().unwrap().truncate(1);
+    let moved = moved.with("peers/10.90.0.0", &block);
+    let (whole, changed) = (moved.snapshot(), before.snapshot().apply(&moved.since(&before)).unwrap());
+    for snapshot in
+        [&whole, &changed, &changed.apply(&before.since(&moved)).unwrap().apply(&moved.since(&before)).unwrap()]
+    {
+        assert_eq!(snapshot.digest(), moved.digest());
+        assert_eq!(snapshot.cluster(RATINGS).unwrap().1[0].address, IpAddr::from([10, 90, 0, 1]));
+        assert_eq!(&*snapshot.peer_at([10, 90, 0, 1].into(), None).unwrap().workload, "productpage-v1");
+        assert!(snapshot.peer_at([10, 244, 0, 2].into(), None).is_none());
+    }
+}
+
+#[test]
+fn the_callers_of_schema_1_are_one_section() {
+    let snapshot = Snapshot::empty().apply(&golden_bytes("schema1/details.json")).unwrap();
+    assert!(snapshot.section_bytes("peers").is_some() && snapshot.peer_at([10, 244, 0, 2].into(), None).is_some());
+}
+
+#[test]
+fn a_block_of_callers_has_one_name() {
+    let golden = Sections::golden();
+    let section: Value = serde_json::from_str(&golden.0[PEERS]).unwrap();
+    for name in ["peers/10.244.0.1", "peers/10.244.0.0/24", "peers/x", "peers/", "peers/::ffff:10.244.0.0"] {
+        let error = Snapshot::empty().apply(&golden.clone().without(PEERS).with(name, &section).whole()).unwrap_err();
+        assert!(matches!(&error, SnapshotError::SectionMalformed { name: found, .. } if found == name), "{error}");
+    }
 }
 
 #[test]
@@ -160,6 +200,7 @@ fn a_name_that_contradicts_its_content_is_refused() {
     for (name, pointer, value) in [
         ("inbound/9080", "/port", json!(9081)),
         ("inbound/passthrough", "/port", json!(1)),
+        (PEERS, "/peers/0/address", json!("10.244.1.2")),
         (SERVICE, "/namespace", json!("other")),
         (&format!("cluster/{RATINGS}"), "/key", json!("outbound|1||x")),
     ] {
@@ -170,7 +211,7 @@ fn a_name_that_contradicts_its_content_is_refused() {
 
 #[test]
 fn each_section_that_always_exists_is_missed() {
-    for name in ["mesh", "workload", "peers", "authz", "telemetry", "inbound/passthrough"] {
+    for name in ["mesh", "workload", "authz", "telemetry", "inbound/passthrough"] {
         let error = Snapshot::empty().apply(&Sections::golden().without(name).whole()).unwrap_err();
         assert_eq!(error, SnapshotError::SectionMissing { name: name.into() });
     }
@@ -203,7 +244,7 @@ fn unknown_missing_and_ill_typed_fields_are_refused() {
         ("mesh", "/outbound_policy", json!("ALLOW_SOME")),
         ("mesh", "/min_tls_version", json!("1.1")),
         ("workload", "/identity", json!("spiffe://cluster.local/default/details")),
-        ("peers", "/peers/0/address", json!("10.0.0.1/8")),
+        (PEERS, "/peers/0/address", json!("10.0.0.1/8")),
         ("inbound/9080", "/mode", json!("strict")),
         ("inbound/9080", "/chains/0", json!({"name": "x"})),
         (SERVICE, "/rules/0/match", json!({"uri": "/"})),

@@ -8,6 +8,7 @@ Fails:  never for a resource set: what cannot be honoured has a finding from `de
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import IPv6Address
 from typing import Literal
 
 from meshdp.compiler.authz import authz
@@ -40,7 +41,7 @@ def _shared(directory: Directory) -> dict[str, bytes]:
     """Sections that are the same for every workload, encoded once."""
     sections: dict[str, Section] = {
         "mesh": _mesh(directory),
-        "peers": _peers(directory),
+        **_peers(directory),
         "telemetry": _telemetry(directory),
         **upstreams(directory),
     }
@@ -86,9 +87,11 @@ def _self(directory: Directory, workload: Workload) -> Self:
     )
 
 
-def _peers(directory: Directory) -> Peers:
-    found = [
-        Peer(
+def _peers(directory: Directory) -> dict[str, Peers]:
+    """Callers in blocks of neighbouring addresses: a pod that moves changes two small sections, not one of all pods."""
+    blocks: dict[str, list[Peer]] = {}
+    for address, workload in directory.by_address.items():
+        peer = Peer(
             address=address,
             identity=workload.identity(directory.trust_domain) if workload.in_mesh else "",
             workload=workload.shown_name,
@@ -96,9 +99,17 @@ def _peers(directory: Directory) -> Peers:
             canonical_name=workload.canonical_name,
             canonical_revision=workload.canonical_revision,
         )
-        for address, workload in directory.by_address.items()
-    ]
-    return Peers(sorted(found, key=lambda peer: peer.address))
+        blocks.setdefault(f"peers/{_block(address)}", []).append(peer)
+    return {name: Peers(sorted(found, key=lambda peer: peer.address)) for name, found in blocks.items()}
+
+
+def _block(address: str) -> str:
+    """The first of the 256 addresses among which this one is."""
+    if ":" not in address:
+        return f"{address.rpartition('.')[0]}.0"
+    first = IPv6Address(int(IPv6Address(address)) & ~0xFF)
+    # The engine spells these so; Python does from 3.13 on.
+    return f"::ffff:{first.ipv4_mapped}" if first.ipv4_mapped else str(first)
 
 
 def _telemetry(directory: Directory) -> Telemetry:

@@ -7,12 +7,13 @@ Source: docs/snapshot.md; read by native/model/src/snapshot.rs.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
 import msgspec
+
+from meshdp.compiler.digest import sha256
 
 SCHEMA = 2
 
@@ -57,7 +58,7 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 class Peers(msgspec.Struct, frozen=True):
-    """Section `peers`."""
+    """Section `peers/<block>`."""
 
     peers: list[Peer]
 
@@ -241,9 +242,9 @@ def encoded(sections: Mapping[str, Section]) -> dict[str, bytes]:
 
 
 def _digest(sections: Mapping[str, bytes]) -> str:
-    whole = hashlib.sha256()
+    whole = sha256()
     for name, body in sections.items():
-        whole.update(f"{name}\0{hashlib.sha256(body).hexdigest()}\n".encode())
+        whole.update(f"{name}\0{sha256(body).hexdigest()}\n".encode())
     return whole.hexdigest()
 
 

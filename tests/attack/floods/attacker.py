@@ -18,7 +18,7 @@ from tests.attack.floods.attacks import ATTACKS, Attack
 
 TURN_S = 0.002
 # How long a connection that has said all is left to the other side.
-LINGER_S, KEPT_S = 0.5, 5.0
+LINGER_S, KEPT_S = 0.1, 5.0
 
 
 class Attacker:

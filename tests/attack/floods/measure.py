@@ -34,7 +34,6 @@ MOST_P99, MOST_MEMORY, MOST_COST = 3.0, 64 << 20, 10.0
 QUIET_US = 15_000
 # Everything measured, the attacker too, goes before what else the machine does: it is one session.
 AHEAD, USUAL = "-19", "0"
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -94,13 +93,16 @@ class Stage:
     def __init__(self, made: Pair, folder: Path, idle_s: float) -> None:
         self.pair = made
         self._folder = folder
-        self._idle_s = idle_s
-        self.idle = self.honest(idle_s)
+        self._idle_s = idle_s / 2
+        self._base = resident(made.server)
+        first, second = (self.honest(self._idle_s) for _ in range(2))
+        # What else the machine does is not to make the bounds wider.
+        self.idle = min((first, second), key=lambda found: found.p99_us)
 
     def run(self, name: str, seconds: float) -> Result:
         """One flood."""
         attack, side = ATTACKS[name], self.pair.server
-        base, peak, over = resident(side), [0], threading.Event()
+        peak, over = [0], threading.Event()
         watching = threading.Thread(target=self._watch, args=(peak, over))
         watching.start()
         asked = {
@@ -131,7 +133,7 @@ class Stage:
             idle_p99_us=self.idle.p99_us,
             through_pair_p99_us=found.through_pair_p99_us,
             idle_through_pair_p99_us=self.idle.through_pair_p99_us,
-            memory_bytes=max(0, peak[0] - base),
+            memory_bytes=max(0, peak[0] - self._base),
             sidecar_cpu_s=round(max(0.0, found.cpu_s - own), 3),
             attacker_cpu_s=round(said["cpu_s"] * seconds / (seconds + 1.0), 3),
             connections=said["connections"],
@@ -226,7 +228,6 @@ def resident(side: Side) -> int:
 
 
 def cpu_s(side: Side) -> float:
-    """What a sidecar has used of a processor."""
+    """What a sidecar has used of a processor, by the kernel's own clock for it (clock_getcpuclockid)."""
     assert side.process is not None
-    fields = Path(f"/proc/{side.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    return time.clock_gettime((~side.process.pid << 3) | 2)

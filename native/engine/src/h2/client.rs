@@ -1,8 +1,8 @@
 //! An HTTP/2 connection to an upstream: made once for all who wait for it, shared by their streams, ended without losing one.
 //!
 //! In: a target.  Out: [`Acquired`], a connection on which a stream may be opened at once.
-//! Limits: one connect under way per key; `pool.rs` bounds connections and waiters; nobody waits longer than a connect and a
-//! handshake may take.
+//! Limits: one connect under way per key; `pool.rs` bounds connections, `WAITERS` those who wait (decision 0110). Nobody waits
+//! for a connection longer than a connect and a handshake may take, nor for a stream to end longer than the idle bound.
 //! Fails: with the reason of the connect, for each of those who waited for it. A waiter that leaves harms nobody: connects
 //! and connections run in tasks of their own.
 
@@ -57,6 +57,8 @@ pub(super) struct Life {
     pub(super) heard_ms: Cell<u64>,
     /// The connection's window was used up at the last sweep.
     pub(super) braked: Cell<bool>,
+    /// Since when it has been retired without a stream.
+    pub(super) spent_since_ms: Cell<Option<u64>>,
     /// When we asked whether the peer is still there.
     pub(super) asked_ms: Cell<Option<u64>>,
 }
@@ -78,16 +80,23 @@ pub(crate) async fn acquire(target: &Target, worker: &Rc<Worker>) -> Result<Acqu
         Found::Nothing => {}
     }
     let bound = target.connect_timeout + worker.settings.handshake();
-    match timeout(bound, wait(&group, target, worker)).await {
-        Ok(acquired) => acquired,
-        Err(_) if group.is_empty() => Err(Reason::UpstreamConnectTimeout),
-        Err(_) => Err(Reason::Overload),
+    let last_ms = worker.coarse_ms() + worker.settings.limits.idle_ms;
+    let mut waiting = pin!(wait(&group, target, worker));
+    loop {
+        match timeout(bound, waiting.as_mut()).await {
+            Ok(acquired) => return acquired,
+            Err(_) if group.is_empty() => return Err(Reason::UpstreamConnectTimeout),
+            // It is served, only not yet: a burst waits its turn, as long as its callers do.
+            Err(_) if group.is_busy() && worker.coarse_ms() < last_ms => {}
+            Err(_) => return Err(Reason::Overload),
+        }
     }
 }
 
 /// Waits for a connection that is being made, or for a stream to end on those that are there.
 async fn wait(group: &Rc<Group>, target: &Target, worker: &Rc<Worker>) -> Result<Acquired, Reason> {
-    let _waiting = group.openers.enter().ok_or(Reason::Overload)?;
+    let most = if worker.pressure.is_saving() { WAITERS_WHILE_SHORT } else { WAITERS };
+    let _waiting = group.openers.enter(most).ok_or(Reason::Overload)?;
     loop {
         let mut changed = pin!(group.openers.changed.notified());
         changed.as_mut().enable();
@@ -142,7 +151,8 @@ async fn connect(ending: Ending, target: Target) {
 fn begin(stream: Stream, group: &Rc<Group>, worker: &Rc<Worker>) {
     let proof = stream.proof().map(|(root, until)| (*root, until));
     let openers = Some(Rc::clone(&group.openers));
-    let shared = Shared::new(Role::Client, &Config::default(), &worker.buffers, openers);
+    let config = Config { connection_window: CONNECTION_WINDOW, ..Config::default() };
+    let shared = Shared::new(Role::Client, &config, &worker.buffers, openers);
     let connection = Rc::new(ClientConnection { shared: Rc::clone(&shared), proof, life: Life::default() });
     connection.life.heard_ms.set(worker.coarse_ms());
     let driver = Driver::new(stream, shared, Vec::new());
@@ -251,8 +261,16 @@ impl ClientConnection {
         let unused = active == 0 && self.life.opened_then.replace(self.life.opened.get()) == self.life.opened.get();
         let since = if unused { self.life.quiet_since_ms.get().unwrap_or(now_ms) } else { now_ms };
         self.life.quiet_since_ms.set(unused.then_some(since));
-        if unused && now_ms.saturating_sub(since) >= idle_ms {
+        let quiet_ms = if unused { now_ms.saturating_sub(since) } else { 0 };
+        if quiet_ms >= idle_ms {
             self.retire();
+        }
+        let spent = unused && self.is_retired();
+        let since = spent.then(|| self.life.spent_since_ms.get().unwrap_or(now_ms));
+        self.life.spent_since_ms.set(since);
+        // Its GOAWAY would have left long ago: the peer takes nothing any more.
+        if since.is_some_and(|since| now_ms.saturating_sub(since) >= LEAVE_MS) {
+            self.shared.abandon(StreamEnd::Lost);
         }
         self.life.braked.set(self.shared.is_braked());
         self.look_after(now_ms, active);
@@ -277,8 +295,8 @@ impl ClientConnection {
 
 impl Openers {
     /// Counts one more who waits, if there is room for one.
-    fn enter(&self) -> Option<Waiting<'_>> {
-        if self.waiting.get() >= WAITERS {
+    fn enter(&self, most: usize) -> Option<Waiting<'_>> {
+        if self.waiting.get() >= most {
             return None;
         }
         self.waiting.set(self.waiting.get() + 1);
@@ -294,12 +312,18 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Requests that may wait for a stream to the same endpoint; each is held by a downstream that waits.
-const WAITERS: usize = 4_096;
+/// Requests that may wait for a stream to the same endpoint; each is a request of a downstream that is held anyway.
+const WAITERS: usize = 65_536;
+/// The same while memory is short.
+const WAITERS_WHILE_SHORT: usize = 1_024;
+/// The largest that there is: callers share the connection, and those that do not read are to pin as little of it as can be.
+const CONNECTION_WINDOW: u32 = 4 << 20;
 /// How long a peer of the mesh may be silent, with streams under way, before it is asked.
 const SILENCE_MS: u64 = 15_000;
 /// How long it may take to answer.
 const ANSWER_MS: u64 = 10_000;
+/// How long a retired connection may take to say GOAWAY after its last stream.
+const LEAVE_MS: u64 = 5_000;
 /// How long the end of a connection may take.
 const HANG_UP: Duration = Duration::from_secs(1);
 

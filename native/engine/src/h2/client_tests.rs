@@ -168,6 +168,23 @@ fn h2_23_where_the_peer_takes_one_stream_at_a_time_more_connections_are_made_and
     });
 }
 
+#[test]
+fn h2_23_a_burst_at_cold_start_waits_its_turn() {
+    run(async {
+        let mut builder = h2::server::Builder::new();
+        builder.max_concurrent_streams(100);
+        let bob = upstream(None, builder).await;
+        let (worker, target) = (worker(), Target::of_tests(bob.address, None));
+        let one = |_| {
+            let (target, worker) = (target.clone(), Rc::clone(&worker));
+            spawn_local(async move { ask(&target, &worker, 0).await })
+        };
+        let answers = all((0..6_000).map(one).collect()).await;
+        assert!(answers.iter().all(Result::is_ok), "{:?}", answers.iter().find(|answer| answer.is_err()));
+        assert!(bob.accepted.get() <= 16, "{} connections", bob.accepted.get());
+    });
+}
+
 /// A peer whose frames the test writes: the next connection that comes.
 async fn hand(listener: &TcpListener) -> Hand {
     let (tcp, _) = listener.accept().await.unwrap();
@@ -265,6 +282,41 @@ fn a_retired_connection_takes_no_new_request_and_ends_after_its_last_one() {
         under_way.await.unwrap().unwrap();
         assert_eq!(old.next().await.unwrap().0, 7);
         assert!(old.next().await.is_none());
+    });
+}
+
+#[test]
+fn a_retired_connection_whose_peer_takes_nothing_is_given_up() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (worker, target) = (worker(), Target::of_tests(listener.local_addr().unwrap(), None));
+        let (acquired, mut bob) = tokio::join!(acquire(&target, &worker), hand(&listener));
+        let Ok(Acquired::Http2(connection)) = acquired else { panic!("it fell back") };
+        bob.setting(4, 1 << 30).await;
+        bob.frame(8, 0, 0, &(1_u32 << 30).to_be_bytes()).await;
+        let mut stream = connection.open(RequestKind::Other, false, request("/upload")).unwrap();
+        let body = vec![1; 1 << 20];
+        // Until neither the socket nor the connection takes any more.
+        let fill = async {
+            loop {
+                poll_fn(|context| stream.poll_send_data(context, &body, false)).await.unwrap();
+            }
+        };
+        assert!(timeout(Duration::from_millis(300), fill).await.is_err());
+        drop(stream);
+        worker.h2.retire(|_| false);
+        for now_ms in [0, 100, 4_000] {
+            worker.h2.sweep(now_ms, NOW);
+            tokio::task::yield_now().await;
+        }
+        assert!(Rc::strong_count(&connection) > 1, "it had its time");
+        worker.h2.sweep(5_200, NOW);
+        let ended = async {
+            while Rc::strong_count(&connection) > 1 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(timeout(Duration::from_secs(5), ended).await.is_ok());
     });
 }
 
@@ -409,6 +461,37 @@ fn a_connection_whose_window_stays_used_up_has_a_second_one_made() {
             matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(found)) if same(&found)),
             "it does not wait"
         );
+        let _second = hand(&listener).await;
+        tokio::task::yield_now().await;
+        assert!(matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(found)) if !same(&found)));
+    });
+}
+
+#[test]
+fn h2_32_readers_that_stall_have_a_second_connection_made_for_the_others() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (worker, target) = (worker(), Target::of_tests(listener.local_addr().unwrap(), None));
+        let (acquired, mut bob) = tokio::join!(acquire(&target, &worker), hand(&listener));
+        let Ok(Acquired::Http2(connection)) = acquired else { panic!("it fell back") };
+        bob.frame(4, 0, 0, &[]).await;
+        let open = || connection.open(RequestKind::Other, true, request("/download")).unwrap();
+        let mut stalled: Vec<StreamHandle> = (0..64).map(|_| open()).collect();
+        for _ in 0..stalled.len() {
+            let (_, _, stream, _) = bob.next().await.unwrap();
+            bob.frame(1, 4, stream, &[0x88]).await;
+            for _ in 0..4 {
+                bob.frame(0, 0, stream, &[7; 16_384]).await;
+            }
+        }
+        let mut head = Vec::new();
+        poll_fn(|context| stalled[63].poll_head(context, &mut head)).await.unwrap();
+        while !connection.shared.is_braked() {
+            tokio::task::yield_now().await;
+        }
+        worker.h2.sweep(0, NOW);
+        let same = |other: &Rc<ClientConnection>| Rc::ptr_eq(&connection, other);
+        assert!(matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(found)) if same(&found)));
         let _second = hand(&listener).await;
         tokio::task::yield_now().await;
         assert!(matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(found)) if !same(&found)));

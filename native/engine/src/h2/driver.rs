@@ -82,7 +82,7 @@ impl Driver {
         if !self.input.is_empty() {
             self.feed()?;
         }
-        while turn < TURN_BYTES {
+        while turn < TURN_BYTES && !self.is_paused() {
             let limit = if turn == 0 { self.first_read() } else { READ_BYTES };
             match self.stream.poll_read_lent(context, &mut self.input, limit, &self.shared.buffers) {
                 Poll::Pending => return Ok(turn > 0),
@@ -92,13 +92,21 @@ impl Driver {
             }
             self.feed()?;
         }
-        context.waker().wake_by_ref();
+        if !self.is_paused() {
+            context.waker().wake_by_ref();
+        }
         Ok(true)
     }
 
-    /// Whether a frame has begun and its rest is still to come.
+    /// Whether a hasty peer is not read before the next tick: its driver is to be polled again when the clock has moved.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.shared.state().core.is_paused()
+    }
+
+    /// Whether a frame or a field block has begun and its rest is still to come.
     pub(crate) fn is_within_frame(&self) -> bool {
-        !self.input.is_empty()
+        let begun = !self.input.is_empty() || self.shared.state().core.is_within_block();
+        begun && !self.is_paused()
     }
 
     /// Passes room that a stream did not use on to the others; true when one was woken for it.
@@ -138,7 +146,8 @@ impl Driver {
     fn begin_turn(&mut self, context: &Context<'_>, now_ms: u64) {
         let mut state = self.shared.state();
         state.begin_turn(context);
-        let ticks = now_ms.saturating_sub(self.ticked_ms) / TICK_MS;
+        // The clock moves in steps of about a tick, now and then by a little less.
+        let ticks = (now_ms.saturating_sub(self.ticked_ms) + TICK_MS / 2) / TICK_MS;
         if ticks > 0 {
             self.ticked_ms = now_ms;
             state.core.tick(ticks.min(TICKS) as u32);
@@ -151,7 +160,7 @@ impl Driver {
             self.input.clear();
         } else {
             self.input.drain(..taken);
-            debug_assert!(self.input.len() < MAX_INPUT_BYTES, "the core takes every whole frame");
+            debug_assert!(self.input.len() < MAX_INPUT_BYTES || self.is_paused(), "the core takes every whole frame");
         }
         Ok(())
     }

@@ -92,7 +92,7 @@ impl Connections {
                 connection.sweep(now_ms, wall_s, self.idle_ms);
             }
             if group.openers.waiting.get() > 0 {
-                group.openers.changed.notify_waiters(); // a pause may be over
+                group.openers.changed.notify_one(); // a pause may be over; one is enough to begin a connect
             }
             // Whoever is about to use a group that is otherwise forgotten holds it.
             !group.is_empty() || Rc::strong_count(group) > 1 || group.http11_until_ms.get() > now_ms
@@ -149,6 +149,11 @@ impl Group {
     /// Whether no connection is left that may ever take a stream.
     pub(super) fn is_empty(&self) -> bool {
         !self.connections.borrow().iter().any(|connection| is_live(connection))
+    }
+
+    /// Whether a stream is under way whose end lets another one begin.
+    pub(super) fn is_busy(&self) -> bool {
+        self.connections.borrow().iter().any(|connection| is_live(connection) && !connection.is_unused())
     }
 
     /// The connect that is under way.

@@ -200,10 +200,11 @@ impl Shared {
         self.state.borrow().retired
     }
 
-    /// Whether bodies wait for the connection's window.
+    /// Whether bodies wait for the connection's window, either way: the peer does not read ours, or readers of ours that
+    /// stall have left no room for what the others wait for.
     pub(super) fn is_braked(&self) -> bool {
         let core = &self.state.borrow().core;
-        core.active() > 0 && core.connection_window() == 0
+        core.active() > 0 && (core.connection_window() == 0 || core.receive_room() < LEAST_ROOM)
     }
 
     /// Whether no stream is there.
@@ -313,5 +314,7 @@ impl State {
     }
 }
 
+/// Less than a frame.
+const LEAST_ROOM: usize = 16 << 10;
 /// Streams that are opened before the peer has said how many it takes: what RFC 9113 6.5.2 asks of it at least.
 const UNGREETED_STREAMS: usize = 100;

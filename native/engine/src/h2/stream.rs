@@ -161,6 +161,11 @@ impl StreamHandle {
         slot.end.map_or(Poll::Pending, Poll::Ready)
     }
 
+    /// Whether the stream has ended before its end.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.shared.state().slots.at(self.slot).end.is_some()
+    }
+
     fn send(
         &mut self,
         with: impl FnOnce(&mut meshdp_proto::h2::Connection, StreamId) -> bool,

@@ -37,7 +37,13 @@ pub(crate) async fn run(secured: Secured, pinned: &Pinned, worker: &Rc<Worker>) 
     let mut caller = Caller::new(link, pinned, worker, "HTTP/2");
     caller.limits = Limits { any_method: true, ..caller.limits };
     let caller = caller;
-    let config = Config { max_streams: STREAMS, limits: caller.limits, extended_connect: true, ..Config::default() };
+    let config = Config {
+        max_streams: STREAMS,
+        limits: caller.limits,
+        paced: true,
+        extended_connect: true,
+        ..Config::default()
+    };
     let shared = Shared::new(Role::Server, &config, &worker.buffers, None);
     let driver = Driver::new(stream, Rc::clone(&shared), received);
     let serve = |arrived: Arrived, deadline: Deadline| h2_stream::serve(&caller, arrived, deadline);
@@ -157,6 +163,9 @@ impl<'c, 'w, F: Future<Output = ()>, Serve: Fn(Arrived, Deadline) -> F> H2Sessio
             self.wake_at(self.shrink_ms.min(self.until_ms));
         }
         self.busy = busy;
+        if self.driver.is_paused() {
+            self.wake_at(now_ms + 1);
+        }
         if !self.driver.is_within_frame() {
             self.partial_since_ms = None;
         } else if self.partial_since_ms.is_none() {

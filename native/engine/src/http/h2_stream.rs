@@ -72,7 +72,7 @@ pub(crate) async fn serve(caller: &Caller<'_>, arrived: Arrived, deadline: Deadl
     (request.grpc, call.grpc) = (grpc, grpc);
     down.note_answer(spoken == Version::Http1);
     let kind = kind_of(request.head.head.method.of(down.text()));
-    let start = Start { kind, grpc, ended: end, limits: caller.limits, close: false, tunnel };
+    let start = Start { kind, grpc, ended: end || tunnel, limits: caller.limits, close: false, tunnel };
     let (outcome, target) = call.forward(&request, &mut down, (start, timeout, spoken, shape)).await;
     RequestRecord { caller, request: &request, text: down.text(), target: target.as_ref(), outcome }.write();
     caller.count_request();
@@ -151,6 +151,10 @@ impl Call<'_, '_> {
         (start, timeout, spoken, shape): Asked,
     ) -> (Outcome, Option<Target>) {
         let caller = self.caller;
+        if down.handle().is_broken() {
+            // It was reset with its head: nobody wants any of what follows (H2-01, H2-37).
+            return (Outcome::of(Reason::DownstreamClosed), None);
+        }
         let permit = match caller.authorize(request, down.text()) {
             Ok(permit) => permit,
             Err(denial) => return (self.deny(down, &denial).await, None),

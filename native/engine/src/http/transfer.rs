@@ -216,7 +216,7 @@ impl Transfer {
             turn: Turn::new(head),
             kind,
             limits,
-            request_ended: ended || tunnel,
+            request_ended: ended,
             upload_over: false,
             upload_failed: false,
             whole_at_start: true,
@@ -266,7 +266,7 @@ impl Transfer {
         self.close_downstream = true;
     }
 
-    /// Whether all of the request is still at hand, and nothing has come back.
+    /// Whether all of the request is still at hand, and nothing has come back, not even an interim response.
     pub(crate) fn replayable(&self) -> bool {
         self.whole_at_start && self.response == Response::Awaited
     }
@@ -400,6 +400,8 @@ impl Transfer {
             came: up.came(),
         };
         down.send_head(&reply)?;
+        // Whoever has said anything has begun with the request; and what was sent of it is no longer kept.
+        self.whole_at_start = false;
         if last {
             self.status = head.status;
             self.response = if reply.ends { Response::Ended } else { Response::Body };

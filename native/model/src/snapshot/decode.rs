@@ -13,14 +13,14 @@ use crate::balance::EndpointSet;
 use crate::identity::Identity;
 use crate::sections::{Authz, Cluster, Endpoints, Inbound, Mesh, Peers, Service, Telemetry, Workload};
 use crate::snapshot::SnapshotError;
-use crate::snapshot::link::PeerTable;
+use crate::snapshot::peers::PeerBlock;
 
 /// A decoded section, by kind.
 #[derive(Clone, Debug)]
 pub(crate) enum Decoded {
     Mesh(Arc<Mesh>),
     Workload(Arc<Workload>),
-    Peers(Arc<PeerTable>),
+    Peers(Arc<PeerBlock>),
     Authz(Arc<Policies>),
     Telemetry(Arc<Telemetry>),
     Inbound(Arc<Inbound>),
@@ -43,6 +43,10 @@ pub(crate) fn decode_section(name: &str, text: &str) -> Result<Decoded, Snapshot
             let inbound: Inbound = parse(name, text)?;
             named(name, &format!("inbound/{}", inbound.port), inbound.port != 0)?;
             Ok(Decoded::Inbound(Arc::new(inbound)))
+        }
+        Some(("peers", block)) => {
+            let found = PeerBlock::named(block, parse::<Peers>(name, text)?.peers);
+            Ok(Decoded::Peers(Arc::new(found.map_err(|reason| malformed(name, reason))?)))
         }
         Some(("service", _)) => {
             let service: Service = parse(name, text)?;
@@ -70,7 +74,7 @@ fn decode_single(name: &str, text: &str) -> Result<Decoded, SnapshotError> {
             Identity::parse(&workload.identity).map_err(|error| malformed(name, error.to_string()))?;
             Decoded::Workload(Arc::new(workload))
         }
-        "peers" => Decoded::Peers(Arc::new(PeerTable::new(parse::<Peers>(name, text)?.peers))),
+        "peers" => Decoded::Peers(Arc::new(PeerBlock::whole(parse::<Peers>(name, text)?.peers))),
         "authz" => {
             let section: Authz = parse(name, text)?;
             Decoded::Authz(Arc::new(Policies::compile(section).map_err(|reason| malformed(name, reason))?))

@@ -1,19 +1,19 @@
 //! Linking: the sections of a snapshot into the tables that decisions read, with every reference checked.
 //!
-//! In:      decoded sections, and the tables of the snapshot before, from `snapshot`.      Out: `Linked`.
+//! In:      decoded sections (`set`), callers (`peers`), and the tables of the snapshot before, from `snapshot`.      Out: `Linked`.
 //! Fails:   `SnapshotError`: a section that must exist is missing, or a reference dangles.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::authz::compile::Policies;
 use crate::balance::EndpointSet;
 use crate::sections::{
-    Cluster, Inbound, Mesh, OutboundPolicy, PathNormalization, PeerEntry, Service, Telemetry, TlsVersion, Workload,
+    Cluster, Inbound, Mesh, OutboundPolicy, PathNormalization, Service, Telemetry, TlsVersion, Workload,
 };
 use crate::snapshot::SnapshotError;
 use crate::snapshot::decode::Decoded;
+use crate::snapshot::peers::PeerTable;
 use crate::snapshot::services::ServiceIndex;
 use crate::snapshot::set::SectionSet;
 use crate::snapshot::transaction::Transaction;
@@ -24,7 +24,7 @@ pub(crate) struct Linked {
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) workload: Option<Arc<Workload>>,
     pub(crate) telemetry: Option<Arc<Telemetry>>,
-    pub(crate) peers: Arc<PeerTable>,
+    pub(crate) peers: PeerTable,
     pub(crate) policies: Arc<Policies>,
     pub(crate) inbound: HashMap<u16, Arc<Inbound>>,
     pub(crate) passthrough: Option<Arc<Inbound>>,
@@ -39,7 +39,7 @@ impl Linked {
             mesh: Arc::new(closed_mesh()),
             workload: None,
             telemetry: None,
-            peers: Arc::new(PeerTable::new(Vec::new())),
+            peers: PeerTable::default(),
             policies: Arc::new(Policies::closed()),
             inbound: HashMap::new(),
             passthrough: None,
@@ -64,16 +64,25 @@ impl Linked {
         Ok(linked)
     }
 
-    /// The tables before with other endpoints, where the transaction changes nothing but those of clusters that stay: what
-    /// happens most often must not cost what the whole mesh does. No reference can come to dangle by it.
+    /// The tables before with other endpoints and callers, where the transaction changes nothing but those, of clusters that
+    /// stay: what happens most often must not cost what the whole mesh does. No reference can come to dangle by it.
     pub(crate) fn with_endpoints(&self, transaction: &Transaction<'_>, sections: &SectionSet) -> Option<Self> {
-        if transaction.base.is_empty() || !transaction.drop.is_empty() {
+        let of_few = |name: &String| name.starts_with(PEERS) || name.starts_with(ENDPOINTS);
+        if transaction.base.is_empty() || !transaction.put.keys().chain(&transaction.drop).all(of_few) {
             return None;
         }
         let mut linked = self.clone();
+        for name in &transaction.drop {
+            linked.peers.remove(name.strip_prefix(PEERS)?);
+        }
         for name in transaction.put.keys() {
-            let Decoded::Endpoints(endpoints) = &sections.get(name)?.decoded else { return None };
-            linked.clusters.get_mut(name.strip_prefix(ENDPOINTS)?)?.1 = Arc::clone(endpoints);
+            match &sections.get(name)?.decoded {
+                Decoded::Peers(block) => linked.peers.put(block),
+                Decoded::Endpoints(endpoints) => {
+                    linked.clusters.get_mut(name.strip_prefix(ENDPOINTS)?)?.1 = Arc::clone(endpoints);
+                }
+                _ => return None,
+            }
         }
         Some(linked)
     }
@@ -82,7 +91,7 @@ impl Linked {
         match decoded {
             Decoded::Mesh(mesh) => self.mesh = Arc::clone(mesh),
             Decoded::Workload(workload) => self.workload = Some(Arc::clone(workload)),
-            Decoded::Peers(peers) => self.peers = Arc::clone(peers),
+            Decoded::Peers(block) => self.peers.put(block),
             Decoded::Authz(policies) => self.policies = Arc::clone(policies),
             Decoded::Telemetry(telemetry) => self.telemetry = Some(Arc::clone(telemetry)),
             Decoded::Inbound(inbound) => drop(self.inbound.insert(inbound.port, Arc::clone(inbound))),
@@ -134,28 +143,6 @@ struct Found {
     endpoints: BTreeMap<String, Arc<EndpointSet>>,
 }
 
-/// Callers by address.
-#[derive(Debug)]
-pub(crate) struct PeerTable {
-    /// Sorted by address; several may share one.
-    peers: Vec<PeerEntry>,
-}
-
-impl PeerTable {
-    /// Sorts the entries by address as a number, keeping the order of equals.
-    pub(crate) fn new(mut peers: Vec<PeerEntry>) -> Self {
-        peers.sort_by_key(|peer| peer.address);
-        Self { peers }
-    }
-
-    /// The entry at an address, with the identity if one is given.
-    pub(crate) fn at(&self, address: IpAddr, identity: Option<&str>) -> Option<&PeerEntry> {
-        let start = self.peers.partition_point(|peer| peer.address < address);
-        let mut here = self.peers[start..].iter().take_while(|peer| peer.address == address);
-        here.find(|peer| identity.is_none_or(|identity| *peer.identity == *identity))
-    }
-}
-
 fn dangling(from: String, to: String) -> SnapshotError {
     SnapshotError::ReferenceDangling { from, to }
 }
@@ -174,4 +161,6 @@ fn closed_mesh() -> Mesh {
 
 /// What the name of a section of endpoints begins with; the cluster's key follows.
 const ENDPOINTS: &str = "endpoints/";
-const ALWAYS: [&str; 6] = ["authz", "inbound/passthrough", "mesh", "peers", "telemetry", "workload"];
+/// And of a block of callers.
+const PEERS: &str = "peers/";
+const ALWAYS: [&str; 5] = ["authz", "inbound/passthrough", "mesh", "telemetry", "workload"];

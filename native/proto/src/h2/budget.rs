@@ -9,7 +9,9 @@
 //! that cancels 200 calls a second for an hour is honest (H2-02); a stream whose body had begun costs nothing to
 //! cancel, because it cost its client as much as us, and of the others 500 a second are paid for by the ticks alone.
 //! An attack comes at line rate, a hundred times that, and is over after 500 resets. What even those resets can cost
-//! upstream is bounded elsewhere: a reset stream counts as open until the engine releases it.
+//! upstream is bounded elsewhere: a reset stream counts as open until the engine releases it. And a peer that uses up
+//! [`HASTY`] points more than it earns within one tick waits for the next, if the engine asks for that: what it costs is
+//! then spread over time, and others have their turn in between (decision 0098).
 //! Source: decision 0081; CVE-2023-44487, CVE-2025-8671, CVE-2019-9511 to 9518.
 
 /// What is in a fresh budget, and the most it ever holds.
@@ -25,6 +27,11 @@ pub(super) const INTERIM: u32 = 5;
 /// A frame that asks for little work: PING, SETTINGS, PRIORITY, `WINDOW_UPDATE`, unknown ones, frames on closed streams.
 pub(super) const FRAME: u32 = 1;
 
+/// A head that had to be decoded and was above a limit: a bomb of a few KiB costs as much as dozens of resets.
+pub(super) const TOO_LARGE: u32 = 100;
+
+/// What one tick bears: above the 1,000 points of a client that gives up all its streams at once.
+const HASTY: u32 = 1_200;
 /// A stream that both sides ended as they should.
 const COMPLETED: u32 = 20;
 /// One tick, about 100 ms.
@@ -39,11 +46,13 @@ const SENT_BYTES: usize = 1_024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     points: u32,
+    /// Points taken since the last tick, less what came back.
+    spent: u32,
 }
 
 impl Budget {
     pub(super) fn new() -> Self {
-        Self { points: FULL }
+        Self { points: FULL, spent: 0 }
     }
 
     /// Takes points; false when the peer has used all.
@@ -51,6 +60,7 @@ impl Budget {
     pub(super) fn take(&mut self, points: u32) -> bool {
         let left = self.points.checked_sub(points);
         self.points = left.unwrap_or(0);
+        self.spent = self.spent.saturating_add(points);
         left.is_some()
     }
 
@@ -65,9 +75,16 @@ impl Budget {
 
     pub(super) fn tick(&mut self, periods: u32) {
         self.give(periods.saturating_mul(TICK));
+        self.spent = 0;
+    }
+
+    /// Whether the peer has used up what one tick bears.
+    pub(super) fn is_hasty(&self) -> bool {
+        self.spent >= HASTY
     }
 
     fn give(&mut self, points: u32) {
         self.points = self.points.saturating_add(points).min(FULL);
+        self.spent = self.spent.saturating_sub(points);
     }
 }

@@ -40,6 +40,8 @@ pub struct Config {
     pub limits: Limits,
     /// Server: whether extended CONNECT is announced and taken (RFC 8441).
     pub extended_connect: bool,
+    /// Whether [`Connection::receive`] leaves the input of a hasty peer where it is until the next [`Connection::tick`].
+    pub paced: bool,
 }
 
 impl Default for Config {
@@ -50,6 +52,7 @@ impl Default for Config {
             connection_window: 1 << 20,
             limits: Limits::default(),
             extended_connect: false,
+            paced: false,
         }
     }
 }
@@ -76,6 +79,7 @@ pub struct Connection {
     pub(super) limits: Limits,
     pub(super) max_streams: usize,
     pub(super) extended_connect: bool,
+    pub(super) paced: bool,
     /// A stream's receive window at its start.
     pub(super) stream_window: u32,
 
@@ -130,6 +134,7 @@ impl Connection {
             limits: config.limits,
             max_streams: config.max_streams as usize,
             extended_connect: config.extended_connect,
+            paced: config.paced,
             stream_window,
             reading: if role == Role::Server { Reading::Magic } else { Reading::Frame },
             block: None,
@@ -179,7 +184,7 @@ impl Connection {
         events: &mut impl Events,
     ) -> Result<usize, ConnectionFault> {
         let mut at = 0;
-        while at < input.len() && !self.failed {
+        while at < input.len() && !self.failed && !self.is_paused() {
             match self.step(&input[at..], scratch, events) {
                 Ok(0) => break,
                 Ok(taken) => at += taken,
@@ -194,6 +199,11 @@ impl Connection {
         }
         self.offer(events);
         Ok(at)
+    }
+
+    /// Whether input waits for the next tick, because the peer was hasty.
+    pub fn is_paused(&self) -> bool {
+        self.paced && self.budget.is_hasty()
     }
 
     /// What is to be written to the peer.
@@ -302,6 +312,11 @@ impl Connection {
     /// Whether the peer acknowledged our SETTINGS.
     pub fn settings_acknowledged(&self) -> bool {
         self.settings_acknowledged
+    }
+
+    /// Whether a field block has begun whose last frame is still to come: nothing else may come before it (6.10).
+    pub fn is_within_block(&self) -> bool {
+        self.block.is_some()
     }
 
     /// Whether [`open`](Self::open) may be used for extended CONNECT: the peer's SETTINGS said so.

@@ -197,7 +197,7 @@ impl Connection {
     /// An honest request that is too large gets its status; the engine cannot, for want of a head it could read.
     fn answer(&mut self, head: Head, fault: MessageFault, events: &mut impl Events) -> Done {
         let status = fault.status().unwrap_or(431);
-        self.charge(budget::RESET)?;
+        self.charge(budget::TOO_LARGE)?;
         self.reply()?;
         let out = &mut self.output.bytes;
         out.extend_from_slice(&frame::header(5, kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, head.id));

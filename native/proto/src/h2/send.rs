@@ -133,6 +133,11 @@ impl Connection {
         self.send_window.available()
     }
 
+    /// How many body bytes the peer may send now on all streams together.
+    pub fn receive_room(&self) -> usize {
+        self.receive_window.available() as usize
+    }
+
     /// Ends a stream with `RST_STREAM`; nothing when it is over already.
     pub fn reset(&mut self, id: StreamId, code: ErrorCode) {
         let Some(slot) = self.streams.find(id) else { return };

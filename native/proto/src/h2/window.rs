@@ -39,6 +39,10 @@ impl ReceiveWindow {
         self.size
     }
 
+    pub(super) fn available(&self) -> u32 {
+        self.available
+    }
+
     /// The peer sent `n` bytes of flow-controlled payload.
     pub(super) fn take(&mut self, n: u32) -> Result<(), Overrun> {
         self.available = self.available.checked_sub(n).ok_or(Overrun)?;

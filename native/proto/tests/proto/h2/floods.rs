@@ -54,6 +54,37 @@ fn h2_01_rapid_reset_is_cut_and_bounded() {
 }
 
 #[test]
+fn h2_01_a_hasty_peer_waits_for_the_next_tick_where_the_engine_asks_for_that() {
+    let reset = |id| [get(id), number(RST_STREAM, id, 8)].concat();
+    let flood: Vec<u8> = (0..2_000).flat_map(|round| reset(1 + 2 * round)).collect();
+    let mut peer = Peer::paced();
+    let mut taken = 0;
+    for _ in 1..=20 {
+        let before = taken;
+        taken += peer.feed_once(&flood[taken..]);
+        if peer.fault.is_some() {
+            break;
+        }
+        // A hundred resets, and refusals of what is above the number of streams.
+        assert!(taken - before <= reset(1).len() * 160, "{}", (taken - before) / reset(1).len());
+        assert!(peer.connection.is_paused());
+        assert_eq!(peer.feed_once(&flood[taken..]), 0, "nothing is taken before the next tick");
+        peer.release_over();
+        peer.sent();
+        peer.connection.tick(1);
+    }
+    assert_eq!(peer.fault.map(|fault| fault.code.name()), Some("enhance_your_calm"));
+    // A client that gives up a hundred streams at once is not hasty, and neither is one whose streams are of use.
+    let mut peer = Peer::paced();
+    for id in 0..100 {
+        peer.feed(&get(1 + 2 * id));
+    }
+    let all: Vec<u8> = (0..100).flat_map(|id| number(RST_STREAM, 1 + 2 * id, 8)).collect();
+    assert_eq!(peer.feed_once(&all), all.len());
+    assert!(!peer.connection.is_paused());
+}
+
+#[test]
 fn h2_02_honest_cancels_are_never_cut() {
     // An hour of 200 cancels a second: half of them of streams whose body had begun, half before it.
     let mut peer = Peer::greeted(SERVER);

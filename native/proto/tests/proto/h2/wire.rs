@@ -211,6 +211,26 @@ impl Peer {
         peer
     }
 
+    /// A server whose input waits while its peer is hasty.
+    pub(crate) fn paced() -> Self {
+        let mut peer = Self::with(Role::Server, &Config { paced: true, ..Config::default() });
+        peer.feed(&hello(Role::Client));
+        peer.feed(&frame(SETTINGS, ACK, 0, &[]));
+        peer.sent();
+        peer
+    }
+
+    /// Gives these bytes; how many of them were taken. What was not is the caller's.
+    pub(crate) fn feed_once(&mut self, bytes: &[u8]) -> usize {
+        match self.connection.receive(bytes, &mut self.scratch, &mut self.log) {
+            Ok(taken) => taken,
+            Err(fault) => {
+                self.fault = Some(fault);
+                bytes.len()
+            }
+        }
+    }
+
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
         match self.connection.receive(&self.input, &mut self.scratch, &mut self.log) {
