@@ -7,6 +7,7 @@ Source: DESIGN section 5 ("Between sidecars"); RFC 9113 6.8, 8.7; attack cases H
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import socket
 import subprocess
@@ -79,6 +80,20 @@ def test_64_clients_share_one_connection(mesh: Mesh) -> None:
                 [b"nonce:" + nonce] for nonce in nonces
             ]
         assert upstreams(mesh.pair) == 1
+
+
+def test_upstream_connections_are_counted(mesh: Mesh) -> None:
+    """They belong to no downstream connection, so `/connections` has none of them."""
+    mesh.pair.configure(SCRIPTED)
+    assert mesh.status() == 200
+
+    def shown() -> tuple[int, int]:
+        admin = mesh.pair.client.admin
+        page = admin("/stats/prometheus").splitlines()
+        lines = [line for line in page if line.startswith("meshdp_upstream_http2_connections")]
+        return json.loads(admin("/stats"))["upstream_http2"], int(lines[0].rpartition(" ")[2])
+
+    assert Origin.wait(lambda: shown()[0] == shown()[1] >= upstreams(mesh.pair) >= 1, 5), shown()
 
 
 def test_bodies_of_any_size_both_ways_at_once(mesh: Mesh) -> None:

@@ -163,9 +163,26 @@ fn begin(stream: Stream, group: &Rc<Group>, worker: &Rc<Worker>) {
 
 /// Drives a connection to its end.
 async fn run(mut driver: Driver, connection: Rc<ClientConnection>, group: Rc<Group>, worker: Rc<Worker>) {
+    let _counted = Counted::new(&worker);
     let _ended = poll_fn(|context| driver.poll(context, worker.coarse_ms())).await;
     group.remove(&connection);
     let _ = timeout(HANG_UP, driver.stream.shutdown()).await;
+}
+
+/// A connection as the metrics count it, however it ends.
+struct Counted<'w>(&'w Worker);
+
+impl<'w> Counted<'w> {
+    fn new(worker: &'w Worker) -> Self {
+        worker.telemetry.borrow().upstream_opened();
+        Self(worker)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.telemetry.borrow().upstream_closed();
+    }
 }
 
 /// However a connect ends, those who wait for it are told.

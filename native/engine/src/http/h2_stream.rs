@@ -72,7 +72,7 @@ pub(crate) async fn serve(caller: &Caller<'_>, arrived: Arrived, deadline: Deadl
     (request.grpc, call.grpc) = (grpc, grpc);
     down.note_answer(spoken == Version::Http1);
     let kind = kind_of(request.head.head.method.of(down.text()));
-    let start = Start { kind, grpc, ended: end, limits: caller.limits, close: false, tunnel };
+    let start = Start { kind, grpc, ended: end || tunnel, limits: caller.limits, close: false, tunnel };
     let (outcome, target) = call.forward(&request, &mut down, (start, timeout, spoken, shape)).await;
     RequestRecord { caller, request: &request, text: down.text(), target: target.as_ref(), outcome }.write();
     caller.count_request();

@@ -216,7 +216,7 @@ impl Transfer {
             turn: Turn::new(head),
             kind,
             limits,
-            request_ended: ended || tunnel,
+            request_ended: ended,
             upload_over: false,
             upload_failed: false,
             whole_at_start: true,

@@ -188,6 +188,16 @@ impl WorkerTelemetry {
         }
     }
 
+    /// An HTTP/2 connection to an upstream takes streams.
+    pub(crate) fn upstream_opened(&self) {
+        self.block.shared_upstreams.add(1);
+    }
+
+    /// It is no more.
+    pub(crate) fn upstream_closed(&self) {
+        self.block.shared_upstreams.sub(1);
+    }
+
     /// A connection was accepted.
     pub fn connection_opened(&self, direction: Direction) {
         self.block.active[direction as usize].add(1);
@@ -268,6 +278,8 @@ struct Block {
     series: Mutex<Vec<Arc<Series>>>,
     policies: Mutex<Vec<(Box<str>, Arc<Cell>)>>,
     active: [Cell; 2],
+    /// Connections to upstreams that speak HTTP/2, which belong to no downstream connection.
+    shared_upstreams: Cell,
     closed: [ByReason; 2],
     tls_failures: ByReason,
     panics: Cell,

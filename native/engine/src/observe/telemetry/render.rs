@@ -54,6 +54,7 @@ pub(super) fn json(telemetry: &Telemetry) -> Value {
     serde_json::json!({
         "requests": requests, "tcp": tcp,
         "connections": Map::from_iter(ways),
+        "upstream_http2": sums.shared_upstreams,
         "denied": sums.denied,
         "tls_failures": by_reason(&sums.tls_failures),
         "config": {
@@ -82,6 +83,7 @@ struct Sums {
     series: BTreeMap<Labels, Sum>,
     denied: BTreeMap<String, u64>,
     active: [u64; 2],
+    shared_upstreams: u64,
     closed: [[u64; Reason::COUNT]; 2],
     tls_failures: [u64; Reason::COUNT],
     panics: u64,
@@ -94,6 +96,7 @@ impl Sums {
             series: BTreeMap::new(),
             denied: BTreeMap::new(),
             active: [0; 2],
+            shared_upstreams: 0,
             closed: [[0; Reason::COUNT]; 2],
             tls_failures: [0; Reason::COUNT],
             panics: 0,
@@ -118,6 +121,7 @@ impl Sums {
             self.active[way] += block.active[way].read();
             add_reasons(&mut self.closed[way], &block.closed[way]);
         }
+        self.shared_upstreams += block.shared_upstreams.read();
         add_reasons(&mut self.tls_failures, &block.tls_failures);
         self.panics += block.panics.read();
         self.overflowed += block.overflowed.read();
@@ -276,6 +280,8 @@ impl Page {
         for way in DIRECTIONS {
             self.line("meshdp_active_connections", &format!("direction=\"{}\"", way.word()), sums.active[way as usize]);
         }
+        let help = "HTTP/2 connections to upstreams that are open.";
+        self.single("meshdp_upstream_http2_connections", "gauge", help, sums.shared_upstreams);
         self.family("meshdp_connections_total", "counter", "Downstream connections that ended, by reason.");
         for way in DIRECTIONS {
             for (code, count) in by_reason(&sums.closed[way as usize]) {
