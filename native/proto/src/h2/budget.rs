@@ -79,7 +79,7 @@ impl Budget {
     }
 
     /// Whether the peer has used up what one tick bears.
-    pub(super) fn is_hasty(&self) -> bool {
+    pub(super) fn is_hasty(self) -> bool {
         self.spent >= HASTY
     }
 
