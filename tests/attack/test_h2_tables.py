@@ -25,7 +25,7 @@ PROTOCOL = {
 }
 
 PARTS = {
-    "H2-02": "2 s on sockets, an hour on the core; `make attack` for minutes beside honest traffic",
+    "H2-02": "2 s on sockets, an hour on the core",
     "H2-04": "a block ends at 128 frames, so 10^6 frames are never read; at line rate: `make attack`",
     "H2-23": "limits of 0 and 1, and flapping, in the engine's tests over a scripted peer; 1 and 4 on sockets",
     "H2-28": "100,000 unknown frames at most: the connection is cut after a few thousand",
