@@ -61,10 +61,8 @@ def _workloads(*, shared: bool) -> Iterator[str]:
     yield _pod("server", SERVER_IP, f"app: server, {ours if shared else mesh}")
     yield _pod("plain", PLAIN_IP, "app: plain")
     for number, address in enumerate(MANY_IPS):
-        few = "few: yes, " if number < min(MANY_SERVICE_IPS) else ""
-        yield _pod(
-            f"many-{number}", address, f"many: yes, {few}{ours if shared else mesh}".replace("yes", '"yes"'), "server"
-        )
+        few = 'few: "yes", ' if number < min(MANY_SERVICE_IPS) else ""
+        yield _pod(f"many-{number}", address, f'many: "yes", {few}{ours if shared else mesh}', "server")
 
 
 def _service(name: str, address: str, selector: str, ports: dict[str, int]) -> str:

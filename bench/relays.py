@@ -25,16 +25,16 @@ def compile_programs(folder: Path) -> dict[str, Path]:
     for name, path in programs.items():
         source = ROOT / "bench" / "floor" / f"{name}.c"
         subprocess.run(["cc", "-O2", "-std=gnu17", "-Wall", "-o", str(path), str(source)], check=True)
-    return programs | {"tls-load": _tls_load(folder)}
+    return programs | {"tls-load": build_native("tls-load", folder, "--features", "tls")}
 
 
-def _tls_load(folder: Path) -> Path:
-    """The load that speaks mutual TLS, built by cargo like the sidecar itself."""
+def build_native(name: str, folder: Path, *options: str) -> Path:
+    """A program of `bench/native`, built by cargo like the sidecar itself and copied to where every user may run it."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     profile = "release" if (target / "release").exists() else "fast"
-    words = ["cargo", "build", "--quiet", "--locked", "--package", "meshdp-bench", "--features", "tls"]
-    subprocess.run([*words, "--bin", "tls-load", "--profile", profile], cwd=ROOT, check=True)
-    return Path(shutil.copy(target / profile / "tls-load", folder / "tls-load"))
+    words = ["cargo", "build", "--quiet", "--locked", "--package", "meshdp-bench", "--bin", name, "--profile", profile]
+    subprocess.run([*words, *options], cwd=ROOT, check=True)
+    return Path(shutil.copy(target / profile / name, folder / name))
 
 
 def start_relays(lane: Lane, programs: dict[str, Path], scenario: Scenario) -> dict[str, subprocess.Popen[str]]:

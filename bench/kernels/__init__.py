@@ -10,7 +10,6 @@ Fails:  RuntimeError where the three do not give the same answers.
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -20,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 
 from bench.micro import mesh
+from bench.relays import build_native
 from bench.rounds import Row, figure_row
-from bench.stage import ROOT
 
 SOURCE = Path(__file__).with_name("decisions.py")
 POLICIES = 100
@@ -123,16 +122,13 @@ def _load(file: Path, name: str) -> ModuleType:
 
 
 def _rust(folder: Path) -> Callable[[str], float]:
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    profile = "release" if (target / "release").exists() else "fast"
-    words = ["cargo", "build", "--quiet", "--locked", "--package", "meshdp-bench", "--bin", "cores"]
-    subprocess.run([*words, "--profile", profile], cwd=ROOT, check=True)
+    cores = build_native("cores", folder)
     snapshot = folder / "snapshot.json"
     snapshot.write_bytes(mesh.snapshot(10, POLICIES).transaction(None))
     names = {"parse_request": "parse_request", "decide_policy": "authorize_last"}
 
     def timed(metric: str) -> float:
-        command = [str(target / profile / "cores"), names[metric], "200000", str(snapshot)]
+        command = [str(cores), names[metric], "200000", str(snapshot)]
         return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     return timed
