@@ -30,16 +30,19 @@ class Upstream:
         self.connections: list[Served] = []
         self.release = threading.Event()
         self._context = context
+        self._serving: list[threading.Thread] = []
         self._listener = side.inside(lambda: socket.create_server(("0.0.0.0", port), backlog=64))
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stop(self) -> None:
-        """Close everything."""
+        """Close everything: once it returns, no connection of this application is left for the next one's requests."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for each in self.connections:
             each.stopped = True
+        for thread in self._serving:
+            thread.join(10)
 
     @property
     def live(self) -> list[Served]:
@@ -52,7 +55,8 @@ class Upstream:
                 accepted, _ = self._listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
+            self._serving.append(threading.Thread(target=self._serve, args=(accepted,), daemon=True))
+            self._serving[-1].start()
 
     def _serve(self, accepted: socket.socket) -> None:
         with contextlib.suppress(OSError), accepted:

@@ -132,11 +132,15 @@ impl<'c, 'w, F: Future<Output = ()>, Serve: Fn(Arrived, Deadline) -> F> H2Sessio
         Poll::Pending
     }
 
-    /// Records the requests that never became one, because their heads were above the limits.
-    fn record_answered(&self) {
-        for _ in 0..self.shared.take_answered() {
+    /// Records the requests that never became one, because their heads were above the limits: who asks so is not idle.
+    fn record_answered(&mut self) {
+        let answered = self.shared.take_answered();
+        for _ in 0..answered {
             record::refused(self.caller, &self.caller.worker.pin(), &Outcome::of(Reason::RequestHeadTooLarge));
             self.caller.count_request();
+        }
+        if answered > 0 && self.stage == Stage::Serving {
+            self.until_ms = self.caller.worker.coarse_ms() + self.caller.worker.settings.limits.idle_ms;
         }
     }
 
