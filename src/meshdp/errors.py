@@ -147,6 +147,16 @@ CODES: dict[str, Code] = {
         "RequestAuthentication not honoured before M4", "warning", "Until then requests to what it selects are denied."
     ),
     "MDP0305": Code("policy without effect", "warning", "Remove it, or change the field that is named."),
+    # TLS towards services
+    "MDP0380": Code(
+        "DestinationRule not accepted",
+        "error",
+        "Correct it; until then nothing is sent to its host if it asks for TLS.",
+    ),
+    "MDP0381": Code(
+        "TLS that cannot be honoured", "warning", "Name files instead; connections to its host are refused."
+    ),
+    "MDP0382": Code("server not verified", "warning", "Remove insecureSkipVerify and name the server's authority."),
     # traffic
     "MDP0401": Code("kind not honoured yet", "warning", "Traffic behaves as if the document were absent."),
     "MDP0402": Code("field not honoured yet", "warning", "Traffic behaves as if the field were absent."),

@@ -120,7 +120,8 @@ fn transport_failure<'a>(entry: &Entry<'a>) -> &'a str {
         Reason::UpstreamTlsFailed
         | Reason::UpstreamTlsUntrusted
         | Reason::UpstreamTlsIdentity
-        | Reason::UpstreamTlsTimeout => &entry.outcome.detail,
+        | Reason::UpstreamTlsTimeout
+        | Reason::UpstreamTlsUnusable => &entry.outcome.detail,
         _ => "",
     }
 }
