@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::authz::PolicyRef;
 use crate::authz::matching::{Marks, Matchers};
+use crate::authz::shadow::Shadows;
 use crate::sections::{Action, Authz, Field, Policy, Predicate, Rule, ValueKind};
 
 /// The policies of a snapshot: the section, and its two compiled forms.
@@ -21,6 +22,8 @@ pub(crate) struct Policies {
     pub(crate) tcp: Layer,
     /// How many value lists there are, hence marks.
     pub(crate) list_count: usize,
+    /// What is evaluated for the record only.
+    pub(crate) shadows: Option<Box<Shadows>>,
 }
 
 /// The enforced rules of one kind of traffic.
@@ -36,15 +39,15 @@ impl Policies {
     /// Compiles a section.
     pub(crate) fn compile(section: Authz) -> Result<Self, String> {
         section.policies.iter().try_for_each(check_lists)?;
-        section.policies.iter().filter(|policy| !is_enforced(policy)).try_for_each(check_values)?;
         let mut lists = ListTable::default();
-        let http = Layer::compile(&section, &mut lists, |field| field == Field::Unsupported);
-        let tcp = Layer::compile(&section, &mut lists, Field::is_http_only);
+        let http = Layer::compile(&section, &mut lists, cannot_hold_in_http, is_enforced);
+        let tcp = Layer::compile(&section, &mut lists, cannot_hold_in_tcp, is_enforced);
         // Values are checked where they are compiled; only then, when one is wrong, is its policy looked for.
         let matchers = Matchers::build(&lists.lists);
-        let matchers =
-            matchers.or_else(|reason| section.policies.iter().try_for_each(check_values).and(Err(reason)))?;
-        Ok(Self { matchers, http, tcp, list_count: lists.lists.len(), section })
+        let named = |reason: String| section.policies.iter().try_for_each(check_values).err().unwrap_or(reason);
+        let matchers = matchers.map_err(named)?;
+        let shadows = Shadows::compile(&section).map_err(named)?.map(Box::new);
+        Ok(Self { matchers, http, tcp, list_count: lists.lists.len(), shadows, section })
     }
 
     /// Denies everything: one ALLOW policy without rules.
@@ -62,9 +65,15 @@ impl Policies {
 }
 
 impl Layer {
-    fn compile(section: &Authz, lists: &mut ListTable, cannot_hold: impl Fn(Field) -> bool) -> Self {
+    /// Compiles those of the policies that `counts` names; fields that `cannot_hold` names do not exist in this kind of traffic.
+    pub(crate) fn compile(
+        section: &Authz,
+        lists: &mut ListTable,
+        cannot_hold: impl Fn(Field) -> bool,
+        counts: impl Fn(&Policy) -> bool,
+    ) -> Self {
         let (mut deny, mut allow, mut names) = (Vec::new(), Vec::new(), Vec::new());
-        for policy in section.policies.iter().filter(|policy| is_enforced(policy)) {
+        for policy in section.policies.iter().filter(|policy| counts(policy)) {
             let place = match policy.action {
                 Action::Allow => &mut allow,
                 Action::Deny => &mut deny,
@@ -108,6 +117,17 @@ pub(crate) struct RuleSet {
 }
 
 impl RuleSet {
+    /// The rules of AUDIT policies.
+    pub(crate) fn audit(section: &Authz, lists: &mut ListTable, cannot_hold: impl Fn(Field) -> bool) -> Self {
+        let audits = section.policies.iter().filter(|policy| policy.action == Action::Audit);
+        let rules =
+            audits.flat_map(|policy| policy.rules.iter().enumerate().map(move |(index, rule)| (policy, index, rule)));
+        let compiled = rules.map(|(policy, index, rule)| {
+            CompiledRule::compile(Arc::new(PolicyRef::new(policy, index)), rule, lists, &cannot_hold)
+        });
+        Self::new(compiled.collect())
+    }
+
     fn new(mut rules: Vec<CompiledRule>) -> Self {
         rules.sort_by_cached_key(|rule| rule.policy.to_string());
         let (mut guarded, mut unguarded) = (HashMap::<u32, Vec<u32>>::new(), Vec::new());
@@ -210,8 +230,8 @@ fn rarest(tests: &AllOf) -> Option<Test> {
 
 /// The distinct value lists; a negated list is the same list.
 #[derive(Default)]
-struct ListTable {
-    lists: Vec<Predicate>,
+pub(crate) struct ListTable {
+    pub(crate) lists: Vec<Predicate>,
     numbers: HashMap<Predicate, u32>,
 }
 
@@ -237,6 +257,16 @@ fn rank(predicate: &Predicate) -> u8 {
     };
     let present = predicate.values.iter().any(|value| value.kind == ValueKind::Present);
     field + if present { 4 } else { 0 }
+}
+
+/// Fields without a value in HTTP requests.
+pub(crate) fn cannot_hold_in_http(field: Field) -> bool {
+    field == Field::Unsupported
+}
+
+/// Fields without a value in opaque connections.
+pub(crate) fn cannot_hold_in_tcp(field: Field) -> bool {
+    field.is_http_only()
 }
 
 /// Whether a policy decides anything.
