@@ -151,3 +151,14 @@ def test_hd_12_hd_16_headers_of_ours_that_a_client_sends_are_gone_in_every_spell
         mesh, "X-Forwarded-Client-Cert: a", "x-forwarded-client-cert: b", "X-FORWARDED-CLIENT-CERT: c"
     ).reached
     assert request.values(b"x-forwarded-client-cert") == []
+
+
+@pytest.mark.parametrize(
+    "name", ["x-envoy-retry-on", "x-envoy-upstream-rq-timeout-ms", "x-envoy-decorator-operation", "X-Envoy-Internal"]
+)
+def test_hd_09_control_headers_of_whoever_proved_nothing_go_no_further(mesh: Mesh, name: str) -> None:
+    """And none is honoured; gateways of the mesh tell applications with some of them where a call came from (decision 0141)."""
+    in_force(mesh)
+    for direction, kept in (("inbound", []), ("outbound", [b"1"])):
+        (request,) = ask(mesh, f"{name}: 1", direction=direction).reached
+        assert request.values(name.lower().encode()) == kept, direction
