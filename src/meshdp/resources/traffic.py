@@ -132,8 +132,7 @@ def problems_of(spec: DestinationRuleSpec) -> Iterator[Problem]:
     """What istiod refuses of TLS, what fails closed, and what is not honoured yet."""
     if not spec.host:
         yield Problem(REFUSED, ("spec", "host"), "a rule needs a host")
-    if spec.subsets:
-        yield Problem("MDP0402", ("spec", "subsets"), "subsets are not honoured yet")
+    yield from _subsets(spec.subsets)
     policy = spec.traffic_policy
     if policy is None:
         return
@@ -146,6 +145,20 @@ def problems_of(spec: DestinationRuleSpec) -> Iterator[Problem]:
             yield Problem(REFUSED, (*at, "port"), f"{settings.port.number} is not a port (1 to 65535)")
         yield from _unhonoured(settings, at, ("tls", "port"))
         yield from _tls(settings.tls, (*at, "tls"))
+
+
+def _subsets(subsets: list[dict[str, Any]]) -> Iterator[Problem]:
+    if subsets:
+        yield Problem("MDP0402", ("spec", "subsets"), "subsets are not honoured yet")
+    known: set[object] = set()
+    for index, subset in enumerate(subsets):
+        name = subset.get("name")
+        if not isinstance(name, str) or not name:
+            yield Problem(REFUSED, ("spec", "subsets", index), "a subset needs a name")
+        elif name in known:
+            yield Problem(REFUSED, ("spec", "subsets", index, "name"), f"{name[:80]!r} is the name of another subset")
+        else:
+            known.add(name)
 
 
 def _unhonoured(struct: msgspec.Struct, path: Path, honoured: tuple[str, ...]) -> Iterator[Problem]:
