@@ -207,6 +207,27 @@ impl Shared {
         core.active() > 0 && (core.connection_window() == 0 || core.receive_room() < LEAST_ROOM)
     }
 
+    /// Client, once per sweep: makes room where readers that stall stand in the way of others (decision 0102). May park `most`
+    /// bytes more than the window allows for; how many it parked.
+    pub(super) fn relieve(&self, most: u32) -> u32 {
+        let mut state = self.state();
+        let State { core, slots, lent, .. } = &mut *state;
+        if !core.look() {
+            return 0;
+        }
+        if !std::mem::replace(lent, true) {
+            core.lend_output(self.buffers.lend());
+        }
+        let parked = core.relieve(most, slots);
+        state.wake_driver();
+        parked
+    }
+
+    /// Bytes that are kept for readers that stall, beyond what the connection's window allows for.
+    pub(super) fn parked(&self) -> u32 {
+        self.state.borrow().core.parked()
+    }
+
     /// Whether no stream is there.
     pub(super) fn is_unused(&self) -> bool {
         self.active() == 0

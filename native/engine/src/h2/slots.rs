@@ -175,12 +175,19 @@ impl Events for Slots {
     }
 
     fn reset(&mut self, id: StreamId, code: ErrorCode, by: Side) {
-        let Some(slot) = self.of(id) else { return };
+        let Some(&index) = self.by_id.get(&id) else { return };
+        let slot = &mut self.all[index];
         slot.end = Some(match by {
             Side::Peer if code == ErrorCode::REFUSED_STREAM => StreamEnd::Unprocessed,
             Side::Peer => StreamEnd::Reset(code),
+            Side::Local if code == ErrorCode::CANCEL => StreamEnd::Stalled,
             Side::Local => StreamEnd::Fault(code),
         });
+        if slot.end == Some(StreamEnd::Stalled) {
+            // What its reader has left is what was in the way.
+            (slot.taken, slot.ended) = (0, false);
+            self.buffers.give(std::mem::take(&mut slot.body));
+        }
         slot.wake();
     }
 
