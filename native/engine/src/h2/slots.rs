@@ -36,6 +36,8 @@ pub(super) struct News {
     pub(super) pong: bool,
     /// Requests that the core answered by itself, for their heads were above the limits.
     pub(super) answered: u32,
+    /// Requests that the core refused, for their heads were malformed.
+    pub(super) refused: u32,
 }
 
 /// A request that has just begun.
@@ -211,6 +213,10 @@ impl Events for Slots {
 
     fn answered(&mut self, _id: StreamId, _status: u16) {
         self.news.answered += 1;
+    }
+
+    fn refused(&mut self, _id: StreamId) {
+        self.news.refused += 1;
     }
 }
 
