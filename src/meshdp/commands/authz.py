@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from meshdp.errors import UsageError, printable
 from meshdp.local.report import FORMS, Palette, dump, table
-from meshdp.verdicts import asked
+from meshdp.verdicts import asked, checks
 from meshdp.verdicts.explanation import explained
 from meshdp.verdicts.log_line import logged
 from meshdp.verdicts.places import Places
@@ -54,6 +54,7 @@ CHECK_EXAMPLES = """\
 examples:
   meshdp authz check policies/
   meshdp authz check policies/ -o json
+  meshdp authz check policies/ --ignore MDP0352 --ignore MDP0356    these are meant
 
 exit codes: 0 nothing found, 1 findings, 2 usage"""
 
@@ -71,6 +72,7 @@ def configure(parser: ArgumentParser) -> None:
     checked = _action(actions, "check", "find what cannot have been meant", CHECK_EXAMPLES, FORMS)
     checked.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a file, or a folder with all below it")
     checked.add_argument("--policies", action="append", type=Path, metavar="PATH", help="the same")
+    checked.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that is meant")
 
 
 def _action(
@@ -144,7 +146,7 @@ def _report_errors(policies: PolicySet) -> int:
 
 
 def _check(args: Namespace, policies: PolicySet) -> int:
-    findings = sorted(policies.loaded.findings, key=lambda each: (each.where, each.code, each.path))
+    findings = [each for each in checks.findings(policies) if each.code not in args.ignore]
     if args.output != "table":
         dump({"findings": [each.as_dict() for each in findings]}, args.output)
         return int(bool(findings))

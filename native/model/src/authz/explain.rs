@@ -122,7 +122,7 @@ impl Facts<'_> {
         let one = match predicate.field {
             Field::Principal => connection.peer.as_ref().map(|peer| peer.principal().to_owned()),
             Field::Identity => connection.peer.as_ref().map(|peer| peer.uri().to_owned()),
-            Field::Sni => connection.sni.as_ref().map(|name| name.to_string()),
+            Field::Sni => connection.sni.as_ref().map(ToString::to_string),
             Field::SourceIp => Some(connection.source.ip().to_string()),
             Field::RemoteIp => Some(request.map_or(connection.source.ip(), |request| request.remote_ip).to_string()),
             Field::DestinationIp => Some(connection.destination.ip().to_string()),
