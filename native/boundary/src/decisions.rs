@@ -248,9 +248,9 @@ impl<'a> Standing<'a> {
                 match view.authorize(snapshot, facts) {
                     Ok(permit) => {
                         let upstream_path = Some(latin1(&scratch.target));
-                        Verdict { shadow, upstream_path, ..Verdict::permitted(chain, &permit, 200) }.into()
+                        Verdict { upstream_path, shadow, ..Verdict::permitted(chain, &permit, 200) }.into()
                     }
-                    Err(denial) => Verdict { shadow, status, grpc_status, ..Verdict::of(chain) }.denied(&denial),
+                    Err(denial) => Verdict { status, grpc_status, shadow, ..Verdict::of(chain) }.denied(&denial),
                 }
             }
         }
