@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench import documents, peers, relays
 from bench.measure import Bulk, GrpcLoad, Load, cpu_ns
@@ -146,11 +147,16 @@ def _compare(setting: Setting, scenario: Scenario, connections: int, contenders:
         return {"gb_per_cpu_second": seen["bytes"] / cost_ns, "gb_per_second": seen["bytes"] / 1e9 / seen["seconds"]}
 
     take, steady = (transfer, "gb_per_cpu_second") if scenario.tcp else (calls if aim.grpc else requests, cost_name)
-    more = {} if scenario.tcp else {"body_bytes": 1024}
-    params = {"path": scenario.path, "connections": connections, **more, **scenario.params}
+    params = described(scenario, connections)
     beside = (LARGE, OWN) if scenario.own_twice else None
     what = Comparison(scenario.group, params, take, steady, amount.rounds, beside)
     return compare(what, contenders, lambda text: setting.say(f"{scenario.group} {params}: {text}"))
+
+
+def described(scenario: Scenario, connections: int) -> dict[str, Any]:
+    """What the report says of a scenario beside its group."""
+    more = {} if scenario.tcp else {"body_bytes": 1024}
+    return {"path": scenario.path, "connections": connections, **more, **scenario.params}
 
 
 def _cost_of(contender: Contender, load: Callable[[], dict[str, float]]) -> tuple[int, dict[str, float]]:
