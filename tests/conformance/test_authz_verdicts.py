@@ -55,4 +55,6 @@ def _difference(transaction: bytes, recorded: dict[str, Any]) -> str | None:
     if expect["allowed"] and "upstreamPath" in expect:
         wanted["upstream_path"] = expect["upstreamPath"]
     got = {name: answer[name] for name in wanted}
+    if "auditHint" in expect and JUDGE == "native":
+        wanted["audit"], got["audit"] = expect["auditHint"], "audit" in (answer["shadow"] or {})
     return None if got == wanted else f"expected {wanted}, got {got} for {request}"

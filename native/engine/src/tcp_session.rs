@@ -48,7 +48,8 @@ fn authorize(link: &Link, pinned: &Pinned, worker: &Worker) -> Result<Permit, Fa
     match facts.direction {
         Direction::Outbound => Ok(pinned.snapshot.permit_outbound(facts)),
         Direction::Inbound => {
-            if let Some(shadow) = pinned.snapshot.shadow_of_connection(facts) {
+            let shadow = pinned.snapshot.shadow_connection(facts);
+            if !shadow.is_empty() {
                 *link.entry.shadow.borrow_mut() = Some(record::shadow(&shadow, worker));
             }
             pinned.snapshot.authorize_connection(facts).map_err(|denial| {

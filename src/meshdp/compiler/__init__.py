@@ -20,7 +20,7 @@ from meshdp.compiler.snapshot import Mesh, Peer, Peers, Section, Self, Snapshot,
 from meshdp.resources import ResourceSet
 from meshdp.resources.mesh import duration_ms
 
-__all__ = ["Snapshot", "Workload", "compile_all", "compile_workload", "workloads"]
+__all__ = ["Snapshot", "Workload", "compile_all", "compile_inbound", "compile_workload", "workloads"]
 
 
 def compile_workload(resources: ResourceSet, workload: Workload) -> Snapshot:
@@ -28,6 +28,14 @@ def compile_workload(resources: ResourceSet, workload: Workload) -> Snapshot:
     directory = Directory(resources)
     upstreams = Upstreams(directory)
     return _compile(directory, workload, _shared(directory, upstreams), upstreams)
+
+
+def compile_inbound(resources: ResourceSet, workload: Workload) -> Snapshot:
+    """Compiles of one workload's snapshot what decides on those who call it; it can call nobody."""
+    directory = Directory(resources)
+    return Snapshot(
+        encoded({"mesh": _mesh(directory), "telemetry": _telemetry(directory), **_inbound(directory, workload)})
+    )
 
 
 def compile_all(resources: ResourceSet) -> dict[tuple[str, str], Snapshot]:
@@ -53,13 +61,16 @@ def _shared(directory: Directory, upstreams: Upstreams) -> dict[str, bytes]:
 
 
 def _compile(directory: Directory, workload: Workload, shared: Mapping[str, bytes], upstreams: Upstreams) -> Snapshot:
-    sections: dict[str, Section] = {
+    sections: dict[str, Section] = {**_inbound(directory, workload), **services(directory, workload)}
+    return Snapshot({**shared, **upstreams.of(workload), **encoded(sections)})
+
+
+def _inbound(directory: Directory, workload: Workload) -> dict[str, Section]:
+    return {
         "workload": _self(directory, workload),
         "authz": authz(directory, workload),
         **inbound(directory, workload),
-        **services(directory, workload),
     }
-    return Snapshot({**shared, **upstreams.of(workload), **encoded(sections)})
 
 
 def _mesh(directory: Directory) -> Mesh:

@@ -108,7 +108,8 @@ impl<'w> Caller<'w> {
             Direction::Inbound => {
                 let scratch = self.scratch(request, text);
                 let view = view(&request.head, text, &scratch);
-                if let Some(shadow) = snapshot.shadow_of_request(facts, &view.facts(facts)) {
+                let shadow = snapshot.shadow_request(facts, &view.facts(facts));
+                if !shadow.is_empty() {
                     *request.shadow.borrow_mut() = Some(record::shadow(&shadow, self.worker));
                 }
                 snapshot.authorize_request_in(&mut self.policy_context.borrow_mut(), facts, &view.facts(facts))

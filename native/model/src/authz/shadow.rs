@@ -1,63 +1,69 @@
-//! Shadows: what policies in dry run would have decided, and which AUDIT rule matched. None of it decides anything.
+//! Shadow results: what policies with the dry-run annotation would have decided, and which AUDIT rule matched. Nobody acts on them.
 //!
-//! In:      the section, from `compile`; facts, from the engine.      Out: `Shadow`, for the access log and the metrics.
-//! Where no policy is in dry run or of action AUDIT there is nothing here, and requests pay nothing for it.
-//! Source:  istio-semantics D.2 (AUDIT), D.7 (dry run); attack case AZ-15.
+//! In:      facts, and the dry-run and AUDIT policies of the snapshot.      Out: `Shadow`, for the command line, log and metrics.
+//! Where there are no such policies there is nothing here, and requests pay nothing for it.
+//! Source:  istio-semantics D.2 (AUDIT), D.7: DENY and ALLOW each have a result of their own, as in Istio's metadata.
 
 use std::fmt;
 use std::sync::Arc;
 
-use crate::authz::PolicyRef;
-use crate::authz::compile::{Layer, ListTable, RuleSet, cannot_hold_in_http, cannot_hold_in_tcp};
-use crate::authz::matching::{Marks, Matchers};
+use serde::Serialize;
+
+use crate::authz::compile::{Layer, Policies};
+use crate::authz::matching::Marks;
+use crate::authz::{PolicyRef, connection_marks};
 use crate::facts::{ConnectionFacts, RequestFacts};
-use crate::sections::{Action, Authz, Policy};
+use crate::sections::Action;
 use crate::snapshot::Snapshot;
 
 impl Snapshot {
-    /// What policies in the shadow say of an HTTP request; `None` where there are none.
-    pub fn shadow_of_request(&self, connection: &ConnectionFacts, request: &RequestFacts<'_>) -> Option<Shadow> {
-        let shadows = self.policies().shadows.as_ref()?;
-        let mut marks = Marks::new(shadows.list_count);
-        shadows.matchers.mark_connection(connection, &mut marks);
-        shadows.matchers.mark_request(request, &mut marks);
-        Some(shadows.http.ask(&marks))
+    /// What policies in the shadow say to an HTTP request.
+    pub fn shadow_request(&self, connection: &ConnectionFacts, request: &RequestFacts<'_>) -> Shadow {
+        let Some(policies) = &self.policies().shadow else { return Shadow::default() };
+        let mut marks = connection_marks(policies, connection);
+        policies.matchers.mark_request(request, &mut marks);
+        decide(policies, &policies.http, &marks)
     }
 
-    /// As `shadow_of_request`, for an opaque connection.
-    pub fn shadow_of_connection(&self, connection: &ConnectionFacts) -> Option<Shadow> {
-        let shadows = self.policies().shadows.as_ref()?;
-        let mut marks = Marks::new(shadows.list_count);
-        shadows.matchers.mark_connection(connection, &mut marks);
-        shadows.matchers.mark_remote(connection.source.ip(), &mut marks);
-        Some(shadows.tcp.ask(&marks))
+    /// What they say to an opaque connection.
+    pub fn shadow_connection(&self, connection: &ConnectionFacts) -> Shadow {
+        let Some(policies) = &self.policies().shadow else { return Shadow::default() };
+        let mut marks = connection_marks(policies, connection);
+        policies.matchers.mark_remote(connection.source.ip(), &mut marks);
+        decide(policies, &policies.tcp, &marks)
     }
 }
 
-/// What was found in the shadow of one request or connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Results by action; none where no dry-run policy of the action exists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Shadow {
-    /// Whether DENY policies in dry run would have let it through; `None` where there are none.
-    pub deny: Option<Hypothetical>,
-    /// The same of ALLOW policies.
-    pub allow: Option<Hypothetical>,
+    /// Of the ALLOW policies.
+    pub allow: Option<ShadowResult>,
+    /// Of the DENY policies.
+    pub deny: Option<ShadowResult>,
     /// The AUDIT rule that matched.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub audit: Option<Arc<PolicyRef>>,
 }
 
-/// A verdict that was not given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hypothetical {
-    /// Whether it would have been allowed.
+/// What the policies of one action would have decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ShadowResult {
+    /// Whether the request would have gone on.
     pub allowed: bool,
-    /// The rule that would have decided; none where no rule matched.
+    /// The rule that matched.
     pub policy: Option<Arc<PolicyRef>>,
 }
 
 impl Shadow {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.findings().next().is_none()
+    }
+
     /// Each finding: the action of the policies, what they would have done, and by which rule.
     pub fn findings(&self) -> impl Iterator<Item = (&'static str, &'static str, Option<&PolicyRef>)> {
-        let verdict = |found: &'_ Hypothetical| if found.allowed { "allowed" } else { "denied" };
+        let verdict = |found: &ShadowResult| if found.allowed { "allowed" } else { "denied" };
         let deny = self.deny.iter().map(move |found| ("deny", verdict(found), found.policy.as_deref()));
         let allow = self.allow.iter().map(move |found| ("allow", verdict(found), found.policy.as_deref()));
         let audit = self.audit.iter().map(|policy| ("audit", "matched", Some(&**policy)));
@@ -78,63 +84,20 @@ impl fmt::Display for Shadow {
     }
 }
 
-/// The policies in the shadow, compiled apart from those that decide.
-#[derive(Debug)]
-pub(crate) struct Shadows {
-    matchers: Matchers,
-    http: ShadowLayer,
-    tcp: ShadowLayer,
-    list_count: usize,
-}
-
-#[derive(Debug)]
-struct ShadowLayer {
-    dry: Layer,
-    has_deny: bool,
-    audit: RuleSet,
-}
-
-impl Shadows {
-    /// Compiles what decides nothing; `None` where there is nothing such.
-    pub(crate) fn compile(section: &Authz) -> Result<Option<Self>, String> {
-        if section.policies.iter().all(|policy| !is_dry(policy) && policy.action != Action::Audit) {
-            return Ok(None);
-        }
-        let mut lists = ListTable::default();
-        let http = ShadowLayer {
-            dry: Layer::compile(section, &mut lists, cannot_hold_in_http, is_dry),
-            has_deny: has_deny(section),
-            audit: RuleSet::audit(section, &mut lists, cannot_hold_in_http),
-        };
-        let tcp = ShadowLayer {
-            dry: Layer::compile(section, &mut lists, cannot_hold_in_tcp, is_dry),
-            has_deny: has_deny(section),
-            audit: RuleSet::audit(section, &mut lists, cannot_hold_in_tcp),
-        };
-        let matchers = Matchers::build(&lists.lists)?;
-        Ok(Some(Self { matchers, http, tcp, list_count: lists.lists.len() }))
-    }
-}
-
-impl ShadowLayer {
-    fn ask(&self, marks: &Marks) -> Shadow {
-        let denied = self.dry.deny.first_match(marks).cloned();
-        let allowed = self.dry.allow.first_match(marks).cloned();
-        let allow = self.dry.allow_policies.is_some();
-        Shadow {
-            deny: self.has_deny.then(|| Hypothetical { allowed: denied.is_none(), policy: denied }),
-            allow: allow.then(|| Hypothetical { allowed: allowed.is_some(), policy: allowed }),
-            audit: self.audit.first_match(marks).cloned(),
-        }
-    }
-}
-
-fn is_dry(policy: &Policy) -> bool {
-    policy.dry_run && policy.action != Action::Audit
-}
-
-fn has_deny(section: &Authz) -> bool {
-    section.policies.iter().any(|policy| is_dry(policy) && policy.action == Action::Deny)
+fn decide(policies: &Policies, layer: &Layer, marks: &Marks) -> Shadow {
+    let exists = |action: Action| policies.section.policies.iter().any(|policy| policy.action == action);
+    let matched = |action: Action| match action {
+        Action::Allow => layer.allow.first_match(marks).cloned(),
+        _ => layer.deny.first_match(marks).cloned(),
+    };
+    let result = |action: Action| {
+        exists(action).then(|| {
+            let policy = matched(action);
+            ShadowResult { allowed: policy.is_some() == (action == Action::Allow), policy }
+        })
+    };
+    let audit = layer.audit.first_match(marks).cloned();
+    Shadow { allow: result(Action::Allow), deny: result(Action::Deny), audit }
 }
 
 #[cfg(test)]
