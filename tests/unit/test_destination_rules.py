@@ -170,6 +170,14 @@ def test_findings_name_what_is_refused_and_what_is_not_honoured() -> None:
     assert codes(rule(f"host: details, subsets: [{{name: a}}], trafficPolicy: {{{unhonoured}}}")) == ["MDP0402"] * 3
 
 
+def test_a_rule_for_a_host_that_nobody_is_routed_to_is_named() -> None:
+    tls = "trafficPolicy: {tls: {mode: SIMPLE}}"
+    assert [codes(rule(f"host: '{host}', {tls}")) for host in ("details", "*.svc.cluster.local", "*")] == [[]] * 3
+    for host in ("ratings", "api.example.com", "*.example.com"):  # ratings is headless
+        assert codes(rule(f"host: '{host}', {tls}")) == ["MDP0305"], host
+    assert codes(rule("host: api.example.com, trafficPolicy: {}")) == []
+
+
 def test_a_rule_that_cannot_be_read_and_asks_for_no_tls_changes_nothing() -> None:
     text = rule("host: details, trafficPolicy: {loadBalancer: {}, typo: 1}")
     assert (codes(text), state(text)) == (["MDP0201"], "auto")
