@@ -1,35 +1,46 @@
 """The report: one JSON document for programs, and the same as tables for people.
 
 In:     rows, the machine, what was refused and what failed; or a report that was written before.
-Out:    `Report`, its JSON, its Markdown.
+Out:    `Report`, its JSON, its Markdown (`tables` makes the tables, `notes` has the reasons).
 """
 
 from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.goals import GOALS, NOT_YET, PEERS
-from bench.rounds import FLOOR, Row
+from bench import tables
+from bench.goals import GOALS, MISSED, NOT_MEASURED, peers_in
+from bench.notes import ELSEWHERE, NOTES
+from bench.rounds import Row
 
+WIDTH = 140
 METHOD = (
-    "CPU is the processes' own accounting (schedstat of every thread), kernel work included. Contenders take turns"
-    " within a round, in random order; a ratio is to the floor relay of the same round; shown are medians, and the"
-    " smallest reading. A round whose floor is more than 10 % off its median, or in which more than 2 % of the time was"
-    " stolen, is refused and repeated. Every contender stands between the same namespaces with the same redirection"
-    " rules and addresses, has one worker, keep-alive and no access log; proxy on processor 0, load and application on"
-    " processor 1. HTTP: GET with a 1 KB answer; http1 inbound: plaintext client to an in-mesh application"
-    " (PERMISSIVE, two policies; others: one rule); outbound: to an application outside the mesh; pair_…: two"
-    " proxies with mutual TLS between them, against two relays in plaintext. connect_warm: the pair, each"
-    " request on a connection of its own; handshake: the same with mutual TLS from the client. Bulk: one connection,"
-    " after 64 MiB that are compared byte by byte; for GB per CPU-second more is better. Memory: `alone` is the"
-    " proportional set size as though no other program ran the same files. A contender with one wrong"
-    " answer has no figure."
+    "CPU is the processes' own accounting (schedstat of every thread), the kernel's work for them included. Contenders"
+    " take turns within a round, in random order, and a ratio is to the floor of the same round: a relay in C that"
+    " looks at nothing, what any proxy on kernel TCP pays. A round whose floor is more than 10 % off its median, or in which"
+    " more than 2 % of the time was stolen, is refused and repeated. A contender with one wrong answer has no figure.",
+    "Every contender stands between the same network namespaces with the same redirection rules and addresses, with one"
+    " worker, keep-alive, no access log and no resumption; the proxy has processor 0, load and application share"
+    " processor 1. Requests are GET with a 1 KB answer. In a closed loop on two processors requests per second and"
+    " latencies only show that a run was sane.",
+    "Memory is that of all processes of one sidecar as though alone on the machine: pages of files that only they run"
+    " count whole, the distribution's libraries by their share.",
 )
+SUBJECTS = {
+    "meshdp": ("our sidecar as `meshdp up` starts it, fed by the control plane: metrics on, policies in force inbound"),
+    "meshdp, directory": "the same compiling its own configuration from a folder of YAML, as outside `meshdp up`",
+    "meshdp, 1000 services": "the same in a mesh of 1,000 services with 10,000 endpoints and 100 policies",
+    "floor": "the relay in C, in plaintext; two of them where there is a pair; for bulk one that splices",
+    "direct": "no proxy and no rules: what the load and the application take themselves",
+    "nginx, haproxy, envoy": (
+        "configured for speed by their users' means (`bench/proxies`); nginx speaks HTTP/1.1 where others share"
+    ),
+}
 
 
 @dataclass(slots=True)
@@ -42,13 +53,22 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    took: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The document."""
         return {
             "commit": self.commit,
             "machine": self.machine,
-            "method": {"text": METHOD, "options": self.options, "refused": self.refused, "failed": self.failed},
+            "method": {
+                "text": " ".join(METHOD),
+                "options": self.options,
+                "refused": self.refused,
+                "failed": self.failed,
+                "absent": self.absent,
+                "took_s": self.took,
+            },
             "rows": [row.as_dict() for row in self.rows],
         }
 
@@ -59,32 +79,70 @@ class Report:
         stem.with_suffix(".md").write_text(self.markdown())
 
     def markdown(self, manual: str = "../README.md") -> str:
-        """All of it, for people: the goals first, then every row. manual: where `bench/README.md` is from the page."""
-        lines = ["# Performance", "", *self._origin(manual), "", "## Goals of DESIGN section 7", ""]
-        lines += _table(GOAL_HEAD, [goal.line(self.rows) for goal in GOALS])
-        lines += ["", "Not measured yet:", "", *(f"* {what}: {why}" for what, why in NOT_YET)]
+        """All of it, for people. manual: where `bench/README.md` is from the page."""
+        lines = ["# Performance", "", *self._origin(manual), "", "## Goals", ""]
+        lines += [*textwrap.wrap(GOALS_SAY, WIDTH), "", *self._goals(), *self._reasons(), *_elsewhere(), ""]
+        lines += ["## How it was measured", "", *self._method(), "", "## The tables", "", *_subjects()]
         for group in dict.fromkeys(row.group for row in self.rows):
-            lines += ["", f"## {TITLES.get(group, group)}", ""]
-            lines += _table(ROW_HEAD, [_cells(row) for row in self.rows if row.group == group])
-        lines += ["", "## Method and machine", "", *textwrap.wrap(METHOD, 148), ""]
-        lines += [f"* {name}: {value}" for name, value in self.machine.items()]
-        lines += [f"* refused rounds: {self._refusals()}", *self._failures()]
+            rows = [row for row in self.rows if row.group == group]
+            lines += ["", f"### {TITLES.get(group, group)}", "", *tables.of_group(group, rows)]
         return "\n".join(lines) + "\n"
 
     def _origin(self, manual: str) -> list[str]:
         text = (
-            f"Written by `make bench` from commit {self.commit} ({self.options}). Numbers of one machine: compare"
-            f" ratios. How to repeat it: [bench/README.md]({manual})."
+            f"What meshdp's sidecar costs, beside other proxies in its place. Written by `make bench` from commit"
+            f" {self.commit} ({self.options}) on one machine: compare ratios, not microseconds. How to repeat it:"
+            f" [bench/README.md]({manual})."
         )
-        return textwrap.wrap(text, 148)
+        return textwrap.wrap(text, WIDTH)
 
-    def _refusals(self) -> str:
-        some = [f"{count} in {name}" for name, count in self.refused.items() if count]
-        return "; ".join(some) or "none"
+    def _goals(self) -> list[str]:
+        peers = peers_in(self.rows)
+        return tables.aligned((*GOAL_HEAD, *peers, ""), [goal.line(self.rows, peers) for goal in GOALS])
 
-    def _failures(self) -> Iterator[str]:
+    def _reasons(self) -> Iterator[str]:
+        """Why figures are missed or missing. A goal that is reached has nothing to explain."""
+        for verdict, title in ((MISSED, "Missed, and why"), (NOT_MEASURED, "Not measured")):
+            goals = [goal for goal in GOALS if goal.verdict(self.rows) == verdict]
+            if goals:
+                yield from ("", f"### {title}", "")
+            explained = [goal for goal in goals if verdict == MISSED or goal.key in UNMEASURABLE]
+            for key in dict.fromkeys(goal.key for goal in explained):
+                what = "; ".join(goal.what for goal in goals if goal.key == key)
+                yield from _bullet(f"**{what}.** {NOTES.get(key, NO_NOTE)}")
+            if rest := len(goals) - len(explained):
+                yield from _bullet(f"{rest} figures of parts that were not run, or in which somebody has no figure.")
+
+    def _method(self) -> Iterator[str]:
+        for paragraph in METHOD:
+            yield from (*textwrap.wrap(paragraph, WIDTH), "")
+        yield from (f"* {name}: {value}" for name, value in self.machine.items())
+        if self.took:
+            parts = ", ".join(f"{part} {seconds / 60:.1f}" for part, seconds in self.took.items())
+            took = f"minutes: {sum(self.took.values()) / 60:.0f} in all; {parts}"
+            yield from _bullet(took)
+        some = "; ".join(f"{count} in {name}" for name, count in self.refused.items() if count)
+        yield from _bullet(f"refused rounds: {some or 'none'}")
         for name, reason in self.failed.items():
             yield f"* no figure for {name}: {reason.splitlines()[0]}"
+        for name, reason in self.absent.items():
+            yield f"* not in {name}: {reason.splitlines()[0]}"
+
+
+def _bullet(text: str) -> list[str]:
+    return textwrap.wrap(f"* {text}", WIDTH, subsequent_indent="  ")
+
+
+def _subjects() -> Iterator[str]:
+    yield from textwrap.wrap(TABLES_SAY, WIDTH)
+    yield ""
+    for name, meaning in SUBJECTS.items():
+        yield from _bullet(f"`{name}`: {meaning}.")
+
+
+def _elsewhere() -> Iterator[str]:
+    yield from ("", "### Shown by tests instead", "")
+    yield from tables.aligned(("figure", "where"), [[what, f"`{where}`"] for what, where in ELSEWHERE])
 
 
 def read(path: Path) -> Report:
@@ -97,23 +155,26 @@ def read(path: Path) -> Report:
         found = json.loads(path.read_text())
         method = found["method"]
         rows = [Row(**row) for row in found["rows"]]
-        return Report(found["machine"], found["commit"], method["options"], rows, method["refused"], method["failed"])
+        more = (method.get("absent", {}), method.get("took_s", {}))  # reports before these were noted have neither
+        return Report(
+            found["machine"], found["commit"], method["options"], rows, method["refused"], method["failed"], *more
+        )
     except (KeyError, TypeError) as missing:
         raise ValueError(f"{path}: expected a report of `make bench`, found something without {missing}") from missing
 
 
-def _cells(row: Row) -> list[str]:
-    params = ", ".join(f"{name} {value}" for name, value in row.params.items())
-    ratio = "" if row.ratio_to_floor is None else f"{row.ratio_to_floor:.2f}"
-    return [params, row.subject, row.metric, f"{row.median:g} {row.unit}", f"{row.min:g}", ratio, str(row.rounds)]
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)]
-
-
-GOAL_HEAD = ("what", "goal", "meshdp", *PEERS, "")
-ROW_HEAD = ("parameters", "subject", "metric", "median", "min", f"ratio to {FLOOR}", "rounds")
+GOAL_HEAD = ("what", "goal", "meshdp")
+NO_NOTE = "No reason is written yet (`bench/notes.py`)."
+UNMEASURABLE = ("handshake_resumed",)
+GOALS_SAY = (
+    "Every figure that DESIGN section 7 and issue 5 name, from the run that this page shows. Ratios of CPU are to the"
+    " floor of the same rounds, or to the peer that is named; what others have stands beside it where it is the same"
+    " figure."
+)
+TABLES_SAY = (
+    "A cell is a median over rounds, with the smallest and largest reading in brackets; `× floor` is the median of the"
+    " ratios of single rounds, with their middle half. `bench/results/latest.json` has every row. Who is who:"
+)
 TITLES = {
     "http1": "One HTTP/1.1 hop",
     "http1_tls": "One HTTP/1.1 hop that ends mutual TLS (ratio to a plaintext relay)",
