@@ -22,8 +22,9 @@ WIDTH = 140
 METHOD = (
     "CPU is the processes' own accounting (schedstat of every thread), the kernel's work for them included. Contenders"
     " take turns within a round, in random order, and a ratio is to the floor of the same round: a relay in C that"
-    " looks at nothing, what any proxy on kernel TCP pays. A round whose floor is more than 10 % off its median, or in which"
-    " more than 2 % of the time was stolen, is refused and repeated. A contender with one wrong answer has no figure.",
+    " looks at nothing, what any proxy on kernel TCP pays. A round whose floor is more than 10 % off its median, or in"
+    " which more than 2 % of the time was stolen, is refused and repeated. A contender with one wrong answer"
+    " has no figure.",
     "Every contender stands between the same network namespaces with the same redirection rules and addresses, with one"
     " worker, keep-alive, no access log and no resumption; the proxy has processor 0, load and application share"
     " processor 1. Requests are GET with a 1 KB answer. In a closed loop on two processors requests per second and"

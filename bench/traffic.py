@@ -137,10 +137,10 @@ def certificates(setting: Setting, contender: Contender) -> Path | None:
         return None
     if contender.name not in (OWN, LARGE):
         return contender.lane.folder / contender.name
-    folder = setting.folder / "client-certificates"
+    folder = setting.folder / f"{contender.lane.name}-client"
     if not folder.exists():
         folder.mkdir(mode=0o755)
-        authority = setting.sidecars().authority
+        authority = next(each.authority for each in setting.variants.values() if each.lane is contender.lane)
         chain, key = peers.certificate(authority, Sidecars.identity("client"))
         for file, text in (("leaf.pem", chain), ("key.pem", key), ("ca.pem", authority.bundle)):
             (folder / file).write_text(text)
