@@ -113,7 +113,7 @@ def _values(params: dict[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Four figures, without an exponent."""
+    """Three figures, or all before the point; no exponent."""
     digits = max(0, 3 - len(str(int(abs(value))))) if abs(value) >= 1 else 3
     return f"{value:.{digits}f}"
 

@@ -108,10 +108,10 @@ def test_a_report_is_rendered_with_the_goals_beside(report: dict[str, Any], tmp_
     # One figure changed: the page follows the report.
     changed = json.loads(Path(report["file"]).read_text())
     for row in changed["rows"]:
-        row["median"] = 123.5 if row["metric"] == "exec_to_ready" else row["median"]
+        row["median"] = 4321.0 if row["metric"] == "exec_to_ready" else row["median"]
     (tmp_path / "changed.json").write_text(json.dumps(changed))
-    assert "| exec to ready" in done.stdout and "| 123.5 " not in done.stdout
-    assert "| 123.5 " in bench("--render", str(tmp_path / "changed.json")).stdout
+    assert "| exec to ready" in done.stdout and "| 4321 " not in done.stdout
+    assert "| 4321 " in bench("--render", str(tmp_path / "changed.json")).stdout
 
 
 def test_a_part_that_does_not_exist_is_said() -> None:
