@@ -249,7 +249,7 @@ def test_ca_02_an_expired_certificate_fails_closed_and_recovers_alone(brief: Cal
         assert live.hears() == "early"
         os.kill(supervisor, signal.SIGSTOP)  # the authority is gone, and nobody told the sidecars
         try:
-            wait_until(lambda: readiness(mesh, "web")[0] == 503 and readiness(mesh, "back")[0] == 503, 15)
+            wait_until(lambda: readiness(mesh, "web")[0] == 503 and readiness(mesh, "back")[0] == 503)
             assert "expired" in readiness(mesh, "web")[1]
             refused = status(mesh, "web", "http://back/")
             assert "503" in refused.stderr, "we prove nothing to others"
@@ -265,7 +265,7 @@ def test_ca_02_an_expired_certificate_fails_closed_and_recovers_alone(brief: Cal
             assert admin(mesh, "web", "/stats")["certificates"]["alarm_percent"] == 100
         finally:
             os.kill(supervisor, signal.SIGCONT)
-        wait_until(lambda: status(mesh, "web", "http://back/").stdout.strip() == "200", 15)
+        wait_until(lambda: status(mesh, "web", "http://back/").stdout.strip() == "200")
         assert readiness(mesh, "web")[0] == 200
     log = mesh("logs", "web", "--sidecar").stdout
     for percent in (50, 80, 100):

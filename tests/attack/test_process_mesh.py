@@ -131,7 +131,7 @@ def test_pr_03_up_ends_while_it_starts(meshdp: Meshdp, number: signal.Signals, p
         process.send_signal(number)
         everything |= descendants(process.pid)
         try:
-            process.wait(15)
+            process.wait(60)
         finally:
             process.kill()
     wait_until(lambda: not any(alive(pid) for pid in everything))
@@ -262,7 +262,7 @@ def test_pr_17_as_process_one_it_collects_what_nobody_waits_for(meshdp: Meshdp) 
             subprocess.run(["nsenter", f"--target={first}", "--pid", "--mount", "sh", "-c", ORPHANS], check=True)
             wait_until(lambda: children(first) == before)
             os.kill(first, signal.SIGTERM)
-            assert process.wait(15) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
     assert not meshdp.state.exists()

@@ -29,6 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meshdp.local.isolation import kernel
 from tests.support.local_mesh import Meshdp, wait_until
+from tests.support.pair import PATIENCE_S
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make network namespaces"),
@@ -166,7 +167,7 @@ def connected(up: Meshdp) -> Iterator[socket.socket]:
     rows = up.rows()
     with kernel.network_of(rows["default/stranger"]["pid"]):
         connection = socket.socket()
-    connection.settimeout(5)
+    connection.settimeout(PATIENCE_S)
     with connection:
         connection.connect((rows["default/server"]["address"], 8080))
         yield connection

@@ -239,7 +239,7 @@ def free_ports(count: int) -> list[int]:
 
 def await_port(server: Server) -> None:
     """Until it answers."""
-    until = time.monotonic() + 15
+    until = time.monotonic() + 20
     while True:
         try:
             assert server.read(b"") == []
