@@ -18,8 +18,8 @@ from dataclasses import replace
 from typing import Any
 
 from bench import peers, relays
-from bench.drivers import Unable
 from bench.measure import Load, WrongAnswer, cpu_ns, weigh
+from bench.proxies.drivers import Unable
 from bench.rounds import FLOOR, Contender, Row, figure_row
 from bench.scenarios import OVER_TLS, PAIR, Scenario
 from bench.stage import PORT, SERVER_IP, await_listening

@@ -14,7 +14,8 @@ import subprocess
 from pathlib import Path
 
 import meshdp
-from bench import drivers, peers
+from bench import peers
+from bench.proxies import drivers
 from bench.stage import ROOT
 
 EXTENSION = ROOT / "src/meshdp/_native.abi3.so"

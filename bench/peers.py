@@ -20,8 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from bench import drivers
-from bench.proxies import Role, envoy, haproxy, nginx
+from bench.proxies import Role, drivers, envoy, haproxy, nginx
 from bench.scenarios import Scenario
 from bench.stage import PROXY_UID, Lane, await_listening
 from meshdp.control.authority import Authority

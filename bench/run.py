@@ -25,7 +25,8 @@ from pathlib import Path
 # ruff: noqa: E402 - the programme is called by its path, so its package is found here first
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from bench import drivers, footprint, instructions, kernels, machine, micro, pace, peers, relays, report, traffic
+from bench import footprint, instructions, kernels, machine, micro, pace, peers, relays, report, traffic
+from bench.proxies import drivers
 from bench.report import Report
 from bench.rounds import FLOOR
 from bench.scenarios import PARTS as TRAFFIC

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import documents, peers, relays
-from bench.drivers import Unable
 from bench.measure import Bulk, GrpcLoad, Load, cpu_ns
+from bench.proxies.drivers import Unable
 from bench.rounds import FLOOR, Compared, Comparison, Contender, Figures, compare
 from bench.scenarios import PARTS, Scenario
 from bench.sidecars import Sidecars

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from bench import drivers, report, tables
-from bench.goals import GOALS
+from bench import report
 from bench.measure import WrongAnswer
-from bench.notes import NOTES
-from bench.report import Report
+from bench.proxies import drivers
+from bench.report import Report, tables
+from bench.report.goals import GOALS
+from bench.report.notes import NOTES
 from bench.rounds import Compared, Comparison, Contender, Figures, Row, compare
 
 EVERYONE: Any = [Contender("floor", None, {}), Contender("meshdp", None, {})]  # type: ignore[arg-type]

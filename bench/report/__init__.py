@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import tables
-from bench.goals import GOALS, MISSED, NOT_MEASURED, peers_in
-from bench.notes import ELSEWHERE, NOTES
+from bench.report import tables
+from bench.report.goals import GOALS, MISSED, NOT_MEASURED, peers_in
+from bench.report.notes import ELSEWHERE, NOTES
 from bench.rounds import Row
 
 WIDTH = 140
@@ -165,7 +165,7 @@ def read(path: Path) -> Report:
 
 
 GOAL_HEAD = ("what", "goal", "meshdp")
-NO_NOTE = "No reason is written yet (`bench/notes.py`)."
+NO_NOTE = "No reason is written yet (`bench/report/notes.py`)."
 UNMEASURABLE = ("handshake_resumed",)
 GOALS_SAY = (
     "Every figure that DESIGN section 7 and issue 5 name, from the run that this page shows. Ratios of CPU are to the"
