@@ -42,7 +42,7 @@ impl Policies {
         Self::of(section, false)
     }
 
-    /// in_shadow: every policy counts, so that it can be told what it would do.
+    /// `in_shadow`: every policy counts, so that it can be told what it would do.
     fn of(section: Authz, in_shadow: bool) -> Result<Self, String> {
         section.policies.iter().try_for_each(check_lists)?;
         let mut lists = ListTable::default();
