@@ -3,7 +3,7 @@
 //! In: a `Permit` and the pinned snapshot.  Out: `Target`, then an open `Stream`, pooled or fresh.
 //! Limits: connect time-out of the cluster; handshake bound of the settings.
 //! Fails: a `Reason` naming what did not work, before any byte of the request was sent.
-//! Source: istio-semantics A.5 (127.0.0.6), B.2 (ALPN, SNI), B.4 (client-side mTLS per endpoint), B.5 (TLS of a DestinationRule).
+//! Source: istio-semantics A.5 (127.0.0.6), B.2 (ALPN, SNI), B.4 (client-side mTLS per endpoint), B.5 (TLS of a `DestinationRule`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -148,7 +148,7 @@ impl Target {
     }
 
     /// Opens a fresh connection: TCP, then TLS to an expected identity where the endpoint speaks it, or TLS as a
-    /// DestinationRule asks for it.
+    /// `DestinationRule` asks for it.
     ///
     /// # Errors
     /// The reason, before any byte of the request was sent.

@@ -33,7 +33,7 @@ pub(crate) enum TlsFailure {
     Protocol(String),
     /// The socket failed.
     Socket(String),
-    /// What a DestinationRule names for TLS cannot be used; nothing was sent.
+    /// What a `DestinationRule` names for TLS cannot be used; nothing was sent.
     Material(String),
 }
 

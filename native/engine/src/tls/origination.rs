@@ -1,4 +1,4 @@
-//! TLS that a sidecar begins for its application: what a DestinationRule asks for, and files, into client configurations.
+//! TLS that a sidecar begins for its application: what a `DestinationRule` asks for, and files, into client configurations.
 //!
 //! In: `Origination` of a cluster; the files that it names.  Out: a `ClientConfig` that accepts exactly the servers asked for.
 //! Limits: `CONFIGURATIONS` kept per worker; files of `FILE_BYTES` at most, looked at again whenever their stamp is another.

@@ -1,3 +1,6 @@
+//! TLS begun for applications: servers, names, files. What a rule asks for and cannot be had is refused.
+#![allow(clippy::unwrap_used, reason = "the unwraps of a test are assertions")]
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
