@@ -39,7 +39,7 @@ def test_an_idle_mutual_tls_connection_costs_at_most_10_kb(mesh: Mesh) -> None:
         before = anonymous_bytes(pid)
         held += asked(mesh, context, CONNECTIONS)
         bound = before + CONNECTIONS * BOUND_BYTES
-        mesh.origin.wait(lambda: anonymous_bytes(pid) < bound, 5)
+        mesh.origin.wait(lambda: anonymous_bytes(pid) < bound)
         each = (anonymous_bytes(pid) - before) / CONNECTIONS
     finally:
         for connection in held:

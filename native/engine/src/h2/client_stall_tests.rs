@@ -3,6 +3,9 @@
 
 use super::*;
 
+/// Nothing goes on: no send in all this time, however slow the machine is.
+const STILL: Duration = Duration::from_millis(300);
+
 #[test]
 fn a_retired_connection_whose_peer_takes_nothing_is_given_up() {
     run(async {
@@ -15,12 +18,9 @@ fn a_retired_connection_whose_peer_takes_nothing_is_given_up() {
         let mut stream = connection.open(RequestKind::Other, false, request("/upload")).unwrap();
         let body = vec![1; 1 << 20];
         // Until neither the socket nor the connection takes any more.
-        let fill = async {
-            loop {
-                poll_fn(|context| stream.poll_send_data(context, &body, false)).await.unwrap();
-            }
-        };
-        assert!(timeout(Duration::from_millis(300), fill).await.is_err());
+        while let Ok(taken) = timeout(STILL, poll_fn(|context| stream.poll_send_data(context, &body, false))).await {
+            taken.unwrap();
+        }
         drop(stream);
         worker.h2.retire(|_| false);
         for now_ms in [0, 100, 4_000] {
@@ -34,7 +34,7 @@ fn a_retired_connection_whose_peer_takes_nothing_is_given_up() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        assert!(timeout(Duration::from_secs(5), ended).await.is_ok());
+        assert!(timeout(Duration::from_secs(20), ended).await.is_ok());
     });
 }
 
