@@ -3,6 +3,9 @@
 //! In: an accepted socket with its original destination.  Out: one `Outcome` per connection (opaque) or per request (HTTP).
 //! Limits: `settings::Limits`.  Fails: every stage returns a `Failure`; none forwards a byte without a `Permit`.
 //! A panic in a stage ends this connection alone and is counted as `bug`.
+//!
+//! A task is as large as the largest of its states, and most of its life a connection is idle: what is large travels in boxes,
+//! for an async function keeps room for its arguments to its end.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -23,7 +26,7 @@ use crate::worker::registry::{Admitted, Entry};
 use crate::worker::{Pinned, Worker};
 
 /// Serves one connection to its end and records how it ended.
-pub(crate) async fn serve(accepted: Accepted, admitted: Admitted, worker: Rc<Worker>) {
+pub(crate) async fn serve(accepted: Box<Accepted>, admitted: Admitted, worker: Rc<Worker>) {
     let entry = Rc::clone(&admitted.entry);
     let mut bug = record::BugGuard::new(&worker, &entry);
     entry.register_waker().await;
@@ -35,7 +38,7 @@ pub(crate) async fn serve(accepted: Accepted, admitted: Admitted, worker: Rc<Wor
 
 /// Runs the stages in order. One configuration is pinned for the whole of an opaque connection; an HTTP connection
 /// pins anew for each request.
-async fn stages(accepted: Accepted, worker: &Rc<Worker>, entry: &Rc<Entry>) -> Result<(), Failure> {
+async fn stages(accepted: Box<Accepted>, worker: &Rc<Worker>, entry: &Rc<Entry>) -> Result<(), Failure> {
     let pinned = worker.pin();
     let secured = begin(accepted, &pinned, worker, entry).await?;
     fault::point("connection");
@@ -50,7 +53,12 @@ async fn stages(accepted: Accepted, worker: &Rc<Worker>, entry: &Rc<Entry>) -> R
 }
 
 /// From the first byte to a known peer. On its own, so that its room is used again by what follows.
-async fn begin(accepted: Accepted, pinned: &Pinned, worker: &Worker, entry: &Rc<Entry>) -> Result<Secured, Failure> {
+async fn begin(
+    accepted: Box<Accepted>,
+    pinned: &Pinned,
+    worker: &Worker,
+    entry: &Rc<Entry>,
+) -> Result<Box<Secured>, Failure> {
     let port = downstream::port(pinned, &accepted)?;
     let sniffed = downstream::sniff(accepted, &port, worker).await?;
     let chain = port.filter_chain(&sniffed)?;

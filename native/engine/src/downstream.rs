@@ -117,7 +117,7 @@ fn outbound_protocol(outbound: &Outbound<'_>, detection: &Detection) -> ChainPro
 
 /// A connection whose first bytes have been looked at, and kept.
 pub(crate) struct Sniffed {
-    accepted: Accepted,
+    accepted: Box<Accepted>,
     prefix: Vec<u8>,
     pub(crate) detection: Detection,
     sni: Option<Box<str>>,
@@ -127,7 +127,7 @@ pub(crate) struct Sniffed {
 ///
 /// # Errors
 /// `DownstreamClosed` when nothing came, `IdleTimeout` and `SniffTimeout` when too little came in time.
-pub(crate) async fn sniff(mut accepted: Accepted, port: &Port<'_>, worker: &Worker) -> Result<Sniffed, Failure> {
+pub(crate) async fn sniff(mut accepted: Box<Accepted>, port: &Port<'_>, worker: &Worker) -> Result<Sniffed, Failure> {
     let wanted = port.wanted();
     let mut prefix = Vec::new();
     let mut found = Found::default();
@@ -213,8 +213,9 @@ pub(crate) async fn secure(
     chain: &Chain,
     worker: &Worker,
     entry: &Rc<Entry>,
-) -> Result<Secured, Failure> {
+) -> Result<Box<Secured>, Failure> {
     let Sniffed { accepted, prefix, detection, sni } = sniffed;
+    let accepted = *accepted;
     let mut facts = ConnectionFacts {
         direction: accepted.direction,
         peer: None,
@@ -230,7 +231,7 @@ pub(crate) async fn secure(
         peer_hash = Some(peer.hash);
         let identity = Peer::parse(&peer.uri);
         facts.peer = Some(identity.map_err(|error| Failure::new(Reason::DownstreamTlsUntrusted, error.to_string()))?);
-        (Stream::Tls(Box::new(stream)), Vec::new())
+        (Stream::Tls(stream), Vec::new())
     } else {
         (Stream::Plain(accepted.tcp), prefix)
     };
@@ -240,11 +241,8 @@ pub(crate) async fn secure(
     });
     let peer_root = stream.proof().map(|(root, _)| *root);
     let entry = Rc::clone(entry);
-    Ok(Secured {
-        stream,
-        received,
-        link: Link { facts, sniffed: detection, chain: *chain, peer_hash, peer_root, entry },
-    })
+    let link = Link { facts, sniffed: detection, chain: *chain, peer_hash, peer_root, entry };
+    Ok(Box::new(Secured { stream, received, link }))
 }
 
 async fn terminate(
@@ -253,7 +251,7 @@ async fn terminate(
     detection: &Detection,
     protocol: ChainProtocol,
     worker: &Worker,
-) -> Result<(tls::TlsStream, tls::PeerCertificate), Failure> {
+) -> Result<(Box<tls::TlsStream>, tls::PeerCertificate), Failure> {
     let credentials = worker.own_credentials()?;
     let spoken: &[ServerAlpn] = match protocol {
         ChainProtocol::Http => &[ServerAlpn::Http2, ServerAlpn::Http11],

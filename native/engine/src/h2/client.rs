@@ -79,9 +79,15 @@ pub(crate) async fn acquire(target: &Target, worker: &Rc<Worker>) -> Result<Acqu
         Found::Http11 => return Ok(Acquired::Http11),
         Found::Nothing => {}
     }
+    drop(key);
+    // Boxed, so that requests do not all keep room for a wait that few of them have.
+    Box::pin(wait_in_time(&group, target, worker)).await
+}
+
+async fn wait_in_time(group: &Rc<Group>, target: &Target, worker: &Rc<Worker>) -> Result<Acquired, Reason> {
     let bound = target.connect_timeout + worker.settings.handshake();
     let last_ms = worker.coarse_ms() + worker.settings.limits.idle_ms;
-    let mut waiting = pin!(wait(&group, target, worker));
+    let mut waiting = pin!(wait(group, target, worker));
     loop {
         match timeout(bound, waiting.as_mut()).await {
             Ok(acquired) => return acquired,
