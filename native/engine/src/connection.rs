@@ -97,7 +97,34 @@ pub(crate) struct Detection {
     /// A `ClientHello` was seen.
     pub(crate) tls: bool,
     /// ALPN values, or what plain bytes look like.
-    pub(crate) application: Vec<Box<[u8]>>,
+    pub(crate) application: Names,
+}
+
+/// Names of protocols as a `ClientHello` writes them, each behind its length: one small allocation for an idle connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Names(Box<[u8]>);
+
+impl Names {
+    /// ALPN has no name of more than 255 bytes.
+    pub(crate) fn of<'n>(names: impl Iterator<Item = &'n [u8]>) -> Self {
+        let mut all = Vec::new();
+        for name in names {
+            let Ok(length) = u8::try_from(name.len()) else { continue };
+            all.push(length);
+            all.extend_from_slice(name);
+        }
+        Self(all.into())
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || {
+            let (length, behind) = rest.split_first()?;
+            let (name, after) = behind.split_at(usize::from(*length));
+            rest = after;
+            Some(name)
+        })
+    }
 }
 
 /// The treatment chosen for a connection.

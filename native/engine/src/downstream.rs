@@ -22,7 +22,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::connection::{Chain, Detection, Failure, Link, Secured};
+use crate::connection::{Chain, Detection, Failure, Link, Names, Secured};
 use crate::listener::Accepted;
 use crate::observe::outcome::Reason;
 use crate::stream::{Stream, uninterrupted};
@@ -89,7 +89,7 @@ impl Port<'_> {
 }
 
 fn inbound_chain(inbound: &Inbound, detection: &Detection) -> Result<Chain, Failure> {
-    let detected = |wanted: &[u8]| detection.application.iter().any(|name| **name == *wanted);
+    let detected = |wanted: &[u8]| detection.application.iter().any(|name| name == wanted);
     let Some(chain) = inbound.filter_chain_where(detection.tls, detected) else {
         let kind = if detection.tls { "TLS without a mesh ALPN" } else { "plaintext" };
         let detail = format!("{kind} on port {} under {}", inbound.port, mode_word(inbound.mode));
@@ -107,7 +107,7 @@ fn mode_word(mode: MtlsMode) -> &'static str {
 }
 
 fn outbound_protocol(outbound: &Outbound<'_>, detection: &Detection) -> ChainProtocol {
-    let http = detection.application.iter().any(|name| matches!(&**name, b"http/1.0" | b"http/1.1" | b"h2c"));
+    let http = detection.application.iter().any(|name| matches!(name, b"http/1.0" | b"http/1.1" | b"h2c"));
     match outbound {
         Outbound::Http { .. } => ChainProtocol::Http,
         Outbound::Auto(_) if http && !detection.tls => ChainProtocol::Http,
@@ -190,11 +190,14 @@ async fn read_some(tcp: &mut TcpStream, prefix: &mut Vec<u8>) -> io::Result<usiz
 }
 
 fn judge(prefix: &[u8], wanted: Wanted) -> Option<Found> {
-    let plain = |name: &[u8]| Found { detection: Detection { tls: false, application: vec![name.into()] }, sni: None };
+    let plain = |name: &[u8]| Found {
+        detection: Detection { tls: false, application: Names::of([name].into_iter()) },
+        sni: None,
+    };
     match sniff_bytes(prefix, wanted) {
         Sniff::NeedMore => None,
         Sniff::Tls(hello) => Some(Found {
-            detection: Detection { tls: true, application: hello.alpn().map(Into::into).collect() },
+            detection: Detection { tls: true, application: Names::of(hello.alpn()) },
             sni: hello.sni().map(|name| name.to_ascii_lowercase().into_boxed_str()),
         }),
         Sniff::Http1(HttpVersion::Http10) => Some(plain(b"http/1.0")),
@@ -227,7 +230,7 @@ pub(crate) async fn secure(
     let (stream, received) = if chain.terminate {
         let (stream, peer) = terminate(accepted.tcp, prefix, &detection, chain.protocol, worker).await?;
         *entry.peer.borrow_mut() = Some(peer.uri.as_str().into());
-        *entry.tls.borrow_mut() = Some(describe(&stream).into_boxed_str());
+        entry.tls.set(Some(describe(&stream)));
         peer_hash = Some(peer.hash);
         let identity = Peer::parse(&peer.uri);
         facts.peer = Some(identity.map_err(|error| Failure::new(Reason::DownstreamTlsUntrusted, error.to_string()))?);
@@ -257,7 +260,7 @@ async fn terminate(
         ChainProtocol::Http => &[ServerAlpn::Http2, ServerAlpn::Http11],
         ChainProtocol::Tcp => &[],
     };
-    let alpn = ServerAlpn::select(spoken, || detection.application.iter().map(|name| &**name));
+    let alpn = ServerAlpn::select(spoken, || detection.application.iter());
     let hello = prefix.as_slice().into();
     worker.buffers.give(prefix);
     let handshake = tls::accept(tcp, hello, &credentials, alpn);
@@ -273,11 +276,11 @@ async fn terminate(
 }
 
 /// TLS version and cipher suite, in rustls' words.
-fn describe(stream: &tls::TlsStream) -> String {
+fn describe(stream: &tls::TlsStream) -> [&'static str; 2] {
     let common = stream.session().common();
     let version = common.protocol_version().and_then(|version| version.as_str()).unwrap_or("unknown");
     let suite = common.negotiated_cipher_suite().map(|suite| suite.suite());
-    format!("{version} {}", suite.and_then(|suite| suite.as_str()).unwrap_or("unknown"))
+    [version, suite.and_then(|suite| suite.as_str()).unwrap_or("unknown")]
 }
 
 fn reason_of(failure: &TlsFailure) -> Reason {
