@@ -28,7 +28,7 @@ PARTS = {
     "H2-02": "2 s on sockets, an hour on the core",
     "H2-04": "a block ends at 128 frames, so 10^6 frames are never read; at line rate: `make attack`",
     "H2-23": "limits of 0 and 1, and flapping, in the engine's tests over a scripted peer; 1 and 4 on sockets",
-    "H2-28": "100,000 unknown frames at most: the connection is cut after a few thousand",
+    "H2-28": "200,000 unknown frames at most: the connection is cut after a few thousand",
     "H2-30": "3 s without a byte instead of 10 s, ten streams",
     "H2-31": "content-length 0 with a body: an HTTP/1.1 application has its whole request before the body comes (RFC 9110 8.6)",
     "H2-34": "always on (decision 0112): tests/e2e/test_http2_websocket.py; off in native/proto/tests/proto/h2/messages.rs",

@@ -239,7 +239,7 @@ def test_pr_01_the_last_words_of_a_command_still_reach_another(meshdp: Meshdp) -
     started = time.monotonic()
     assert meshdp("down").returncode == 0
     assert (meshdp.folder / "said.txt").read_text() == "last words: 200\n"
-    assert time.monotonic() - started < 8, "it waits for what is still there, not for the deadline"
+    assert time.monotonic() - started < 15, "it waits for what is still there, not for the deadline"
     assert not meshdp.state.exists()
 
 

@@ -246,6 +246,14 @@ impl ClientConnection {
         self.life.braked.get() && self.shared.is_braked()
     }
 
+    pub(super) fn parked(&self) -> u32 {
+        self.shared.parked()
+    }
+
+    pub(super) fn relieve(&self, most: u32) -> u32 {
+        self.shared.relieve(most)
+    }
+
     pub(super) fn is_unused(&self) -> bool {
         self.shared.is_unused()
     }

@@ -86,11 +86,12 @@ impl Connections {
     }
 
     /// Looks after all of them and forgets what is no more.
-    pub(crate) fn sweep(&self, now_ms: u64, wall_s: u64) {
+    pub(crate) fn sweep(&self, (now_ms, wall_s): (u64, u64), saving: bool) {
         self.groups.borrow_mut().retain(|_, group| {
             for connection in &*group.connections.borrow() {
                 connection.sweep(now_ms, wall_s, self.idle_ms);
             }
+            group.relieve(if saving { 0 } else { PARKED_BYTES });
             if group.openers.waiting.get() > 0 {
                 group.openers.changed.notify_one(); // a pause may be over; one is enough to begin a connect
             }
@@ -184,6 +185,16 @@ impl Group {
         self.openers.changed.notify_waiters();
     }
 
+    /// Makes room for the others where readers stall; what these leave unread may be `most` bytes in all beyond the windows.
+    fn relieve(&self, most: u32) {
+        let connections = self.connections.borrow();
+        let parked: u32 = connections.iter().map(|connection| connection.parked()).sum();
+        let mut left = most.saturating_sub(parked);
+        for connection in &*connections {
+            left -= connection.relieve(left);
+        }
+    }
+
     /// The peer chose no HTTP/2.
     pub(super) fn falls_back(&self, now_ms: u64) {
         self.http11_until_ms.set(now_ms + FALLBACK_MS);
@@ -206,6 +217,8 @@ fn is_live(connection: &ClientConnection) -> bool {
 
 /// Connections per key that take new streams.
 const CONNECTIONS: usize = 16;
+/// Bytes that readers who stall may leave beside the windows of the connections of one key before the longest of them is reset.
+const PARKED_BYTES: u32 = 16 << 20;
 /// Connections on which the peer allows no stream at all before no further one is tried.
 const SHUT: usize = 2;
 /// How long those who have a connection to wait for wait before another connect is tried after one failed.

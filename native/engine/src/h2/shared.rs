@@ -25,8 +25,8 @@ pub(crate) struct Shared {
     pub(super) buffers: Rc<Buffers>,
     /// Bytes received so far, to tell life from silence.
     received: Cell<u64>,
-    /// Requests that the core answered by itself and nobody has recorded.
-    answered: Cell<u32>,
+    /// Requests that the core answered or refused by itself and nobody has recorded.
+    unrecorded: Cell<Unrecorded>,
     /// Who waits for a stream to end, or for the peer to allow more.
     openers: Option<Rc<Openers>>,
 }
@@ -62,6 +62,15 @@ pub(super) struct State {
     greeted: bool,
 }
 
+/// Requests that never became one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Unrecorded {
+    /// Answered, because their heads were above the limits.
+    pub(crate) large: u32,
+    /// Reset, because their heads were malformed.
+    pub(crate) malformed: u32,
+}
+
 /// A request that a peer has begun.
 pub(crate) struct Accepted {
     pub(crate) stream: StreamHandle,
@@ -84,7 +93,7 @@ impl Shared {
             greeted: false,
         };
         let (state, buffers) = (RefCell::new(state), Rc::clone(buffers));
-        Rc::new(Self { state, buffers, received: Cell::new(0), answered: Cell::new(0), openers })
+        Rc::new(Self { state, buffers, received: Cell::new(0), unrecorded: Cell::default(), openers })
     }
 
     /// Client: opens a stream with its request head; `encode` writes the field block.
@@ -186,9 +195,9 @@ impl Shared {
         self.state.borrow().core.settings_acknowledged()
     }
 
-    /// How many requests with heads above the limits the core has answered by itself since this was asked last.
-    pub(crate) fn take_answered(&self) -> u32 {
-        self.answered.take()
+    /// The requests that the core has dealt with by itself since this was asked last.
+    pub(crate) fn take_unrecorded(&self) -> Unrecorded {
+        self.unrecorded.take()
     }
 
     /// Bytes received so far.
@@ -207,6 +216,27 @@ impl Shared {
         core.active() > 0 && (core.connection_window() == 0 || core.receive_room() < LEAST_ROOM)
     }
 
+    /// Client, once per sweep: makes room where readers that stall stand in the way of others (decision 0102). May park `most`
+    /// bytes more than the window allows for; how many it parked.
+    pub(super) fn relieve(&self, most: u32) -> u32 {
+        let mut state = self.state();
+        let State { core, slots, lent, .. } = &mut *state;
+        if !core.look() {
+            return 0;
+        }
+        if !std::mem::replace(lent, true) {
+            core.lend_output(self.buffers.lend());
+        }
+        let parked = core.relieve(most, slots);
+        state.wake_driver();
+        parked
+    }
+
+    /// Bytes that are kept for readers that stall, beyond what the connection's window allows for.
+    pub(super) fn parked(&self) -> u32 {
+        self.state.borrow().core.parked()
+    }
+
     /// Whether no stream is there.
     pub(super) fn is_unused(&self) -> bool {
         self.active() == 0
@@ -218,8 +248,10 @@ impl Shared {
         state.lend_output(&self.buffers);
         let State { core, slots, greeted, .. } = &mut *state;
         let taken = core.receive(input, &mut self.buffers.heads.borrow_mut(), slots);
-        let News { settings, going_away, answered, .. } = std::mem::take(&mut slots.news);
-        self.answered.set(self.answered.get() + answered);
+        let News { settings, going_away, answered, refused, .. } = std::mem::take(&mut slots.news);
+        let unrecorded = self.unrecorded.get();
+        self.unrecorded
+            .set(Unrecorded { large: unrecorded.large + answered, malformed: unrecorded.malformed + refused });
         *greeted |= settings;
         if let Some(openers) = self.openers.as_ref().filter(|_| settings || going_away) {
             openers.ungreeted_streams.set(UNGREETED_STREAMS.min(core.peer_max_streams() as usize));

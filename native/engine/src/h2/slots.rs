@@ -36,6 +36,8 @@ pub(super) struct News {
     pub(super) pong: bool,
     /// Requests that the core answered by itself, for their heads were above the limits.
     pub(super) answered: u32,
+    /// Requests that the core refused, for their heads were malformed.
+    pub(super) refused: u32,
 }
 
 /// A request that has just begun.
@@ -175,12 +177,19 @@ impl Events for Slots {
     }
 
     fn reset(&mut self, id: StreamId, code: ErrorCode, by: Side) {
-        let Some(slot) = self.of(id) else { return };
+        let Some(&index) = self.by_id.get(&id) else { return };
+        let slot = &mut self.all[index];
         slot.end = Some(match by {
             Side::Peer if code == ErrorCode::REFUSED_STREAM => StreamEnd::Unprocessed,
             Side::Peer => StreamEnd::Reset(code),
+            Side::Local if code == ErrorCode::CANCEL => StreamEnd::Stalled,
             Side::Local => StreamEnd::Fault(code),
         });
+        if slot.end == Some(StreamEnd::Stalled) {
+            // What its reader has left is what was in the way.
+            (slot.taken, slot.ended) = (0, false);
+            self.buffers.give(std::mem::take(&mut slot.body));
+        }
         slot.wake();
     }
 
@@ -204,6 +213,10 @@ impl Events for Slots {
 
     fn answered(&mut self, _id: StreamId, _status: u16) {
         self.news.answered += 1;
+    }
+
+    fn refused(&mut self, _id: StreamId) {
+        self.news.refused += 1;
     }
 }
 

@@ -239,7 +239,7 @@ impl Worker {
         self.registry.wake_expired(self.coarse_ms());
         self.pool.borrow_mut().sweep(self.coarse_ms(), self.wall_s.get());
         self.health.sweep(self.coarse_ms());
-        self.h2.sweep(self.coarse_ms(), self.wall_s.get());
+        self.h2.sweep((self.coarse_ms(), self.wall_s.get()), self.pressure.is_saving());
         self.retire_old_credentials();
         if matches!(self.own_credentials(), Err(Reason::CredentialsExpired)) {
             self.retire(|key| key.security.is_none());

@@ -298,6 +298,7 @@ impl<'b> H2Response<'b> {
         match end {
             StreamEnd::Distrusted => Reason::TrustChanged,
             StreamEnd::Fault(_) => Reason::MalformedResponse,
+            StreamEnd::Stalled => Reason::Overload,
             _ if self.started => Reason::UpstreamClosedMidResponse,
             _ => Reason::UpstreamResetBeforeResponse,
         }
@@ -382,6 +383,10 @@ impl ResponseSide for H2Response<'_> {
 
     fn still_trusted(&self, _worker: &Worker) -> Result<(), Failure> {
         Ok(()) // the pool ends the streams of a connection whose peer is not (`StreamEnd::Distrusted`)
+    }
+
+    fn poll_cut(&mut self, context: &mut Context<'_>) -> Poll<Reason> {
+        self.flow.handle.poll_cut(context).map(|end| self.lost(end))
     }
 
     fn came(&self) -> Came {
