@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use meshdp_proto::h2::hpack::Encoder;
 use meshdp_proto::h2::{Config, NotOpened, Role};
+use meshdp_proto::http1_head::Limits;
 use meshdp_proto::http1_response::RequestKind;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -99,6 +100,12 @@ async fn wait_in_time(group: &Rc<Group>, target: &Target, worker: &Rc<Worker>) -
     }
 }
 
+/// The peer has said on this connection that it wants HTTP/1.1: no new stream goes onto it, and the endpoint is remembered.
+pub(crate) fn fall_back(connection: &ClientConnection, target: &Target, worker: &Worker) {
+    connection.retire();
+    worker.h2.group(&target.pool_key(worker)).falls_back(worker.coarse_ms());
+}
+
 /// Waits for a connection that is being made, or for a stream to end on those that are there.
 async fn wait(group: &Rc<Group>, target: &Target, worker: &Rc<Worker>) -> Result<Acquired, Reason> {
     let most = if worker.pressure.is_saving() { WAITERS_WHILE_SHORT } else { WAITERS };
@@ -140,7 +147,7 @@ async fn connect(ending: Ending, target: Target) {
     }
     let outcome = match connected {
         Err(reason) => Err(reason),
-        Ok(stream) if stream.speaks_http2() => {
+        Ok(stream) if stream.takes_http2(target.declares_http2()) => {
             begin(stream, group, worker);
             Ok(())
         }
@@ -157,7 +164,9 @@ async fn connect(ending: Ending, target: Target) {
 fn begin(stream: Stream, group: &Rc<Group>, worker: &Rc<Worker>) {
     let proof = stream.proof().map(|(root, until)| (*root, until));
     let openers = Some(Rc::clone(&group.openers));
-    let config = Config { connection_window: CONNECTION_WINDOW, ..Config::default() };
+    let limits = Limits::default();
+    let limits = if proof.is_some() { limits.of_mesh_peer() } else { limits };
+    let config = Config { connection_window: CONNECTION_WINDOW, limits, ..Config::default() };
     let shared = Shared::new(Role::Client, &config, &worker.buffers, openers);
     let connection = Rc::new(ClientConnection { shared: Rc::clone(&shared), proof, life: Life::default() });
     connection.life.heard_ms.set(worker.coarse_ms());
@@ -227,6 +236,11 @@ impl ClientConnection {
     /// again.
     pub(crate) fn reused(&self) -> bool {
         self.life.opened.get() > 1
+    }
+
+    /// Whether the peer has said, of a stream or of all, that it wants HTTP/1.1 instead (RFC 9113 7).
+    pub(crate) fn wants_http11(&self) -> bool {
+        self.shared.wants_http11()
     }
 
     pub(super) fn may_open(&self) -> Result<(), NotOpened> {

@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     received: Cell<u64>,
     /// Requests that the core answered or refused by itself and nobody has recorded.
     unrecorded: Cell<Unrecorded>,
+    /// The peer has said that it wants HTTP/1.1.
+    http11: Cell<bool>,
     /// Who waits for a stream to end, or for the peer to allow more.
     openers: Option<Rc<Openers>>,
 }
@@ -93,7 +95,14 @@ impl Shared {
             greeted: false,
         };
         let (state, buffers) = (RefCell::new(state), Rc::clone(buffers));
-        Rc::new(Self { state, buffers, received: Cell::new(0), unrecorded: Cell::default(), openers })
+        Rc::new(Self {
+            state,
+            buffers,
+            received: Cell::new(0),
+            unrecorded: Cell::default(),
+            http11: Cell::default(),
+            openers,
+        })
     }
 
     /// Client: opens a stream with its request head; `encode` writes the field block.
@@ -209,6 +218,10 @@ impl Shared {
         self.state.borrow().retired
     }
 
+    pub(super) fn wants_http11(&self) -> bool {
+        self.http11.get()
+    }
+
     /// Whether bodies wait for the connection's window, either way: the peer does not read ours, or readers of ours that
     /// stall have left no room for what the others wait for.
     pub(super) fn is_braked(&self) -> bool {
@@ -248,10 +261,11 @@ impl Shared {
         state.lend_output(&self.buffers);
         let State { core, slots, greeted, .. } = &mut *state;
         let taken = core.receive(input, &mut self.buffers.heads.borrow_mut(), slots);
-        let News { settings, going_away, answered, refused, .. } = std::mem::take(&mut slots.news);
+        let News { settings, going_away, answered, refused, http11, .. } = std::mem::take(&mut slots.news);
         let unrecorded = self.unrecorded.get();
         self.unrecorded
             .set(Unrecorded { large: unrecorded.large + answered, malformed: unrecorded.malformed + refused });
+        self.http11.set(self.http11.get() || http11);
         *greeted |= settings;
         if let Some(openers) = self.openers.as_ref().filter(|_| settings || going_away) {
             openers.ungreeted_streams.set(UNGREETED_STREAMS.min(core.peer_max_streams() as usize));

@@ -199,7 +199,11 @@ impl Trial<'_, '_, '_> {
         match run(self.errand, self.transfer, down, &mut up).await {
             Ok(done) => Ok(done),
             Err(broken) => {
-                let lost = broken.lost_to_reuse(connection.reused() && up.lost_with_connection());
+                let refused = connection.wants_http11() && broken.unanswered;
+                if refused {
+                    client::fall_back(&connection, target, worker);
+                }
+                let lost = refused || broken.lost_to_reuse(connection.reused() && up.lost_with_connection());
                 let lost = up.unprocessed() || lost && self.errand.is_idempotent(down.text());
                 let again = self.may_try_again() && lost;
                 if again {

@@ -353,8 +353,9 @@ async fn obey(
                 let _ = doors.send(Doors::Closed);
                 // Whoever asks for the connections after this sees those that were still in the queue.
                 doors.closed().await;
+                worker.h2.retire(|_| false);
             }
-            Command::Stop => return,
+            Command::Stop => return worker.h2.leave().await,
         }
     }
 }
