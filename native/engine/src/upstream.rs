@@ -180,7 +180,7 @@ impl Target {
                 worker.telemetry.borrow().tls_failed(reason);
                 Err(reason)
             }
-            Ok(Ok((stream, _peer))) => Ok(Stream::Tls(Box::new(stream))),
+            Ok(Ok((stream, _peer))) => Ok(Stream::Tls(stream)),
         }
     }
 }
