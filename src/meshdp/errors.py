@@ -147,6 +147,32 @@ CODES: dict[str, Code] = {
         "RequestAuthentication not honoured before M4", "warning", "Until then requests to what it selects are denied."
     ),
     "MDP0305": Code("policy without effect", "warning", "Remove it, or change the field that is named."),
+    # security: what `meshdp authz check` finds in what policies do
+    "MDP0350": Code("rule never matches", "warning", "Correct what contradicts itself, or remove the rule."),
+    "MDP0351": Code("value never matches", "warning", "Write the value as requests have it."),
+    "MDP0352": Code(
+        "ALLOW denies all TCP",
+        "warning",
+        "Add a rule without HTTP fields for the TCP ports, or select workloads that have none.",
+    ),
+    "MDP0353": Code(
+        "DENY wider on TCP",
+        "warning",
+        "Add ports to the rule, so that it concerns HTTP ports alone, or select workloads without TCP ports.",
+    ),
+    "MDP0354": Code("host without port", "warning", "List the host with its port too, or with ':*' after it."),
+    "MDP0355": Code(
+        "token condition without RequestAuthentication",
+        "warning",
+        "Add a RequestAuthentication that selects the same workloads, or remove the condition.",
+    ),
+    "MDP0356": Code(
+        "identity where plaintext is accepted",
+        "warning",
+        "Demand mutual TLS of the workload: PeerAuthentication with mode STRICT.",
+    ),
+    "MDP0357": Code("duplicate rule", "warning", "Keep one of the two."),
+    "MDP0358": Code("shadowed rule", "warning", "Remove it, or narrow the rule that covers it."),
     # traffic
     "MDP0401": Code("kind not honoured yet", "warning", "Traffic behaves as if the document were absent."),
     "MDP0402": Code("field not honoured yet", "warning", "Traffic behaves as if the field were absent."),

@@ -20,13 +20,21 @@ from meshdp.compiler.snapshot import Mesh, Peer, Peers, Section, Self, Snapshot,
 from meshdp.resources import ResourceSet
 from meshdp.resources.mesh import duration_ms
 
-__all__ = ["Snapshot", "Workload", "compile_all", "compile_workload", "workloads"]
+__all__ = ["Snapshot", "Workload", "compile_all", "compile_inbound", "compile_workload", "workloads"]
 
 
 def compile_workload(resources: ResourceSet, workload: Workload) -> Snapshot:
     """Compiles what one workload's sidecar needs."""
     directory = Directory(resources)
     return _compile(directory, workload, _shared(directory))
+
+
+def compile_inbound(resources: ResourceSet, workload: Workload) -> Snapshot:
+    """Compiles of one workload's snapshot what decides on those who call it; it can call nobody."""
+    directory = Directory(resources)
+    return Snapshot(
+        encoded({"mesh": _mesh(directory), "telemetry": _telemetry(directory), **_inbound(directory, workload)})
+    )
 
 
 def compile_all(resources: ResourceSet) -> dict[tuple[str, str], Snapshot]:
@@ -49,13 +57,16 @@ def _shared(directory: Directory) -> dict[str, bytes]:
 
 
 def _compile(directory: Directory, workload: Workload, shared: Mapping[str, bytes]) -> Snapshot:
-    sections: dict[str, Section] = {
+    sections: dict[str, Section] = {**_inbound(directory, workload), **services(directory, workload)}
+    return Snapshot({**shared, **encoded(sections)})
+
+
+def _inbound(directory: Directory, workload: Workload) -> dict[str, Section]:
+    return {
         "workload": _self(directory, workload),
         "authz": authz(directory, workload),
         **inbound(directory, workload),
-        **services(directory, workload),
     }
-    return Snapshot({**shared, **encoded(sections)})
 
 
 def _mesh(directory: Directory) -> Mesh:

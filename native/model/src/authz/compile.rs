@@ -21,6 +21,8 @@ pub(crate) struct Policies {
     pub(crate) tcp: Layer,
     /// How many value lists there are, hence marks.
     pub(crate) list_count: usize,
+    /// The dry-run policies, compiled as if they were enforced, where there are any.
+    pub(crate) shadow: Option<Box<Policies>>,
 }
 
 /// The enforced rules of one kind of traffic.
@@ -44,7 +46,14 @@ impl Policies {
         let matchers = Matchers::build(&lists.lists);
         let matchers =
             matchers.or_else(|reason| section.policies.iter().try_for_each(check_values).and(Err(reason)))?;
-        Ok(Self { matchers, http, tcp, list_count: lists.lists.len(), section })
+        let shadow = Self::shadow_of(&section)?;
+        Ok(Self { matchers, http, tcp, list_count: lists.lists.len(), shadow, section })
+    }
+
+    fn shadow_of(section: &Authz) -> Result<Option<Box<Self>>, String> {
+        let tried = section.policies.iter().filter(|policy| policy.dry_run && policy.action != Action::Audit);
+        let policies: Vec<Policy> = tried.map(|policy| Policy { dry_run: false, ..policy.clone() }).collect();
+        if policies.is_empty() { Ok(None) } else { Self::compile(Authz { policies }).map(|made| Some(Box::new(made))) }
     }
 
     /// Denies everything: one ALLOW policy without rules.
@@ -74,7 +83,7 @@ impl Layer {
                 names.push(format!("{}/{} ({})", policy.namespace, policy.name, policy.where_));
             }
             for (index, rule) in policy.rules.iter().enumerate() {
-                if policy.action == Action::Allow && predicates(rule).any(|predicate| cannot_hold(predicate.field)) {
+                if is_dropped(policy.action, rule, &cannot_hold) {
                     continue;
                 }
                 let policy = Arc::new(PolicyRef::new(policy, index));
@@ -139,9 +148,14 @@ impl RuleSet {
     }
 }
 
+/// D.5: an ALLOW rule with a predicate that cannot hold goes whole, rules of other actions go on without it.
+pub(crate) fn is_dropped(action: Action, rule: &Rule, cannot_hold: impl Fn(Field) -> bool) -> bool {
+    action == Action::Allow && predicates(rule).any(|predicate| cannot_hold(predicate.field))
+}
+
 /// One rule over marks.
 #[derive(Debug)]
-struct CompiledRule {
+pub(crate) struct CompiledRule {
     policy: Arc<PolicyRef>,
     from: AnyOf,
     to: AnyOf,
@@ -156,15 +170,21 @@ type AllOf = Vec<Test>;
 
 /// A list of values, and whether it must be marked or must not.
 #[derive(Clone, Copy, Debug)]
-struct Test {
+pub(crate) struct Test {
     list: u32,
     negate: bool,
     /// How few requests mark the list, roughly; lower is fewer.
     rank: u8,
 }
 
+impl Test {
+    pub(crate) fn holds(self, marks: &Marks) -> bool {
+        marks.has(self.list) != self.negate
+    }
+}
+
 impl CompiledRule {
-    fn compile(
+    pub(crate) fn compile(
         policy: Arc<PolicyRef>,
         rule: &Rule,
         lists: &mut ListTable,
@@ -185,8 +205,8 @@ impl CompiledRule {
         }
     }
 
-    fn matches(&self, marks: &Marks) -> bool {
-        let all = |tests: &AllOf| tests.iter().all(|test| marks.has(test.list) != test.negate);
+    pub(crate) fn matches(&self, marks: &Marks) -> bool {
+        let all = |tests: &AllOf| tests.iter().all(|test| test.holds(marks));
         let any = |alternatives: &AnyOf| alternatives.is_empty() || alternatives.iter().any(all);
         any(&self.from) && any(&self.to) && all(&self.when)
     }
@@ -210,13 +230,14 @@ fn rarest(tests: &AllOf) -> Option<Test> {
 
 /// The distinct value lists; a negated list is the same list.
 #[derive(Default)]
-struct ListTable {
-    lists: Vec<Predicate>,
+pub(crate) struct ListTable {
+    pub(crate) lists: Vec<Predicate>,
     numbers: HashMap<Predicate, u32>,
 }
 
 impl ListTable {
-    fn test(&mut self, predicate: &Predicate) -> Test {
+    /// The test for a predicate; its list is taken in when it is new.
+    pub(crate) fn test(&mut self, predicate: &Predicate) -> Test {
         let list = Predicate { negate: false, ..predicate.clone() };
         let next = self.lists.len() as u32;
         let number = *self.numbers.entry(list.clone()).or_insert(next);
@@ -269,6 +290,6 @@ fn of_policy(policy: &Policy, reason: &str) -> String {
 }
 
 /// All predicates of a rule.
-fn predicates(rule: &Rule) -> impl Iterator<Item = &Predicate> {
+pub(crate) fn predicates(rule: &Rule) -> impl Iterator<Item = &Predicate> {
     rule.from.iter().chain(&rule.to).flatten().chain(&rule.when)
 }
