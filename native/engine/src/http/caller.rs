@@ -20,6 +20,7 @@ use crate::connection::{Failure, Link, still_accepted};
 use crate::http::decide::{Head, Scratch, View, is_normalised_alike, path_mode, read_head};
 use crate::http::forward;
 use crate::observe::outcome::Reason;
+use crate::observe::record;
 use crate::observe::telemetry::SeriesCache;
 use crate::tls::ClientAlpn;
 use crate::upstream::Target;
@@ -49,6 +50,8 @@ pub(crate) struct Request {
     pub(crate) read: Cell<u64>,
     /// It is a call of gRPC.
     pub(crate) grpc: bool,
+    /// What policies in the shadow said of it, as the access log has it.
+    pub(crate) shadow: RefCell<Option<Box<str>>>,
 }
 
 impl<'w> Caller<'w> {
@@ -107,6 +110,10 @@ impl<'w> Caller<'w> {
             Direction::Inbound => {
                 let scratch = self.scratch(request, text);
                 let view = view(&request.head, text, &scratch);
+                let shadow = snapshot.shadow_request(facts, &view.facts(facts));
+                if !shadow.is_empty() {
+                    *request.shadow.borrow_mut() = Some(record::shadow(&shadow, self.worker));
+                }
                 snapshot.authorize_request_in(&mut self.policy_context.borrow_mut(), facts, &view.facts(facts))
             }
         }

@@ -40,6 +40,7 @@ use crate::settings::Settings;
 use crate::stream::Stream;
 use crate::sys;
 use crate::tls::credentials::{CredentialStore, Credentials};
+use crate::tls::origination::Originations;
 use crate::tls::verify::RootId;
 use crate::worker::buffers::Buffers;
 use crate::worker::health::Health;
@@ -93,6 +94,8 @@ pub(crate) struct Worker {
     pub(crate) h2: Connections,
     pub(crate) load: Load,
     pub(crate) health: Health,
+    /// TLS begun for applications.
+    pub(crate) originations: RefCell<Originations>,
     pub(crate) scratch: RefCell<Scratch>,
     pub(crate) telemetry: RefCell<WorkerTelemetry>,
     pub(crate) access_log: RefCell<AccessLog>,
@@ -124,6 +127,7 @@ impl Worker {
             h2: Connections::new(pool_total, limits.pool_idle_ms),
             load: Load::default(),
             health: Health::default(),
+            originations: RefCell::default(),
             scratch: RefCell::default(),
             telemetry: RefCell::new(telemetry),
             access_log: RefCell::new(access_log),
