@@ -17,10 +17,10 @@ from bench.traffic import FRESH_MS, Setting, contenders_of
 REPEATED = 0.15
 LOAD_S, START_S = 0.2, 0.5  # to start a load and to end it; to start a contender
 FRESH_WAIT_S = 0.4
-INSTRUCTIONS_S = 70
+INSTRUCTIONS_S = 120  # and to compile the large mesh
 WEIGHING_S = 16.0  # rests of REST_S and more, 10,000 requests, a thousand connections
 STARTED_S = 0.3
-MICRO_PER_SECOND, KERNELS_S = 20, 30
+MICRO_PER_SECOND, KERNELS_S = 35, 60
 
 
 def estimate(setting: Setting, part: str) -> float:

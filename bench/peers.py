@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import subprocess
 import sysconfig
 from collections.abc import Callable
@@ -32,6 +33,9 @@ CONFIGURATIONS: dict[str, Callable[[Path, Role], str]] = {
 }
 
 
+HYBRID_SINCE = (3, 5)  # OpenSSL with X25519MLKEM768
+
+
 def installed() -> list[str]:
     """The proxies that this machine has."""
     return [*(name for name in CONFIGURATIONS if program(name)), *drivers.named(os.environ)[0]]
@@ -45,9 +49,12 @@ def known() -> list[str]:
 def able(name: str, scenario: Scenario) -> bool:
     """Whether a proxy can stand in a scenario.
 
+    nginx and HAProxy have the key exchanges of the distribution's OpenSSL, which is this Python's, too.
     nginx speaks HTTP/1.1 where others share connections, and no gRPC here;
     its workers are processes, which share nothing, so two cost what one costs.
     """
+    if scenario.aim.hybrid and name in ("nginx", "haproxy") and ssl.OPENSSL_VERSION_INFO < HYBRID_SINCE:
+        return False
     if name != "nginx":
         return True
     several = any(role.workers > 1 for role in scenario.roles.values())

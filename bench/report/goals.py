@@ -57,7 +57,8 @@ NOT_MEASURED, REPORTED, REACHED, MISSED = "not measured", "reported", "reached",
 
 def peers_in(rows: Sequence[Row]) -> list[str]:
     """The usual peers, and whoever joined them."""
-    joined = {row.subject: None for row in rows if row.subject.partition(",")[0] not in OURS_OR_NONE}
+    compared = (row for row in rows if row.group != "kernels")  # their subjects are languages
+    joined = {row.subject: None for row in compared if row.subject.partition(",")[0] not in OURS_OR_NONE}
     return [*PEERS, *(name for name in joined if name not in PEERS)]
 
 

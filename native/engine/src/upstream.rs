@@ -190,13 +190,13 @@ impl Target {
 
 /// A handshake in the time that it may take.
 async fn within(
-    handshake: impl Future<Output = Result<TlsStream, TlsFailure>>,
+    handshake: impl Future<Output = Result<Box<TlsStream>, TlsFailure>>,
     worker: &Worker,
 ) -> Result<Stream, Reason> {
     match timeout(worker.settings.handshake(), handshake).await {
         Err(_) => Err(Reason::UpstreamTlsTimeout),
         Ok(Err(failure)) => Err(refused(&failure, worker)),
-        Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
+        Ok(Ok(stream)) => Ok(Stream::Tls(stream)),
     }
 }
 

@@ -36,7 +36,7 @@ async fn upstream(secured: Option<(Arc<Credentials>, ServerAlpn)>, builder: h2::
                 let Some((credentials, alpn)) = secured else { return echo(tcp, builder).await };
                 if let Ok((tls, _)) = tls::accept(tcp, Vec::new(), &credentials, alpn).await {
                     match alpn {
-                        ServerAlpn::Http2 => echo(Io(Stream::Tls(Box::new(tls))), builder).await,
+                        ServerAlpn::Http2 => echo(Io(Stream::Tls(tls)), builder).await,
                         _ => std::future::pending().await,
                     }
                 }

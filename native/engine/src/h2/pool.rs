@@ -8,10 +8,10 @@
 //! A connection whose key no longer holds takes no new stream; those under way end as they would, then it says GOAWAY.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use meshdp_model::wordhash::WordMap;
 use meshdp_proto::h2::NotOpened;
 use tokio::time::{sleep, timeout};
 
@@ -23,7 +23,7 @@ use crate::tls::verify::RootId;
 
 /// All connections.
 pub(crate) struct Connections {
-    groups: RefCell<HashMap<Fingerprint, Rc<Group>>>,
+    groups: RefCell<WordMap<Fingerprint, Rc<Group>>>,
     total: usize,
     idle_ms: u64,
 }
@@ -105,9 +105,7 @@ impl Connections {
                 connection.sweep(now_ms, wall_s, self.idle_ms);
             }
             group.relieve(if saving { 0 } else { PARKED_BYTES });
-            if group.openers.waiting.get() > 0 {
-                group.openers.changed.notify_one(); // a pause may be over; one is enough to begin a connect
-            }
+            group.openers.wake_first(); // a pause may be over; one is enough to begin a connect
             // Whoever is about to use a group that is otherwise forgotten holds it.
             !group.is_empty() || Rc::strong_count(group) > 1 || group.http11_until_ms.get() > now_ms
         });
@@ -199,7 +197,7 @@ impl Group {
         if matches!(attempt.outcome.get(), Some(Err(_))) {
             self.pause_until_ms.set(now_ms + PAUSE_MS);
         }
-        self.openers.changed.notify_waiters();
+        self.openers.wake_all();
     }
 
     /// Makes room for the others where readers stall; what these leave unread may be `most` bytes in all beyond the windows.
@@ -219,12 +217,12 @@ impl Group {
 
     pub(super) fn add(&self, connection: Rc<ClientConnection>) {
         self.connections.borrow_mut().push(connection);
-        self.openers.changed.notify_waiters();
+        self.openers.wake_all();
     }
 
     pub(super) fn remove(&self, connection: &Rc<ClientConnection>) {
         self.connections.borrow_mut().retain(|kept| !Rc::ptr_eq(kept, connection));
-        self.openers.changed.notify_waiters();
+        self.openers.wake_all();
     }
 }
 

@@ -7,13 +7,13 @@
 //! have to say leaves in one write.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use meshdp_proto::h2::hpack::Encoder;
 use meshdp_proto::h2::{Config, Connection, ConnectionFault, ErrorCode, NotOpened, RequestShape, Role};
 use meshdp_proto::http1_response::RequestKind;
-use tokio::sync::Notify;
 
 use super::slots::{News, Slots};
 use super::stream::{StreamEnd, StreamHandle};
@@ -33,10 +33,11 @@ pub(crate) struct Shared {
     openers: Option<Rc<Openers>>,
 }
 
-/// Those who wait to open a stream, on any of the connections that may carry theirs.
+/// Those who wait to open a stream, on any of the connections that may carry theirs: the first to come is the first to go.
 pub(crate) struct Openers {
-    pub(super) waiting: Cell<usize>,
-    pub(super) changed: Notify,
+    /// By the order in which they came.
+    waiting: RefCell<BTreeMap<u64, Option<Waker>>>,
+    next: Cell<u64>,
     /// Streams that are opened on a connection whose peer has not yet said how many it takes: what it said last, on another.
     ungreeted_streams: Cell<usize>,
 }
@@ -44,7 +45,65 @@ pub(crate) struct Openers {
 impl Default for Openers {
     fn default() -> Self {
         let ungreeted_streams = Cell::new(UNGREETED_STREAMS);
-        Self { waiting: Cell::new(0), changed: Notify::new(), ungreeted_streams }
+        Self { waiting: RefCell::default(), next: Cell::new(0), ungreeted_streams }
+    }
+}
+
+impl Openers {
+    /// One more who waits, if there is room for one.
+    pub(super) fn enter(&self, most: usize) -> Option<Waiting<'_>> {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() >= most {
+            return None;
+        }
+        let place = self.next.replace(self.next.get() + 1);
+        waiting.insert(place, None);
+        Some(Waiting { openers: self, place })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.borrow().is_empty()
+    }
+
+    /// There may be a place for the first, who passes on what is left.
+    pub(super) fn wake_first(&self) {
+        if let Some((_, Some(first))) = self.waiting.borrow().first_key_value() {
+            first.wake_by_ref();
+        }
+    }
+
+    /// Something concerns all of them.
+    pub(super) fn wake_all(&self) {
+        self.waiting.borrow().values().flatten().for_each(Waker::wake_by_ref);
+    }
+}
+
+/// A place among those who wait.
+pub(super) struct Waiting<'o> {
+    openers: &'o Openers,
+    place: u64,
+}
+
+impl Waiting<'_> {
+    pub(super) fn is_first(&self) -> bool {
+        self.openers.waiting.borrow().first_key_value().is_some_and(|(first, _)| *first == self.place)
+    }
+
+    /// Whom to wake.
+    pub(super) fn register(&self, context: &Context<'_>) {
+        let mut waiting = self.openers.waiting.borrow_mut();
+        match waiting.get_mut(&self.place) {
+            Some(Some(waker)) if waker.will_wake(context.waker()) => {}
+            Some(place) => *place = Some(context.waker().clone()),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.openers.waiting.borrow_mut().remove(&self.place);
+        self.openers.wake_first();
     }
 }
 
@@ -269,7 +328,7 @@ impl Shared {
         *greeted |= settings;
         if let Some(openers) = self.openers.as_ref().filter(|_| settings || going_away) {
             openers.ungreeted_streams.set(UNGREETED_STREAMS.min(core.peer_max_streams() as usize));
-            openers.changed.notify_waiters();
+            openers.wake_all();
         }
         drop(state);
         self.received.set(self.received.get() + input.len() as u64);
@@ -291,8 +350,9 @@ impl Shared {
             state.wake_driver();
         }
         state.take_output(&self.buffers);
-        if let Some(openers) = self.openers.as_ref().filter(|openers| openers.waiting.get() > 0) {
-            openers.changed.notify_one();
+        drop(state);
+        if let Some(openers) = &self.openers {
+            openers.wake_first();
         }
     }
 }

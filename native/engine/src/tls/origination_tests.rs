@@ -94,7 +94,7 @@ async fn dial(server: &Arc<ServerConfig>, config: Arc<ClientConfig>, sni: &str) 
     let (near, far) = sockets().await;
     let mut far = TlsStream::new(far, Session::server(Arc::clone(server)).unwrap(), Vec::new());
     let client = async {
-        let mut stream = crate::stream::Stream::Tls(Box::new(originate(near, config, sni, ClientAlpn::Tcp).await?));
+        let mut stream = crate::stream::Stream::Tls(originate(near, config, sni, ClientAlpn::Tcp).await?);
         assert!(stream.proof().is_none(), "no identity of the mesh");
         stream.write_all(b"x").await.map_err(TlsFailure::from)?;
         // With TLS 1.3 a server refuses our certificate only after our side is done.
@@ -102,7 +102,7 @@ async fn dial(server: &Arc<ServerConfig>, config: Arc<ClientConfig>, sni: &str) 
     };
     let served = async {
         far.handshake().await?;
-        let mut far = crate::stream::Stream::Tls(Box::new(far));
+        let mut far = crate::stream::Stream::Tls(far);
         far.read(&mut Vec::new(), 1).await?;
         far.write_all(b"y").await?;
         Ok::<_, TlsFailure>(far)

@@ -11,7 +11,7 @@ pub(crate) mod registry;
 
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use meshdp_model::facts::Direction;
 use meshdp_model::snapshot::Snapshot;
+use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
@@ -323,7 +324,9 @@ pub(crate) fn run(mut setup: Setup) -> std::io::Result<()> {
         }
         drop(seen);
         let ticking = Rc::clone(&worker);
-        last(&worker, move || tick(Rc::clone(&ticking)));
+        // tokio would set the kernel's timer for each wait, as long as it had one of ours to think of.
+        let ticker = Rc::new(sys::ticker(SWEEP)?);
+        last(&worker, move || tick(Rc::clone(&ticking), Rc::clone(&ticker)));
         obey(&worker, commands, &doors).await;
         worker.access_log.borrow_mut().flush();
         Ok(())
@@ -364,12 +367,13 @@ async fn obey(
     }
 }
 
-async fn tick(worker: Rc<Worker>) {
-    let mut interval = tokio::time::interval(SWEEP);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+async fn tick(worker: Rc<Worker>, ticker: Rc<AsyncFd<OwnedFd>>) {
     loop {
-        interval.tick().await;
-        worker.sweep();
+        let Ok(mut ticked) = ticker.readable().await else { return }; // the runtime ends
+        // Ticks that were missed count as one.
+        if let Ok(Ok(_)) = ticked.try_io(|timer| sys::ticks(timer.as_fd())) {
+            worker.sweep();
+        }
     }
 }
 
