@@ -1,9 +1,9 @@
-"""Instructions that a request costs our sidecar, with the usual mesh and with a thousand services and a hundred policies.
+"""Instructions that a request costs our sidecar, with the usual mesh and with the large one.
 
 In:     a `Setting`, the scenarios of group `scale`, valgrind.
-Out:    rows: user-space instructions per request of the worker thread, and the large mesh as a multiple of the small one.
-Limits: counted by callgrind on the whole sidecar, from the first measured request to the last; the kernel's are not in it. The
-        worker is the busiest thread. Virtual machines seldom have a processor's own counters, so nothing asks for them.
+Out:    rows: user-space instructions per request of the worker thread, and the large mesh as a multiple of the small.
+Limits: counted by callgrind on the whole sidecar, in the measured time, without the kernel's. The
+        worker is the busiest thread. Virtual machines seldom have a processor's own counters: none is asked for.
 Fails:  `Uncounted` when valgrind is missing or says no number.
 Source: spec/performance.md 4.2: exact, and of own code only.
 """
@@ -82,7 +82,12 @@ def _reading(setting: Setting, scenario: Scenario, sidecars: Sidecars, pid: int,
 
 def _tell(pid: int, what: str) -> None:
     done = subprocess.run(
-        ["callgrind_control", what, str(pid)], capture_output=True, text=True, check=False, user=PROXY_UID, group=PROXY_UID
+        ["callgrind_control", what, str(pid)],
+        capture_output=True,
+        text=True,
+        check=False,
+        user=PROXY_UID,
+        group=PROXY_UID,
     )
     if done.returncode != 0 or "OK." not in done.stdout:
         raise Uncounted(f"callgrind_control {what}: expected OK, found {(done.stdout + done.stderr).strip()!r}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench.measure import WrongAnswer, stolen
@@ -74,11 +74,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What the rounds of one comparison gave."""
+    """What the rounds of one comparison gave. failed: who has no figure, and why. absent: who cannot stand there."""
 
     rows: list[Row]
     refused: int
     failed: dict[str, str]
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def with_missing(self, failed: Mapping[str, str], absent: Mapping[str, str]) -> Compared:
+        """The same with those who did not even start."""
+        return Compared(self.rows, self.refused, {**self.failed, **failed}, {**self.absent, **absent})
 
 
 @dataclass(frozen=True, slots=True)

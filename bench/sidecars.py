@@ -66,12 +66,13 @@ class Sidecars:
         return self._launch(end, self._command(end), self._socket(end).parent, cpu)
 
     def start_under(self, end: str, words: list[str]) -> subprocess.Popen[str]:
-        """Starts the sidecar of one end below another program, and sees everything: `words` stand before its command."""
+        """Starts the sidecar of one end below another program, without a view of its own: `words` come first."""
         variables = [f"{name}={value}" for name, value in sidecar_env().items()]
         return self.lane.start(end, ["env", *variables, *words, *self._command(end)])
 
     def _command(self, end: str) -> list[str]:
-        return [*sidecar_command(f"default/{end}", self._socket(end)), "--concurrency", str(self.variant.workers)]
+        command = sidecar_command(f"default/{end}", self._socket(end))
+        return [*command, "--concurrency", str(self.variant.workers), *self.variant.options]
 
     def start_from_directory(self, end: str, certificates: dict[str, str]) -> subprocess.Popen[bytes]:
         """Starts the sidecar of one end so that it compiles the same documents for itself."""

@@ -173,6 +173,16 @@ CODES: dict[str, Code] = {
     ),
     "MDP0357": Code("duplicate rule", "warning", "Keep one of the two."),
     "MDP0358": Code("shadowed rule", "warning", "Remove it, or narrow the rule that covers it."),
+    # TLS towards services
+    "MDP0380": Code(
+        "DestinationRule not accepted",
+        "error",
+        "Correct it; until then nothing is sent to its host if it asks for TLS.",
+    ),
+    "MDP0381": Code(
+        "TLS that cannot be honoured", "warning", "Name files instead; connections to its host are refused."
+    ),
+    "MDP0382": Code("server not verified", "warning", "Remove insecureSkipVerify and name the server's authority."),
     # traffic
     "MDP0401": Code("kind not honoured yet", "warning", "Traffic behaves as if the document were absent."),
     "MDP0402": Code("field not honoured yet", "warning", "Traffic behaves as if the field were absent."),

@@ -142,7 +142,7 @@ def test_ca_01_two_hundred_renewals_under_load_fail_no_request(mesh: Meshdp, tmp
 def test_ca_01_seconds_of_life_renew_themselves_and_live_connections_stay(brief: Callable[..., Meshdp]) -> None:
     mesh = brief("--certificate-life", "5")
     talk = (
-        "import socket, time; c = socket.create_connection(('back', 9000), 5); seen = b''\n"
+        "import socket, time; c = socket.create_connection(('back', 9000), 20); seen = b''\n"
         "for _ in range(120): c.sendall(b'x'); seen += c.recv(1); time.sleep(0.1)\nprint(len(seen))"
     )
     with Load(mesh) as load:
@@ -187,7 +187,7 @@ def test_ca_06_a_root_rotates_under_load_without_a_lost_request(mesh: Meshdp, tm
 
 def test_ca_06_opaque_connections_rest_on_the_root_they_began_with(mesh: Meshdp) -> None:
     echo = (
-        "import socket, sys; c = socket.create_connection(('back', 9000), 5); c.settimeout(30)\n"
+        "import socket, sys; c = socket.create_connection(('back', 9000), 20); c.settimeout(30)\n"
         "for line in sys.stdin: c.sendall(line.encode()); print(c.recv(100).decode().strip(), flush=True)"
     )
     with mesh.talk("web", echo) as live:
@@ -239,7 +239,7 @@ def test_ca_02_an_expired_certificate_fails_closed_and_recovers_alone(brief: Cal
     mesh = brief("--certificate-life", "4")
     supervisor = mesh.state_of("turnover")["supervisor"]["pid"]
     waiting = (
-        "import socket, sys; c = socket.create_connection(('back', 9000), 5); c.settimeout(30)\n"
+        "import socket, sys; c = socket.create_connection(('back', 9000), 20); c.settimeout(30)\n"
         "print('open', flush=True)\n"
         "for line in sys.stdin: c.sendall(line.encode()); print(c.recv(100).decode().strip(), flush=True)"
     )

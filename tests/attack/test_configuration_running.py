@@ -322,6 +322,25 @@ def test_cf_14_a_path_rule_never_meets_the_other_versions_policy(quiet: Mesh) ->
     put(quiet, "base.yaml", kept)
 
 
+def test_cf_14_a_request_under_way_does_not_outlive_the_normal_form_it_went_by(quiet: Mesh) -> None:
+    """What went upstream as `/slow` is `//slow` by the version that comes: nobody has judged the two together."""
+    merged = "apiVersion: meshdp.io/v1alpha1\nkind: MeshConfig\nmetadata: {name: amesh}\nspec: {pathNormalization: {normalization: %s}}\n"
+    base = quiet.pair.configuration / "base.yaml"
+    kept = base.read_text()
+    put(quiet, "base.yaml", kept.partition("---\napiVersion: meshdp.io")[0])
+    put(quiet, "policies.yaml", deny("/never") + "---\n" + merged % "MERGE_SLASHES")
+    until(lambda: quiet.status("//never") == 403)
+    with wire.connect(quiet.pair, "inbound") as changed, wire.connect(quiet.pair, "inbound") as same:
+        before = len(quiet.origin.requests)
+        changed.sendall(get("//slow/2000"))
+        same.sendall(get("/slow/2000"))
+        until(lambda: [one.target for one in quiet.origin.requests[before:]].count(b"/slow/2000") == 2)
+        put(quiet, "policies.yaml", deny("/never") + "---\n" + merged % "NONE")
+        assert wire.listen(changed, 1, 10).statuses == [403]
+        assert wire.listen(same, 1, 10).statuses == [200], "what is the same by both goes on"
+    put(quiet, "base.yaml", kept)
+
+
 def test_cf_18_an_earlier_version_is_the_same_as_the_first_time(quiet: Mesh) -> None:
     texts = [deny("/a"), deny("/b") + "---" + STRICT, deny("/a", "/b")]
     targets = ("/a", "/b", "/c")

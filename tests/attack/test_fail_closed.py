@@ -33,7 +33,7 @@ BAD_INPUT = "tests/e2e/test_bad_input.py"
 
 # The rows of the table in its words, each with who tests it: names of tests here, `path::name` elsewhere, or `waits: M…: why`.
 ROWS: dict[str, tuple[str, ...]] = {
-    "no configuration ever received": (f"{BAD_INPUT}::test_no_configuration_yet",),
+    "no configuration ever received": (f"{BAD_INPUT}::test_az_13_no_configuration_yet",),
     "control plane lost later": (
         "test_2_19_a_source_that_is_lost_keeps_what_is_in_force",
         "tests/e2e/test_inspection.py::test_a_mesh_that_hangs_keeps_enforcing",

@@ -44,7 +44,7 @@ spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
 ASK = """\
 import urllib.request, urllib.error
 try:
-    print(urllib.request.urlopen("http://web/", timeout=5).status)
+    print(urllib.request.urlopen("http://web/", timeout=20).status)
 except urllib.error.HTTPError as answer:
     print(answer.code, answer.read().decode())
 """
@@ -165,9 +165,9 @@ import json, socket, urllib.request
 def listens(port):
     with socket.socket() as attempt:
         return attempt.connect_ex(("127.0.0.1", port)) == 0
-ready = urllib.request.urlopen("http://127.0.0.1:15021/healthz/ready", timeout=5).status
-certificate = json.load(urllib.request.urlopen("http://localhost:15000/certs", timeout=5))["certificate"]
-digest = json.load(urllib.request.urlopen("http://localhost:15000/config", timeout=5))["digest"]
+ready = urllib.request.urlopen("http://127.0.0.1:15021/healthz/ready", timeout=20).status
+certificate = json.load(urllib.request.urlopen("http://localhost:15000/certs", timeout=20))["certificate"]
+digest = json.load(urllib.request.urlopen("http://localhost:15000/config", timeout=20))["digest"]
 print(json.dumps([ready, bool(certificate), bool(digest), listens(15001), listens(15006)]), flush=True)
 import time; time.sleep(1000)
 """

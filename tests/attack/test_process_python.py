@@ -82,7 +82,7 @@ addresses = {{name: f"127.0.0.1:{{port}}" for name, port in PORTS.items()}}
 engine = Engine(settings.Settings(addresses | {{"workload": "default/details-v1", "single_instance": False}}).for_engine())
 engine.start()
 def ready():
-    connection = http.client.HTTPConnection("127.0.0.1", PORTS["readiness"], timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", PORTS["readiness"], timeout=20)
     connection.request("GET", "/healthz/ready")
     return connection.getresponse().status
 def child(body):

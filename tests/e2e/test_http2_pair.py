@@ -152,6 +152,20 @@ def test_dg_16_bytes_of_values_come_through(mesh: Mesh) -> None:
     assert received.values(b"x-all") == [value]
 
 
+def test_what_the_first_sidecar_takes_the_second_takes_too(mesh: Mesh) -> None:
+    # Host and nonce are two of the 100 that a head may have.
+    fields = b"".join(b"X-Field-%d: a\r\n" % number for number in range(98))
+    mesh.origin.canned[b"many"] = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
+        + b"".join(b"X-Field-%d: a\r\n" % number for number in range(99))
+        + b"\r\nok"
+    ]
+    for target in (b"/", b"/canned/many"):
+        heard = mesh.ask(b"GET %b HTTP/1.1\r\nHost: server\r\nX-Nonce: n\r\n%b\r\n" % (target, fields))
+        assert heard.statuses == [200], (target, heard)
+    assert mesh.ask(b"GET / HTTP/1.1\r\nHost: server\r\nX-Nonce: n\r\nX: y\r\n%b\r\n" % fields).statuses == [431]
+
+
 def test_a_note_of_a_client_is_no_note(mesh: Mesh) -> None:
     mesh.ask(get("/noted", "x-meshdp-http1: 1.1,uuuuuuuuuuu"))
     received = [request for request in mesh.origin.requests if request.target == b"/noted"][-1]

@@ -72,7 +72,7 @@ kind: Service
 metadata: {name: back}
 spec: {selector: {app: back}, ports: [{name: http, port: 80, targetPort: 8080}]}
 """
-GET = "import urllib.request as u, sys; print(u.urlopen(sys.argv[1], timeout=5).read().decode())"
+GET = "import urllib.request as u, sys; print(u.urlopen(sys.argv[1], timeout=20).read().decode())"
 
 
 def write_files(folder: Path) -> Path:

@@ -184,7 +184,7 @@ class Server:
     def read(self, data: bytes) -> list[tuple[bytes, bytes, bytes, bytes | None]]:
         """How it reads these bytes, which end with a whole request: method, target, host, body."""
         heard = b""
-        with socket.create_connection(("127.0.0.1", self._port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=20) as connection:
             connection.sendall(data + END)
             with contextlib.suppress(ConnectionResetError):
                 while chunk := connection.recv(1 << 16):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,24 @@ def test_a_fed_sidecar_imports_little() -> None:
     code, *modules = done.stdout.split()
     assert code == "2"
     assert not [name for name in FORBIDDEN_IN_A_FED_SIDECAR if name in modules]
+
+
+def test_a_sidecar_that_compiles_for_itself_imports_no_more_than_it_uses(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from meshdp.supervise import supervisor\n"
+        "supervisor.import_compiler()\n"
+        "from meshdp.sources.files import FileSource\n"
+        "from pathlib import Path\n"
+        f"loaded = FileSource([Path({str(tmp_path)!r})]).load()\n"
+        "assert not loaded.findings, loaded.findings\n"
+        "print(*(name for name, module in sys.modules.items() if module is not None))\n"
+    )
+    (tmp_path / "pod.yaml").write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: b}\nspec: {}\n")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    modules = done.stdout.split()
+    assert "meshdp.supervise.reload" in modules
+    assert not {"typing_extensions", "difflib", "hashlib", "asyncio", "logging"} & set(modules)
 
 
 @pytest.mark.parametrize("words", [("--concurrency", "many"), ("--concurrency=many",)])

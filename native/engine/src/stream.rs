@@ -21,7 +21,7 @@ use crate::worker::buffers::{Buffers, FIRST};
 pub(crate) enum Stream {
     /// Bytes as they are on the wire.
     Plain(TcpStream),
-    /// Mutual TLS.
+    /// TLS.
     Tls(Box<TlsStream>),
 }
 
@@ -118,6 +118,15 @@ impl Stream {
         }
     }
 
+    /// Whether HTTP/2 is spoken to a peer that was offered it. One that names no version is spoken to as was `declared`, as
+    /// Envoy does; one that names HTTP/2 by Istio's word for it would take HTTP/1.1 amiss.
+    pub(crate) fn takes_http2(&self, declared: bool) -> bool {
+        match self {
+            Self::Plain(_) => true,
+            Self::Tls(tls) => matches!(tls.alpn(), Some(b"h2" | b"istio-h2")) || declared,
+        }
+    }
+
     /// Whether HTTP/2 is spoken from here: agreed on in the handshake; over plain bytes by prior knowledge.
     pub(crate) fn speaks_http2(&self) -> bool {
         match self {
@@ -134,11 +143,11 @@ impl Stream {
         }
     }
 
-    /// What the peer's certificate led to and until when it is valid; plain bytes prove nothing.
+    /// What the peer's certificate led to and until when it is valid; plain bytes and servers outside the mesh prove nothing.
     pub(crate) fn proof(&self) -> Option<(&RootId, u64)> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(tls) => Some((tls.peer_root(), tls.peer_until_unix())),
+            Self::Tls(tls) => tls.proof(),
         }
     }
 

@@ -28,8 +28,8 @@ use crate::worker::{Pinned, Worker};
 ///
 /// # Errors
 /// The failure that ended it; `Completed` ends are `Ok`.
-pub(crate) async fn run(secured: Secured, pinned: &Rc<Pinned>, worker: &Rc<Worker>) -> Result<(), Failure> {
-    let Secured { mut stream, received, link } = secured;
+pub(crate) async fn run(secured: Box<Secured>, pinned: &Rc<Pinned>, worker: &Rc<Worker>) -> Result<(), Failure> {
+    let Secured { mut stream, received, link } = *secured;
     let permit = authorize(&link, pinned, worker)?;
     let mut target = route(&permit, &link, pinned, worker)?;
     let mut upstream = attempts::connect(&mut target, worker).await?;
@@ -47,10 +47,16 @@ fn authorize(link: &Link, pinned: &Pinned, worker: &Worker) -> Result<Permit, Fa
     let facts = &link.facts;
     match facts.direction {
         Direction::Outbound => Ok(pinned.snapshot.permit_outbound(facts)),
-        Direction::Inbound => pinned.snapshot.authorize_connection(facts).map_err(|denial| {
-            worker.telemetry.borrow_mut().denied(&record::policy_name(&denial));
-            Failure::new(Reason::RbacDenied, denial.explanation())
-        }),
+        Direction::Inbound => {
+            let shadow = pinned.snapshot.shadow_connection(facts);
+            if !shadow.is_empty() {
+                *link.entry.shadow.borrow_mut() = Some(record::shadow(&shadow, worker));
+            }
+            pinned.snapshot.authorize_connection(facts).map_err(|denial| {
+                worker.telemetry.borrow_mut().denied(&record::policy_name(&denial));
+                Failure::new(Reason::RbacDenied, denial.explanation())
+            })
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! Field meanings are given once, in docs/snapshot.md; here stands what a reader of code needs.
 
 mod policy;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use crate::identity::Peer;
 
 pub use policy::{Action, Authz, Field, Policy, Predicate, Rule, Value, ValueKind};
+pub use tls::Origination;
 
 /// `mesh`: what holds for the whole mesh.
 #[derive(Clone, Debug, Deserialize)]
@@ -329,6 +331,9 @@ pub struct Cluster {
     pub identities: Arc<[Arc<str>]>,
     /// How long a connect may take.
     pub connect_timeout_ms: u64,
+    /// TLS towards every endpoint in place of the mesh's own. Absent in schema 1.
+    #[serde(default)]
+    pub origination: Option<Origination>,
 }
 
 /// How an endpoint is chosen.

@@ -203,9 +203,10 @@ def _declaration(request: Request) -> Service:
 
 def _shadow(shadow: Json | None) -> Json | None:
     """Results of dry-run policies by action; None where there are none."""
-    if shadow is None or not any(shadow.values()):
+    results = {action: (shadow or {}).get(action) for action in ("allow", "deny")}
+    if not any(results.values()):
         return None
-    return {action: _shadow_result(result) for action, result in shadow.items()}
+    return {action: _shadow_result(result) for action, result in results.items()}
 
 
 def _shadow_result(result: Json | None) -> Json | None:

@@ -130,3 +130,45 @@ fn h2_32_readers_that_stall_have_a_second_connection_made_for_the_others() {
         assert!(matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(found)) if !same(&found)));
     });
 }
+
+#[test]
+fn who_waits_for_a_place_is_not_overtaken() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (worker, target) = (worker(), Target::of_tests(listener.local_addr().unwrap(), None));
+        let (acquired, mut bob) = tokio::join!(acquire(&target, &worker), hand(&listener));
+        let Ok(Acquired::Http2(first)) = acquired else { panic!("it fell back") };
+        bob.setting(3, 1).await;
+        while !first.shared.state().core.greeted() {
+            tokio::task::yield_now().await;
+        }
+        let open = |connection: &Rc<ClientConnection>| connection.open(RequestKind::Other, true, request("/")).unwrap();
+        // One stream a connection, on as many as there may be.
+        let mut held = vec![open(&first)];
+        for _ in 1..16 {
+            let Ok(Acquired::Http2(next)) = acquire(&target, &worker).await else { panic!("it fell back") };
+            held.push(open(&next));
+        }
+        let order = Rc::new(std::cell::RefCell::new(Vec::new()));
+        let waits = |number: u32| {
+            let (target, worker, order) = (target.clone(), Rc::clone(&worker), Rc::clone(&order));
+            spawn_local(async move {
+                let Ok(Acquired::Http2(found)) = acquire(&target, &worker).await else { panic!("it fell back") };
+                order.borrow_mut().push(number);
+                found.open(RequestKind::Other, true, request("/")).unwrap()
+            })
+        };
+        let mut waiting: Vec<_> = (0..3).map(waits).collect();
+        tokio::task::yield_now().await;
+        for turn in 0..3 {
+            drop(held.pop());
+            // Comes when there is a place, and somebody has been told of it who has not had his turn.
+            let mut late = pin!(acquire(&target, &worker));
+            let overtakes = poll_fn(|context| Poll::Ready(late.as_mut().poll(context).is_ready())).await;
+            assert!(!overtakes);
+            held.insert(0, waiting.remove(0).await.unwrap());
+            worker.h2.sweep((turn, NOW), false);
+        }
+        assert_eq!(*order.borrow(), [0, 1, 2]);
+    });
+}

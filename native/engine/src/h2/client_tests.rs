@@ -36,7 +36,7 @@ async fn upstream(secured: Option<(Arc<Credentials>, ServerAlpn)>, builder: h2::
                 let Some((credentials, alpn)) = secured else { return echo(tcp, builder).await };
                 if let Ok((tls, _)) = tls::accept(tcp, Vec::new(), &credentials, alpn).await {
                     match alpn {
-                        ServerAlpn::Http2 => echo(Io(Stream::Tls(Box::new(tls))), builder).await,
+                        ServerAlpn::Http2 => echo(Io(Stream::Tls(tls)), builder).await,
                         _ => std::future::pending().await,
                     }
                 }
@@ -64,8 +64,12 @@ fn renew(store: &CredentialStore, ca: &Authority) {
 }
 
 fn cluster(identity: &str) -> Arc<Cluster> {
+    declared(identity, "http")
+}
+
+fn declared(identity: &str, protocol: &str) -> Arc<Cluster> {
     let text = serde_json::json!({
-        "key": "outbound|80||bob", "host": "bob", "namespace": "default", "name": "bob", "port": 80, "protocol": "http",
+        "key": "outbound|80||bob", "host": "bob", "namespace": "default", "name": "bob", "port": 80, "protocol": protocol,
         "h2_upgrade": false, "balance": "LEAST_REQUEST", "sni": "outbound_.80_._.bob", "identities": [identity],
         "connect_timeout_ms": 2_000,
     });
@@ -350,6 +354,16 @@ fn a_peer_without_http2_is_remembered_and_its_connection_used_for_http11() {
             assert!(matches!(acquire(&target, &worker).await, Ok(Acquired::Http11)));
         }
         assert_eq!(bob.accepted.get(), 1);
+    });
+}
+
+#[test]
+fn a_peer_that_names_no_version_is_spoken_to_in_the_one_that_its_port_declares() {
+    run(async {
+        let ca = Authority::new("root");
+        let bob = upstream(Some((ca.credentials(BOB), ServerAlpn::Nothing)), h2::server::Builder::new()).await;
+        let (worker, target) = (alice(&ca), member(bob.address, &declared(BOB, "http2")));
+        assert!(matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(_))));
     });
 }
 

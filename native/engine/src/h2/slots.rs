@@ -32,6 +32,8 @@ pub(super) struct News {
     pub(super) settings: bool,
     /// The peer sent GOAWAY.
     pub(super) going_away: bool,
+    /// The peer wants HTTP/1.1, for a stream or for all.
+    pub(super) http11: bool,
     /// Our PING was answered.
     pub(super) pong: bool,
     /// Requests that the core answered by itself, for their heads were above the limits.
@@ -177,6 +179,7 @@ impl Events for Slots {
     }
 
     fn reset(&mut self, id: StreamId, code: ErrorCode, by: Side) {
+        self.news.http11 |= code == ErrorCode::HTTP_1_1_REQUIRED && by == Side::Peer;
         let Some(&index) = self.by_id.get(&id) else { return };
         let slot = &mut self.all[index];
         slot.end = Some(match by {
@@ -203,8 +206,9 @@ impl Events for Slots {
         self.news.settings = true;
     }
 
-    fn go_away(&mut self, _last: StreamId, _code: ErrorCode) {
+    fn go_away(&mut self, _last: StreamId, code: ErrorCode) {
         self.news.going_away = true;
+        self.news.http11 |= code == ErrorCode::HTTP_1_1_REQUIRED;
     }
 
     fn pong(&mut self) {

@@ -17,9 +17,10 @@ use meshdp_model::sections::PortProtocol;
 use meshdp_proto::http1_head::Limits;
 
 use crate::connection::{Failure, Link, still_accepted};
-use crate::http::decide::{Head, Scratch, View, path_mode, read_head};
+use crate::http::decide::{Head, Scratch, View, is_normalised_alike, path_mode, read_head};
 use crate::http::forward;
 use crate::observe::outcome::Reason;
+use crate::observe::record;
 use crate::observe::telemetry::SeriesCache;
 use crate::tls::ClientAlpn;
 use crate::upstream::Target;
@@ -49,18 +50,22 @@ pub(crate) struct Request {
     pub(crate) read: Cell<u64>,
     /// It is a call of gRPC.
     pub(crate) grpc: bool,
+    /// What policies in the shadow said of it, as the access log has it.
+    pub(crate) shadow: RefCell<Option<Box<str>>>,
 }
 
 impl<'w> Caller<'w> {
     /// The caller of a connection that was accepted under `pinned`.
     pub(crate) fn new(link: Link, pinned: &Pinned, worker: &'w Rc<Worker>, protocol: &'static str) -> Self {
+        let limits = Limits::default();
+        let limits = if link.facts.peer.is_some() { limits.of_mesh_peer() } else { limits };
         Self {
             forwarded: forward::Forwarded::new(&link, pinned),
             policy_context: RefCell::new(pinned.snapshot.connection_context(&link.facts)),
             accepted_under: Cell::new(pinned.epoch),
             link,
             worker,
-            limits: Limits::default(),
+            limits,
             series: RefCell::default(),
             protocol,
         }
@@ -105,6 +110,10 @@ impl<'w> Caller<'w> {
             Direction::Inbound => {
                 let scratch = self.scratch(request, text);
                 let view = view(&request.head, text, &scratch);
+                let shadow = snapshot.shadow_request(facts, &view.facts(facts));
+                if !shadow.is_empty() {
+                    *request.shadow.borrow_mut() = Some(record::shadow(&shadow, self.worker));
+                }
                 snapshot.authorize_request_in(&mut self.policy_context.borrow_mut(), facts, &view.facts(facts))
             }
         }
@@ -152,7 +161,13 @@ impl<'w> Caller<'w> {
         let head = read_head(&text[..request.head.head.len], &self.limits, mode, &mut scratch);
         let Ok(Some(head)) = head else { return Err(Reason::PolicyChanged.into()) };
         let judged = view(&head, text, &scratch).authorize(&pinned.snapshot, facts);
-        judged.map(drop).map_err(|denial| Failure::new(Reason::PolicyChanged, denial.explanation()))
+        judged.map(drop).map_err(|denial| Failure::new(Reason::PolicyChanged, denial.explanation()))?;
+        let went = path_mode(request.pinned.snapshot.mesh().path_normalization);
+        if went == mode || is_normalised_alike(head.head.target.of(text), (went, mode)) {
+            return Ok(());
+        }
+        // What goes, or went, upstream is another path than the one that was judged now.
+        Err(Failure::new(Reason::PolicyChanged, "path_normalization"))
     }
 
     /// What was declared of the application's port, or of nothing for what goes elsewhere.

@@ -31,8 +31,8 @@ use crate::worker::{Pinned, Worker};
 ///
 /// # Errors
 /// What ended the connection, when it was neither side's wish; streams record their own outcomes.
-pub(crate) async fn run(secured: Secured, pinned: &Pinned, worker: &Rc<Worker>) -> Result<(), Failure> {
-    let Secured { stream, received, link } = secured;
+pub(crate) async fn run(secured: Box<Secured>, pinned: &Pinned, worker: &Rc<Worker>) -> Result<(), Failure> {
+    let Secured { stream, received, link } = *secured;
     link.entry.protocol.set("http/2");
     let mut caller = Caller::new(link, pinned, worker, "HTTP/2");
     caller.limits = Limits { any_method: true, ..caller.limits };

@@ -5,7 +5,7 @@
 //! Fails: refusals and denials are answered in the words of gRPC where the request is a call (D.6, RT-09).
 //! CONNECT is refused, as over HTTP/1.1 (decision 0092); an extended one for WebSocket is an upgrade (decision 0112).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -105,7 +105,14 @@ fn read(caller: &Caller<'_>, pinned: &Rc<Pinned>, text: &[u8]) -> Result<Request
     match read_head(text, &caller.limits, mode, &mut scratch) {
         Ok(Some(head)) => {
             let read = Cell::new(scratch.reads);
-            Ok(Request { head, pinned: Rc::clone(pinned), started: Instant::now(), read, grpc: false })
+            Ok(Request {
+                head,
+                pinned: Rc::clone(pinned),
+                started: Instant::now(),
+                read,
+                grpc: false,
+                shadow: RefCell::default(),
+            })
         }
         Ok(None) => Err(Outcome::of(Reason::Bug).answered(500)),
         Err(refusal) => Err(record::refusal(refusal)),

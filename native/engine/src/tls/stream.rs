@@ -21,11 +21,11 @@ use super::session::{Advance, Opened, RECORD_PLAINTEXT, Sealed, Session};
 use super::verify::RootId;
 use crate::stream::{nothing_arrived, uninterrupted};
 
-/// A TLS connection. Both directions are polled by one task.
+/// A TLS connection. Both directions are polled by one task. It lives in a box from its start: the futures that carry it
+/// through its handshake would otherwise keep room for it for ever.
 pub(crate) struct TlsStream {
     tcp: TcpStream,
-    /// Boxed, because the futures that carry a stream through its handshake would otherwise keep room for it for ever.
-    session: Box<Session>,
+    session: Session,
     /// Received bytes of an unfinished record or handshake message; no capacity when there are none.
     unfinished: Vec<u8>,
     /// Opened plaintext beyond what the reader asked for; no capacity when there is none.
@@ -37,26 +37,24 @@ pub(crate) struct TlsStream {
     closing: bool,
     /// What ended the session. Its buffers may be out of step with rustls then, so nothing is opened any more.
     broken: Option<TlsFailure>,
-    /// What the peer's chain led to, and its last second; zero before the handshake's end.
-    peer_root: RootId,
-    peer_until_unix: u64,
+    /// The mesh's root that the peer's chain led to, and its last second; a server outside the mesh proves none.
+    proof: Option<(RootId, u64)>,
 }
 
 impl TlsStream {
     /// `prefix` is what was read from the socket before, by the sniffer.
-    pub(crate) fn new(tcp: TcpStream, session: Session, prefix: Vec<u8>) -> Self {
-        Self {
+    pub(crate) fn new(tcp: TcpStream, session: Session, prefix: Vec<u8>) -> Box<Self> {
+        Box::new(Self {
             tcp,
-            session: Box::new(session),
+            session,
             unfinished: prefix,
             plaintext: Vec::new(),
             sealed: Vec::new(),
             peer_closed: false,
             closing: false,
             broken: None,
-            peer_root: RootId::default(),
-            peer_until_unix: 0,
-        }
+            proof: None,
+        })
     }
 
     pub(crate) fn tcp(&self) -> &TcpStream {
@@ -70,17 +68,12 @@ impl TlsStream {
 
     /// Notes what the handshake proved of the peer.
     pub(crate) fn proven(&mut self, root: RootId, until_unix: u64) {
-        (self.peer_root, self.peer_until_unix) = (root, until_unix);
+        self.proof = Some((root, until_unix));
     }
 
-    /// The root that the peer's chain led to.
-    pub(crate) fn peer_root(&self) -> &RootId {
-        &self.peer_root
-    }
-
-    /// The last second of the peer's certificate.
-    pub(crate) fn peer_until_unix(&self) -> u64 {
-        self.peer_until_unix
+    /// The mesh's root that the peer's chain led to, and the last second of the peer's certificate.
+    pub(crate) fn proof(&self) -> Option<(&RootId, u64)> {
+        self.proof.as_ref().map(|(root, until_unix)| (root, *until_unix))
     }
 
     pub(crate) fn session(&self) -> &Session {

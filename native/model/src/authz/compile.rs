@@ -22,7 +22,7 @@ pub(crate) struct Policies {
     pub(crate) tcp: Layer,
     /// How many value lists there are, hence marks.
     pub(crate) list_count: usize,
-    /// The dry-run policies, compiled as if they were enforced, where there are any.
+    /// The policies in dry run, compiled as if they were enforced, and those of action AUDIT, where there are any.
     pub(crate) shadow: Option<Box<Policies>>,
 }
 
@@ -31,6 +31,8 @@ pub(crate) struct Policies {
 pub(crate) struct Layer {
     pub(crate) deny: RuleSet,
     pub(crate) allow: RuleSet,
+    /// Rules that are recorded; empty but in the shadow.
+    pub(crate) audit: RuleSet,
     /// The ALLOW policies that exist, though none of their rules may be left, as people are told of them: `ns/name (file:line)`.
     pub(crate) allow_policies: Option<Arc<str>>,
 }
@@ -38,27 +40,32 @@ pub(crate) struct Layer {
 impl Policies {
     /// Compiles a section.
     pub(crate) fn compile(section: Authz) -> Result<Self, String> {
+        Self::of(section, false)
+    }
+
+    /// `in_shadow`: every policy counts, so that it can be told what it would do.
+    fn of(section: Authz, in_shadow: bool) -> Result<Self, String> {
         section.policies.iter().try_for_each(check_lists)?;
-        section.policies.iter().filter(|policy| !is_enforced(policy)).try_for_each(check_values)?;
         let mut lists = ListTable::default();
-        let mut http = Layer::compile(&section, &mut lists, |field| field == Field::Unsupported);
-        let mut tcp = Layer::compile(&section, &mut lists, Field::is_http_only);
+        let counts = |policy: &Policy| in_shadow || is_enforced(policy);
+        let mut http = Layer::compile(&section, &mut lists, |field| field == Field::Unsupported, counts);
+        let mut tcp = Layer::compile(&section, &mut lists, Field::is_http_only, counts);
         // Values are checked where they are compiled; only then, when one is wrong, is its policy looked for.
         let matchers = Matchers::build(&lists.lists);
-        let mut matchers =
-            matchers.or_else(|reason| section.policies.iter().try_for_each(check_values).and(Err(reason)))?;
+        let named = |reason: String| section.policies.iter().try_for_each(check_values).err().unwrap_or(reason);
+        let mut matchers = matchers.map_err(named)?;
         let (by_list, value_count) = matchers.values_by_list(lists.lists.len());
-        for rules in [&mut http.deny, &mut http.allow, &mut tcp.deny, &mut tcp.allow] {
+        for rules in http.rule_sets().into_iter().chain(tcp.rule_sets()) {
             rules.index(&by_list, value_count);
         }
-        let shadow = Self::shadow_of(&section)?;
+        let shadow = if in_shadow { None } else { Self::shadow_of(&section)? };
         Ok(Self { matchers, http, tcp, list_count: lists.lists.len(), shadow, section })
     }
 
     fn shadow_of(section: &Authz) -> Result<Option<Box<Self>>, String> {
-        let tried = section.policies.iter().filter(|policy| policy.dry_run && policy.action != Action::Audit);
+        let tried = section.policies.iter().filter(|policy| !is_enforced(policy));
         let policies: Vec<Policy> = tried.map(|policy| Policy { dry_run: false, ..policy.clone() }).collect();
-        if policies.is_empty() { Ok(None) } else { Self::compile(Authz { policies }).map(|made| Some(Box::new(made))) }
+        if policies.is_empty() { Ok(None) } else { Self::of(Authz { policies }, true).map(|made| Some(Box::new(made))) }
     }
 
     /// Denies everything: one ALLOW policy without rules.
@@ -76,13 +83,23 @@ impl Policies {
 }
 
 impl Layer {
-    fn compile(section: &Authz, lists: &mut ListTable, cannot_hold: impl Fn(Field) -> bool) -> Self {
-        let (mut deny, mut allow, mut names) = (Vec::new(), Vec::new(), Vec::new());
-        for policy in section.policies.iter().filter(|policy| is_enforced(policy)) {
+    fn rule_sets(&mut self) -> [&mut RuleSet; 3] {
+        [&mut self.deny, &mut self.allow, &mut self.audit]
+    }
+
+    /// Compiles those of the policies that `counts` names; fields that `cannot_hold` names do not exist in this kind of traffic.
+    pub(crate) fn compile(
+        section: &Authz,
+        lists: &mut ListTable,
+        cannot_hold: impl Fn(Field) -> bool,
+        counts: impl Fn(&Policy) -> bool,
+    ) -> Self {
+        let (mut deny, mut allow, mut audit, mut names) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for policy in section.policies.iter().filter(|policy| counts(policy)) {
             let place = match policy.action {
                 Action::Allow => &mut allow,
                 Action::Deny => &mut deny,
-                Action::Audit => continue,
+                Action::Audit => &mut audit,
             };
             if policy.action == Action::Allow {
                 names.push(format!("{}/{} ({})", policy.namespace, policy.name, policy.where_));
@@ -96,7 +113,7 @@ impl Layer {
             }
         }
         let allow_policies = (!names.is_empty()).then(|| told(&names).into());
-        Self { deny: RuleSet::new(deny), allow: RuleSet::new(allow), allow_policies }
+        Self { deny: RuleSet::new(deny), allow: RuleSet::new(allow), audit: RuleSet::new(audit), allow_policies }
     }
 }
 

@@ -1,8 +1,10 @@
-//! Shadow results: what policies with the dry-run annotation would have decided. Nobody acts on them.
+//! Shadow results: what policies with the dry-run annotation would have decided, and which AUDIT rule matched. Nobody acts on them.
 //!
-//! In:      facts, and the dry-run policies of the snapshot.      Out: `Shadow`.
-//! Source:  istio-semantics D.7: DENY and ALLOW each have a result of their own, as in Istio's metadata.
+//! In:      facts, and the dry-run and AUDIT policies of the snapshot.      Out: `Shadow`, for the command line, log and metrics.
+//! Where there are no such policies there is nothing here, and requests pay nothing for it.
+//! Source:  istio-semantics D.2 (AUDIT), D.7: DENY and ALLOW each have a result of their own, as in Istio's metadata.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -15,7 +17,7 @@ use crate::sections::Action;
 use crate::snapshot::Snapshot;
 
 impl Snapshot {
-    /// What dry-run policies would have said to an HTTP request.
+    /// What policies in the shadow say to an HTTP request.
     pub fn shadow_request(&self, connection: &ConnectionFacts, request: &RequestFacts<'_>) -> Shadow {
         let Some(policies) = &self.policies().shadow else { return Shadow::default() };
         let mut marks = connection_marks(policies, connection);
@@ -23,7 +25,7 @@ impl Snapshot {
         decide(policies, &policies.http, &marks)
     }
 
-    /// What they would have said to an opaque connection.
+    /// What they say to an opaque connection.
     pub fn shadow_connection(&self, connection: &ConnectionFacts) -> Shadow {
         let Some(policies) = &self.policies().shadow else { return Shadow::default() };
         let mut marks = connection_marks(policies, connection);
@@ -39,6 +41,9 @@ pub struct Shadow {
     pub allow: Option<ShadowResult>,
     /// Of the DENY policies.
     pub deny: Option<ShadowResult>,
+    /// The AUDIT rule that matched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Arc<PolicyRef>>,
 }
 
 /// What the policies of one action would have decided.
@@ -48,6 +53,35 @@ pub struct ShadowResult {
     pub allowed: bool,
     /// The rule that matched.
     pub policy: Option<Arc<PolicyRef>>,
+}
+
+impl Shadow {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.findings().next().is_none()
+    }
+
+    /// Each finding: the action of the policies, what they would have done, and by which rule.
+    pub fn findings(&self) -> impl Iterator<Item = (&'static str, &'static str, Option<&PolicyRef>)> {
+        let verdict = |found: &ShadowResult| if found.allowed { "allowed" } else { "denied" };
+        let deny = self.deny.iter().map(move |found| ("deny", verdict(found), found.policy.as_deref()));
+        let allow = self.allow.iter().map(move |found| ("allow", verdict(found), found.policy.as_deref()));
+        let audit = self.audit.iter().map(|policy| ("audit", "matched", Some(&**policy)));
+        deny.chain(allow).chain(audit)
+    }
+}
+
+/// As the access log has it: `deny=denied:ns[a]-policy[b]-rule[0],allow=allowed`.
+impl fmt::Display for Shadow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (action, verdict, policy)) in self.findings().enumerate() {
+            write!(f, "{}{action}={verdict}", if number == 0 { "" } else { "," })?;
+            if let Some(policy) = policy {
+                write!(f, ":{policy}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn decide(policies: &Policies, layer: &Layer, marks: &Marks) -> Shadow {
@@ -62,33 +96,10 @@ fn decide(policies: &Policies, layer: &Layer, marks: &Marks) -> Shadow {
             ShadowResult { allowed: policy.is_some() == (action == Action::Allow), policy }
         })
     };
-    Shadow { allow: result(Action::Allow), deny: result(Action::Deny) }
+    let audit = layer.audit.first_match(marks).cloned();
+    Shadow { allow: result(Action::Allow), deny: result(Action::Deny), audit }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use crate::fixtures::{inbound, with_policies};
-
-    fn told(action: &str, port: u16) -> serde_json::Value {
-        let port = json!([{"field": "destination_port", "name": "", "negate": false,
-                           "values": [{"kind": "exact", "value": port.to_string()}]}]);
-        let policy = json!({"namespace": "n", "name": "p", "action": action, "dry_run": true, "where": "f:1",
-                            "rules": [{"from": [], "to": [port], "when": []}]});
-        let snapshot = with_policies(json!([policy]));
-        let facts = inbound(None);
-        assert!(snapshot.authorize_connection(&facts).is_ok(), "nothing is enforced");
-        serde_json::to_value(snapshot.shadow_connection(&facts)).expect("a result is JSON")
-    }
-
-    #[test]
-    fn each_action_has_its_result() {
-        let rule = json!({"namespace": "n", "name": "p", "rule": 0, "where": "f:1"});
-        assert_eq!(told("DENY", 9080), json!({"allow": null, "deny": {"allowed": false, "policy": rule}}));
-        assert_eq!(told("DENY", 1), json!({"allow": null, "deny": {"allowed": true, "policy": null}}));
-        assert_eq!(told("ALLOW", 9080), json!({"allow": {"allowed": true, "policy": rule}, "deny": null}));
-        assert_eq!(told("ALLOW", 1), json!({"allow": {"allowed": false, "policy": null}, "deny": null}));
-        assert_eq!(told("AUDIT", 9080), json!({"allow": null, "deny": null}));
-    }
-}
+#[path = "shadow_tests.rs"]
+mod tests;

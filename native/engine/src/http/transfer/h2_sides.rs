@@ -360,7 +360,8 @@ impl ResponseSide for H2Response<'_> {
         self.started = true;
         self.text.extend_from_slice(b"\r\n");
         fields.resume(None);
-        let parsed = parse_response(&self.text, limits, kind, fields);
+        let limits = if self.came == Came::FromMesh { limits.of_mesh_peer() } else { *limits };
+        let parsed = parse_response(&self.text, &limits, kind, fields);
         let Ok(Some(mut head)) = parsed else { return Poll::Ready(Err(Reason::MalformedResponse)) };
         head.framing = read.shape.framing(kind, read.end);
         head.keep_alive = true;
