@@ -8,10 +8,12 @@
 
 pub(crate) mod compile;
 pub mod explain;
+pub(crate) mod marks;
 pub(crate) mod matching;
 pub(crate) mod patterns;
 #[doc(hidden)]
 pub mod reference;
+pub(crate) mod rules;
 pub mod shadow;
 
 use std::fmt;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::authz::compile::{Layer, Policies};
-use crate::authz::matching::Marks;
+use crate::authz::marks::Marks;
 use crate::facts::{ConnectionFacts, Direction, RequestFacts};
 use crate::sections::Policy;
 use crate::snapshot::Snapshot;

@@ -416,3 +416,23 @@ fn an_explanation_shows_every_predicate() {
     let tcp = serde_json::to_value(Sections::golden().snapshot().explain_connection(&inbound(Some(PAGE)))).unwrap();
     assert_eq!(tcp["policies"][1]["rules"][0]["to"][0][0]["holds"], Value::Null, "left out on TCP");
 }
+
+#[test]
+fn more_values_than_are_remembered_change_no_verdict() {
+    let none: Headers<'_> = &[];
+    let path = format!("/{}", "a".repeat(80));
+    let rule = |length: usize, negate: bool| {
+        let value = json!([{"kind": "prefix", "value": path[..length]}]);
+        let own = json!([{"kind": "exact", "value": format!("/{length}")}]);
+        json!({"from": [], "when": [], "to": [[{"field": "path", "name": "", "negate": negate, "values": value},
+               {"field": "path", "name": "", "negate": !negate, "values": own}]]})
+    };
+    for (count, negate) in [(10, true), (70, true), (70, false)] {
+        let rules: Vec<_> = (1..=count).map(|length| rule(length, negate)).collect();
+        let policy = json!({"namespace": "n", "name": "p", "action": "DENY", "dry_run": false, "where": "f:1",
+                            "rules": rules});
+        let snapshot = with_policies(json!([policy]));
+        let verdict = snapshot.authorize_request(&inbound(None), &request("GET", &path, &none));
+        assert_eq!(verdict.is_err(), !negate, "{count} values match");
+    }
+}

@@ -50,6 +50,11 @@ impl<T> ByteMap<T> {
         &mut bucket[position].1
     }
 
+    /// All values.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.buckets.values_mut().flatten().map(|(_, value)| value)
+    }
+
     /// The value of the key that equals the text.
     pub(crate) fn get(&self, text: &[u8]) -> Option<&T> {
         self.find(self.hash_on(FNV_OFFSET, text), text)

@@ -1,5 +1,4 @@
-//! Compiling policies: the `authz` section into rules over marks, with an index from marks to the rules they can
-//! satisfy.
+//! Compiling policies: the `authz` section into rules over marks, which `rules` finds by the values that match.
 //!
 //! In:      the section, from `decode`.      Out: `Policies`, read by `authz`.
 //! Fails:   a sentence naming the policy and the value; the sender must not emit it.
@@ -9,7 +8,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::authz::PolicyRef;
-use crate::authz::matching::{Marks, Matchers};
+use crate::authz::marks::Marks;
+use crate::authz::matching::Matchers;
+use crate::authz::rules::RuleSet;
 use crate::sections::{Action, Authz, Field, Policy, Predicate, Rule, ValueKind};
 
 /// The policies of a snapshot: the section, and its two compiled forms.
@@ -47,12 +48,16 @@ impl Policies {
         section.policies.iter().try_for_each(check_lists)?;
         let mut lists = ListTable::default();
         let counts = |policy: &Policy| in_shadow || is_enforced(policy);
-        let http = Layer::compile(&section, &mut lists, |field| field == Field::Unsupported, counts);
-        let tcp = Layer::compile(&section, &mut lists, Field::is_http_only, counts);
+        let mut http = Layer::compile(&section, &mut lists, |field| field == Field::Unsupported, counts);
+        let mut tcp = Layer::compile(&section, &mut lists, Field::is_http_only, counts);
         // Values are checked where they are compiled; only then, when one is wrong, is its policy looked for.
         let matchers = Matchers::build(&lists.lists);
         let named = |reason: String| section.policies.iter().try_for_each(check_values).err().unwrap_or(reason);
-        let matchers = matchers.map_err(named)?;
+        let mut matchers = matchers.map_err(named)?;
+        let (by_list, value_count) = matchers.values_by_list(lists.lists.len());
+        for rules in http.rule_sets().into_iter().chain(tcp.rule_sets()) {
+            rules.index(&by_list, value_count);
+        }
         let shadow = if in_shadow { None } else { Self::shadow_of(&section)? };
         Ok(Self { matchers, http, tcp, list_count: lists.lists.len(), shadow, section })
     }
@@ -78,6 +83,10 @@ impl Policies {
 }
 
 impl Layer {
+    fn rule_sets(&mut self) -> [&mut RuleSet; 3] {
+        [&mut self.deny, &mut self.allow, &mut self.audit]
+    }
+
     /// Compiles those of the policies that `counts` names; fields that `cannot_hold` names do not exist in this kind of traffic.
     pub(crate) fn compile(
         section: &Authz,
@@ -118,49 +127,6 @@ fn told(names: &[String]) -> String {
 
 const MAX_POLICIES_TOLD: usize = 8;
 
-/// Rules of one action.
-#[derive(Debug)]
-pub(crate) struct RuleSet {
-    /// In the order in which Envoy asks them: by the text of their reference.
-    rules: Vec<CompiledRule>,
-    /// By list: the rules that need a mark of this list or of another that leads to them too.
-    guarded: HashMap<u32, Vec<u32>>,
-    /// Rules that may match without any mark.
-    unguarded: Vec<u32>,
-}
-
-impl RuleSet {
-    fn new(mut rules: Vec<CompiledRule>) -> Self {
-        rules.sort_by_cached_key(|rule| rule.policy.to_string());
-        let (mut guarded, mut unguarded) = (HashMap::<u32, Vec<u32>>::new(), Vec::new());
-        for (number, rule) in (0..).zip(&rules) {
-            match rule.guard() {
-                Some(lists) => lists.iter().for_each(|list| guarded.entry(*list).or_default().push(number)),
-                None => unguarded.push(number),
-            }
-        }
-        Self { rules, guarded, unguarded }
-    }
-
-    /// The first rule that matches. Only rules are asked of which a guard is marked.
-    pub(crate) fn first_match(&self, marks: &Marks) -> Option<&Arc<PolicyRef>> {
-        if self.rules.is_empty() {
-            return None;
-        }
-        let mut candidates = Marks::new(self.rules.len());
-        self.unguarded.iter().for_each(|&rule| candidates.set(rule));
-        if !self.guarded.is_empty() {
-            let rules = marks.iter().filter_map(|list| self.guarded.get(&list)).flatten();
-            rules.for_each(|&rule| candidates.set(rule));
-        }
-        candidates
-            .iter()
-            .map(|number| &self.rules[number as usize])
-            .find(|rule| rule.matches(marks))
-            .map(|rule| &rule.policy)
-    }
-}
-
 /// D.5: an ALLOW rule with a predicate that cannot hold goes whole, rules of other actions go on without it.
 pub(crate) fn is_dropped(action: Action, rule: &Rule, cannot_hold: impl Fn(Field) -> bool) -> bool {
     action == Action::Allow && predicates(rule).any(|predicate| cannot_hold(predicate.field))
@@ -169,7 +135,7 @@ pub(crate) fn is_dropped(action: Action, rule: &Rule, cannot_hold: impl Fn(Field
 /// One rule over marks.
 #[derive(Debug)]
 pub(crate) struct CompiledRule {
-    policy: Arc<PolicyRef>,
+    pub(crate) policy: Arc<PolicyRef>,
     from: AnyOf,
     to: AnyOf,
     when: AllOf,
@@ -224,22 +190,36 @@ impl CompiledRule {
         any(&self.from) && any(&self.to) && all(&self.when)
     }
 
-    /// Lists of which one is marked whenever the rule matches; the choice that is marked least often. `None` when there
-    /// is no such choice.
-    fn guard(&self) -> Option<Vec<u32>> {
+    /// Lists that a rule may be found by.
+    pub(crate) fn needed_lists(&self) -> impl Iterator<Item = u32> {
+        let tests = self.from.iter().chain(&self.to).flatten().chain(&self.when);
+        tests.filter(|test| !test.negate).map(|test| test.list)
+    }
+
+    /// Lists of which none is marked when the rule matches.
+    pub(crate) fn refused_lists(&self) -> impl Iterator<Item = u32> {
+        // Of several alternatives another may hold.
+        let only = |alternatives: &AnyOf| if let [only] = &alternatives[..] { only.clone() } else { Vec::new() };
+        let tests = self.when.iter().copied().chain(only(&self.from)).chain(only(&self.to));
+        tests.filter(|test| test.negate).map(|test| test.list)
+    }
+
+    /// Lists of which one is marked whenever the rule matches; the choice that leads least often to this and to other
+    /// rules in vain. `None` when there is no such choice. uses: by list, the rules that need it.
+    pub(crate) fn guard(&self, uses: &[u64]) -> Option<Vec<u32>> {
+        let cost = |test: &Test| uses[test.list as usize] << (RANK_SHIFT * test.rank);
+        let rarest = |tests: &AllOf| tests.iter().filter(|test| !test.negate).copied().min_by_key(cost);
         let of_any = |alternatives: &AnyOf| -> Option<Vec<Test>> {
             alternatives.iter().map(rarest).collect::<Option<Vec<_>>>().filter(|tests| !tests.is_empty())
         };
         let choices = [of_any(&self.from), of_any(&self.to), rarest(&self.when).map(|test| vec![test])];
-        let choice = choices.into_iter().flatten().min_by_key(|tests| tests.iter().map(|test| test.rank).max());
+        let choice = choices.into_iter().flatten().min_by_key(|tests| tests.iter().map(cost).sum::<u64>());
         choice.map(|tests| tests.into_iter().map(|test| test.list).collect())
     }
 }
 
-/// The test for a mark that is set least often.
-fn rarest(tests: &AllOf) -> Option<Test> {
-    tests.iter().filter(|test| !test.negate).min_by_key(|test| test.rank).copied()
-}
+/// A rank is taken for two bits: four times as many requests mark the list.
+const RANK_SHIFT: u8 = 2;
 
 /// The distinct value lists; a negated list is the same list.
 #[derive(Default)]

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::authz::compile::{CompiledRule, ListTable, is_dropped, predicates};
-use crate::authz::matching::{Marks, Matchers};
+use crate::authz::marks::Marks;
+use crate::authz::matching::Matchers;
 use crate::authz::{Denial, Permit, PolicyRef};
 use crate::facts::{ConnectionFacts, RequestFacts};
 use crate::sections::{Action, Authz, Field, Policy, Predicate, Value};

@@ -2,7 +2,7 @@
 //!
 //! In:      value lists, from `compile`; facts, from `authz`.      Out: `Marks`, which rules are tested against.
 //! Each distinct value is compared once a request, however many policies name it; the cost follows the request.
-//! Limits:  up to `INLINE_MARKS` lists nothing is allocated.      Fails: a value that its field cannot have.
+//! Fails:   a value that its field cannot have.
 //! Source:  istio-semantics D.3; istio-observed 1 (repeated headers), 6 (server name).
 
 use std::collections::{BTreeSet, HashMap};
@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::authz::marks::{Lists, Marks};
 use crate::authz::patterns::{Pattern, PatternList};
 use crate::bytemap::ByteMap;
 use crate::facts::{ConnectionFacts, RequestFacts};
@@ -32,9 +33,6 @@ pub(crate) struct Matchers {
     path: TextMatcher,
     headers: Vec<(Arc<str>, TextMatcher)>,
 }
-
-/// The value lists that a value is in.
-type Lists = Vec<u32>;
 
 impl Matchers {
     /// Builds the matchers of lists, which are numbered by their place.
@@ -60,6 +58,20 @@ impl Matchers {
             path: text(Field::Path)?,
             headers: names.into_iter().map(header).collect::<Result<_, String>>()?,
         })
+    }
+
+    /// Numbers the values; those of each list, and how many there are. A value that stays without a number is right and slow.
+    pub(crate) fn values_by_list(&mut self, list_count: usize) -> (Vec<Vec<u32>>, usize) {
+        let (mut by_list, mut next) = (vec![Vec::new(); list_count], 0);
+        let texts = [&mut self.principal, &mut self.identity, &mut self.sni, &mut self.host, &mut self.method];
+        let texts = texts.into_iter().chain([&mut self.path]).chain(self.headers.iter_mut().map(|(_, own)| own));
+        let networks = [&mut self.source_ip, &mut self.destination_ip, &mut self.remote_ip];
+        let networks = networks.into_iter().flat_map(|own| own.networks.values_mut());
+        for value in texts.flat_map(TextMatcher::values_mut).chain(networks).chain(self.destination_port.values_mut()) {
+            value.settle(next).iter().for_each(|&list| by_list[list as usize].push(next));
+            next += 1;
+        }
+        (by_list, next as usize)
     }
 
     /// Marks the lists that hold for a connection, whatever is asked on it.
@@ -159,6 +171,11 @@ impl TextMatcher {
         Ok(Self { exact, prefix, suffix, present, empty_is_present, patterns: PatternList::new(patterns) })
     }
 
+    fn values_mut(&mut self) -> impl Iterator<Item = &mut Lists> {
+        let affixes = [&mut self.exact, &mut self.prefix, &mut self.suffix].into_iter().flat_map(ByteMap::values_mut);
+        affixes.chain([&mut self.present]).chain(self.patterns.values_mut())
+    }
+
     fn mark(&self, text: &[u8], marks: &mut Marks) {
         marks.set_all(self.exact.get(text));
         marks.set_all(self.prefix.affixes_of(text));
@@ -199,7 +216,7 @@ impl NetMatcher {
             for value in &list.values {
                 let network = network(field, value)?;
                 matcher.lengths[usize::from(network.addr().is_ipv6())].insert(network.prefix_len());
-                matcher.networks.entry(network).or_default().push(number);
+                matcher.networks.entry(network).or_insert_with(Lists::new).push(number);
             }
         }
         Ok(matcher)
@@ -228,7 +245,7 @@ fn ports(lists: &[Predicate]) -> Result<WordMap<u16, Lists>, String> {
     let mut ports: WordMap<u16, Lists> = WordMap::default();
     for (number, list) in (0..).zip(lists).filter(|(_, list)| list.field == Field::DestinationPort) {
         for value in &list.values {
-            ports.entry(port(value)?).or_default().push(number);
+            ports.entry(port(value)?).or_insert_with(Lists::new).push(number);
         }
     }
     Ok(ports)
@@ -240,74 +257,5 @@ pub(crate) fn port(value: &Value) -> Result<u16, String> {
     match value.value.parse() {
         Ok(port) if decimal && value.kind == ValueKind::Exact => Ok(port),
         _ => Err(format!("a port is compared with decimal numbers, not with {:?} as {:?}", value.value, value.kind)),
-    }
-}
-
-/// A set of small numbers.
-#[derive(Clone, Debug)]
-pub(crate) struct Marks {
-    few: [u64; INLINE_MARKS / 64],
-    many: Vec<u64>,
-}
-
-impl Marks {
-    /// An empty set for numbers below `count`.
-    pub(crate) fn new(count: usize) -> Self {
-        let many = if count > INLINE_MARKS { vec![0; count.div_ceil(64)] } else { Vec::new() };
-        Self { few: [0; INLINE_MARKS / 64], many }
-    }
-
-    /// Adds a number.
-    pub(crate) fn set(&mut self, number: u32) {
-        let words = if self.many.is_empty() { &mut self.few[..] } else { &mut self.many };
-        words[number as usize / 64] |= 1 << (number % 64);
-    }
-
-    /// Whether the set holds a number.
-    pub(crate) fn has(&self, number: u32) -> bool {
-        self.words()[number as usize / 64] >> (number % 64) & 1 == 1
-    }
-
-    /// The numbers in the set, ascending.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
-        (0..).zip(self.words()).flat_map(|(index, &word)| {
-            let next = |rest: &u64| Some(rest & (rest - 1)).filter(|rest| *rest != 0);
-            let rests = std::iter::successors(Some(word).filter(|word| *word != 0), next);
-            rests.map(move |rest| index * 64 + rest.trailing_zeros())
-        })
-    }
-
-    fn set_all<'a>(&mut self, lists: impl IntoIterator<Item = &'a Lists>) {
-        lists.into_iter().flatten().for_each(|&number| self.set(number));
-    }
-
-    fn words(&self) -> &[u64] {
-        if self.many.is_empty() { &self.few } else { &self.many }
-    }
-}
-
-/// How many numbers fit without an allocation.
-const INLINE_MARKS: usize = 1024;
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn marks_are_a_set(
-            numbers in prop::collection::btree_set(0_u32..3000, 0..40),
-            count in prop::sample::select(vec![100_u32, 1024, 1025, 3000]),
-        ) {
-            let mut marks = Marks::new(count as usize);
-            let expected: BTreeSet<u32> = numbers.into_iter().filter(|&number| number < count).collect();
-            for &number in &expected {
-                marks.set(number);
-            }
-            prop_assert!(marks.iter().eq(expected.iter().copied()));
-            prop_assert!((0..count).all(|number| marks.has(number) == expected.contains(&number)));
-        }
     }
 }

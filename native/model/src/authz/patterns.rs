@@ -6,6 +6,8 @@
 //! Source:  istio-semantics D.3; RFC 3986 3.3 (`pchar`); RE2 syntax, of which `regex` takes what Istio's compiler
 //!          emits.
 
+use std::ops::Range;
+
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
 /// A compiled pattern. It matches whole texts only.
@@ -54,30 +56,55 @@ impl Pattern {
     }
 }
 
-/// Many patterns, of which usually none matches: one automaton says so before each is asked.
+/// Many patterns, of which usually none matches: an automaton of many says so before each is asked.
 #[derive(Debug)]
 pub(crate) struct PatternList<T> {
     patterns: Vec<(Pattern, T)>,
+    parts: Vec<Part>,
+}
+
+/// Patterns beside one another with their automaton; without one each is asked.
+#[derive(Debug)]
+struct Part {
+    range: Range<usize>,
     any: Option<RegexSet>,
 }
 
 impl<T> PatternList<T> {
     /// Takes patterns with what they stand for.
     pub(crate) fn new(patterns: Vec<(Pattern, T)>) -> Self {
-        let expressions = patterns.iter().map(|(pattern, _)| pattern.0.as_str());
-        let mut builder = RegexSetBuilder::new(expressions);
-        builder.unicode(false).size_limit(PATTERN_LIST_SIZE_LIMIT_BYTES).dfa_size_limit(PATTERN_LIST_SIZE_LIMIT_BYTES);
-        // Too many for one automaton: each is asked, which is slower and as right.
-        let any = if patterns.len() < PATTERNS_WORTH_A_LIST { None } else { builder.build().ok() };
-        Self { patterns, any }
+        let expressions: Vec<&str> = patterns.iter().map(|(pattern, _)| pattern.0.as_str()).collect();
+        let mut parts = Vec::new();
+        if !expressions.is_empty() {
+            divide(&expressions, 0..expressions.len(), &mut parts);
+        }
+        Self { patterns, parts }
+    }
+
+    /// What all patterns stand for.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.patterns.iter_mut().map(|(_, value)| value)
     }
 
     /// What the patterns that match the text stand for.
     pub(crate) fn matching<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = &'a T> {
-        let possible = self.any.as_ref().is_none_or(|any| any.is_match(text));
-        let patterns = if possible { &self.patterns[..] } else { &[] };
-        patterns.iter().filter(|(pattern, _)| pattern.matches(text)).map(|(_, value)| value)
+        let possible = self.parts.iter().filter(|part| part.any.as_ref().is_none_or(|any| any.is_match(text)));
+        let patterns = possible.flat_map(|part| &self.patterns[part.range.clone()]);
+        patterns.filter(|(pattern, _)| pattern.matches(text)).map(|(_, value)| value)
     }
+}
+
+/// One automaton for all if it is within its bound, else for each half.
+fn divide(expressions: &[&str], range: Range<usize>, parts: &mut Vec<Part>) {
+    let mut builder = RegexSetBuilder::new(&expressions[range.clone()]);
+    builder.unicode(false).size_limit(PATTERN_LIST_SIZE_LIMIT_BYTES).dfa_size_limit(PATTERN_LIST_SIZE_LIMIT_BYTES);
+    let any = if range.len() < PATTERNS_WORTH_A_LIST { None } else { builder.build().ok() };
+    if any.is_some() || range.len() < PATTERNS_WORTH_A_LIST {
+        return parts.push(Part { range, any });
+    }
+    let middle = range.start + range.len() / 2;
+    divide(expressions, range.start..middle, parts);
+    divide(expressions, middle..range.end, parts);
 }
 
 /// Bytes and not code points: RE2's classes such as `\d` are ASCII, and header values need not be UTF-8.
@@ -103,7 +130,7 @@ const ANY_PATH: &str = r"[A-Za-z0-9._~%!$&'()*+,;=:@\-/]*";
 /// Compiled size of one pattern, and of its cache.
 const PATTERN_SIZE_LIMIT_BYTES: usize = 256 << 10;
 
-/// Compiled size of the automaton of a list.
+/// Compiled size of one automaton of a list.
 const PATTERN_LIST_SIZE_LIMIT_BYTES: usize = 4 << 20;
 
 const PATTERNS_WORTH_A_LIST: usize = 4;

@@ -80,8 +80,21 @@ fn a_list_says_what_each_pattern_says() {
         PatternList::new(expressions.iter().enumerate().map(pattern).collect())
     };
     let list = compile(false);
-    assert!(list.any.is_some(), "five patterns are worth an automaton");
+    assert!(list.parts[0].any.is_some(), "five patterns are worth an automaton");
     assert_eq!(list.matching(b"aab").copied().collect::<Vec<_>>(), [0, 1, 4]);
     assert_eq!(list.matching(b"host").count(), 0);
     assert_eq!(compile(true).matching(b"host").copied().collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn patterns_beyond_one_automaton_are_found_all_the_same() {
+    let made = |number: usize| (Pattern::template(&format!("/shop-{number}/{{*}}/item")).unwrap(), number);
+    let list = PatternList::new((0..6_000).map(made).collect());
+    assert!(list.parts.len() > 1, "one automaton holds them all: the test needs more patterns");
+    assert!(list.parts.iter().all(|part| part.any.is_some()));
+    for number in [0, 17, 2_999, 3_000, 5_999] {
+        let text = format!("/shop-{number}/x/item");
+        assert_eq!(list.matching(text.as_bytes()).collect::<Vec<_>>(), [&number]);
+    }
+    assert_eq!(list.matching(b"/shop-6000/x/item").count(), 0);
 }

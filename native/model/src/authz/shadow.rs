@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::authz::compile::{Layer, Policies};
-use crate::authz::matching::Marks;
+use crate::authz::marks::Marks;
 use crate::authz::{PolicyRef, connection_marks};
 use crate::facts::{ConnectionFacts, RequestFacts};
 use crate::sections::Action;
