@@ -4,10 +4,16 @@
 //! Fails: `SnapshotError` for the transaction, `NativeError` for a request document that cannot be read.
 //! The stages and their order are those of `engine/connection.rs`, without sockets.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use meshdp_engine::http::decide::{Head, Scratch, View, path_mode, read_head};
+use meshdp_engine::http::tokens::judge_tokens;
 use meshdp_model::authz::Denial;
 use meshdp_model::facts::{ConnectionFacts, Direction};
 use meshdp_model::identity::Peer;
+use meshdp_model::jwt::{Authenticated, KeySet, KeyTable, TokenRefusal, VerifiedTokens};
 use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
 use meshdp_model::sections::{Chain, ChainProtocol};
@@ -46,7 +52,7 @@ pub(crate) fn route<'py>(python: Python<'py>, transaction: &[u8], request: &[u8]
     let mut scratch = Scratch::default();
     let head = asked.read(&snapshot, &mut scratch).ok().flatten();
     let authority = match &head {
-        Some(head) => asked.view(head, &scratch).authority().to_vec(),
+        Some(head) => asked.view(head, &scratch, None).authority().to_vec(),
         None => Vec::new(),
     };
     let route = match snapshot.outbound(facts.destination) {
@@ -69,7 +75,8 @@ pub(crate) fn explain<'py>(python: Python<'py>, transaction: &[u8], request: &[u
     let explanation = match &head {
         None => snapshot.explain_connection(&facts),
         Some(head) => {
-            let view = asked.view(head, &scratch);
+            let tokens = asked.authenticate(&snapshot, head, &mut scratch).ok().flatten();
+            let view = asked.view(head, &scratch, tokens.as_ref());
             snapshot.explain_request(&facts, &view.facts(&facts))
         }
     };
@@ -93,6 +100,12 @@ struct Asked {
     fields: Option<Vec<(String, String)>>,
     #[serde(default)]
     detected: Detected,
+    /// The time at which tokens are judged, in seconds since 1970; by default now.
+    #[serde(default)]
+    now_s: Option<u64>,
+    /// Key sets by the address that they would be fetched from; without them such tokens are refused.
+    #[serde(default)]
+    key_sets: HashMap<String, String>,
     #[serde(skip)]
     bytes: Vec<u8>,
     /// The status that the fields are refused with; 0 resets the stream.
@@ -146,8 +159,27 @@ impl Asked {
         Limits { any_method: self.fields.is_some(), ..Limits::default() }
     }
 
-    fn view<'a>(&'a self, head: &'a Head, scratch: &'a Scratch) -> View<'a> {
-        View { buffer: &self.bytes, head, fields: &scratch.fields, target: &scratch.target }
+    /// What the request's tokens show, where tokens are asked for; the scratch is changed by it.
+    fn authenticate(
+        &self,
+        snapshot: &Snapshot,
+        head: &Head,
+        scratch: &mut Scratch,
+    ) -> Result<Option<Authenticated>, TokenRefusal> {
+        let Some(rules) = snapshot.token_rules() else { return Ok(None) };
+        let readable = |(address, text): (&String, &String)| {
+            KeySet::parse(text.as_bytes()).ok().map(|keys| (address.as_str().into(), Arc::new(keys)))
+        };
+        let keys = KeyTable { generation: 0, sets: self.key_sets.iter().filter_map(readable).collect() };
+        let now_s = self.now_s.unwrap_or_else(|| {
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+        });
+        let mut known = VerifiedTokens::default();
+        judge_tokens(rules, (&self.bytes, head), scratch, (&keys, now_s), &mut known).map(Some)
+    }
+
+    fn view<'a>(&'a self, head: &'a Head, scratch: &'a Scratch, tokens: Option<&'a Authenticated>) -> View<'a> {
+        View::new(head, &self.bytes, scratch, tokens)
     }
 
     /// The chain that takes the connection, as sniffing would choose it.
@@ -204,8 +236,14 @@ fn judge_as(snapshot: &Snapshot, asked: &Asked, facts: &ConnectionFacts, chain: 
                           "policy": null, "upstream_path": null, "grpc_status": null});
         }
     };
-    let view = asked.view(&head, &scratch);
+    let tokens = match asked.authenticate(snapshot, &head, &mut scratch) {
+        Ok(tokens) => tokens,
+        Err(refusal) => return refused(refusal, &chain.name, &asked.view(&head, &scratch, None)),
+    };
+    let view = asked.view(&head, &scratch, tokens.as_ref());
+    let sendable = tokens.as_ref().map_or(Ok(()), Authenticated::sendable);
     match view.authorize(snapshot, facts) {
+        Ok(_) if sendable.is_err() => refused(TokenRefusal::HeaderValue, &chain.name, &view),
         Err(denial) if view.first(Known::ContentType).is_some_and(is_grpc) => {
             denied(&denial, &chain.name, (200, Some(grpc_status(403))))
         }
@@ -213,6 +251,15 @@ fn judge_as(snapshot: &Snapshot, asked: &Asked, facts: &ConnectionFacts, chain: 
         Ok(_) => json!({"allowed": true, "status": 200, "detail": "", "chain": &*chain.name, "policy": null,
                         "upstream_path": latin1(&scratch.target), "grpc_status": null}),
     }
+}
+
+/// A request whose token does not count.
+fn refused(refusal: TokenRefusal, chain: &str, view: &View<'_>) -> Value {
+    let grpc = view.first(Known::ContentType).is_some_and(is_grpc);
+    let (status, grpc_status) =
+        if grpc { (200, Some(grpc_status(refusal.status()))) } else { (refusal.status(), None) };
+    json!({"allowed": false, "status": status, "detail": refusal.detail(), "chain": chain, "policy": null,
+           "upstream_path": null, "grpc_status": grpc_status})
 }
 
 fn closed(detail: &str, chain: &str) -> Value {

@@ -166,6 +166,7 @@ impl Engine {
             access_log: self.force.access_log_of_worker(),
             connection_limit: connection_limit(sys::open_file_limit(), settings.concurrency),
             pressure: Arc::clone(&self.force.pressure),
+            keys: Arc::clone(&self.force.keys),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use meshdp_model::jwt::KeyTable;
 use meshdp_model::sections::{self, TlsVersion};
 use meshdp_model::snapshot::Snapshot;
 use serde_json::json;
@@ -43,6 +44,8 @@ pub struct Force {
     workers: ArcSwap<Vec<UnboundedSender<Command>>>,
     sink: Mutex<Option<Sink>>,
     pub(crate) pressure: Arc<Pressure>,
+    /// Key sets that were fetched; only the task that fetches them puts another table here.
+    pub(crate) keys: Arc<ArcSwap<KeyTable>>,
     draining: AtomicBool,
     feed_lost: AtomicBool,
     history: History,
@@ -62,6 +65,7 @@ impl Force {
             workers: ArcSwap::default(),
             sink: Mutex::new(Some(sink)),
             pressure: Arc::default(),
+            keys: Arc::default(),
             draining: AtomicBool::new(false),
             feed_lost: AtomicBool::new(false),
             history: History::default(),

@@ -17,7 +17,9 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use meshdp_model::facts::Direction;
+use meshdp_model::jwt::{KeyTable, VerifiedTokens};
 use meshdp_model::snapshot::Snapshot;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
@@ -79,6 +81,7 @@ pub(crate) struct Setup {
     pub(crate) access_log: AccessLog,
     pub(crate) connection_limit: usize,
     pub(crate) pressure: Arc<Pressure>,
+    pub(crate) keys: Arc<ArcSwap<KeyTable>>,
 }
 
 /// The state every connection task of this thread shares.
@@ -97,6 +100,10 @@ pub(crate) struct Worker {
     pub(crate) access_log: RefCell<AccessLog>,
     pub(crate) draining: Cell<bool>,
     pub(crate) pressure: Arc<Pressure>,
+    /// Key sets that were fetched.
+    pub(crate) keys: Arc<ArcSwap<KeyTable>>,
+    /// Tokens that were proven.
+    pub(crate) tokens: RefCell<VerifiedTokens>,
     pinned: RefCell<Rc<Pinned>>,
     started: Instant,
     coarse_ms: Cell<u64>,
@@ -111,7 +118,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     fn new(setup: Setup) -> Self {
-        let Setup { id, settings, snapshot, credentials, telemetry, access_log, connection_limit, pressure, .. } =
+        let Setup { id, settings, snapshot, credentials, telemetry, access_log, connection_limit, pressure, keys, .. } =
             setup;
         let limits = &settings.limits;
         // Idle connections may not take the descriptors that live ones need.
@@ -128,6 +135,8 @@ impl Worker {
             access_log: RefCell::new(access_log),
             draining: Cell::new(false),
             pressure,
+            keys,
+            tokens: RefCell::default(),
             pinned: RefCell::new(Rc::new(Pinned { snapshot, epoch: 0 })),
             started: Instant::now(),
             coarse_ms: Cell::new(0),
