@@ -96,6 +96,9 @@ def request_feature_of(recorded: Json) -> Entry | None:
     if "\t" in recorded["request"].get("path", ""):
         return {"reason": "a tab before the version is refused (attack case H1-49)", "milestone": "by design"}
     note = recorded.get("note", "")
+    if note == "crit header":
+        reason = "a token with extensions that must be understood is refused (decision 0121)"
+        return {"reason": reason, "milestone": "by design"}
     if note == "two Host headers":
         return {"reason": "two Host headers are refused (attack case H1-51)", "milestone": "by design"}
     if "certificate with" in note:

@@ -24,6 +24,7 @@ use crate::control::admin::{self, Face};
 use crate::control::client::{self, Scope};
 use crate::control::force::Force;
 use crate::control::memory;
+use crate::keys;
 use crate::lasting::lasting;
 use crate::observe::notice;
 use crate::settings::Settings;
@@ -312,6 +313,7 @@ fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: one
             last(force, move |force| client::follow(signer.clone(), Scope::Certificates, force));
         }
         last(force, watch_certificate);
+        last(force, keys::follow);
         last(force, |force| memory::watch(Arc::clone(&force.pressure)));
         let _ = stopped.await;
         Ok(())

@@ -182,6 +182,8 @@ def _request_principal(value: str) -> Value:
         return _string(value)
     if issuer.startswith("*"):
         return Value("suffix", f"{issuer[1:]}\0{subject}")
+    if subject == "*":
+        return Value("regex", rf"{_literal(issuer)}\x00[^\x00]+")
     if subject.endswith("*"):
         return Value("prefix", f"{issuer}\0{subject[:-1]}")
     return Value("exact", f"{issuer}\0{subject}")

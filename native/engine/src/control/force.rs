@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use meshdp_model::jwt::KeyTable;
 use meshdp_model::sections::{self, TlsVersion};
 use meshdp_model::snapshot::Snapshot;
 use serde_json::json;
@@ -24,6 +23,7 @@ use crate::control::history::History;
 use crate::control::memory::Pressure;
 use crate::control::turnover::{Alarm, Renewal, Turnover, spread, wall_ms};
 use crate::fault;
+use crate::keys::Keys;
 use crate::observe::access_log::{AccessLog, Mode, Sink};
 use crate::observe::notice;
 use crate::observe::telemetry::Telemetry;
@@ -44,8 +44,7 @@ pub struct Force {
     workers: ArcSwap<Vec<UnboundedSender<Command>>>,
     sink: Mutex<Option<Sink>>,
     pub(crate) pressure: Arc<Pressure>,
-    /// Key sets that were fetched; only the task that fetches them puts another table here.
-    pub(crate) keys: Arc<ArcSwap<KeyTable>>,
+    pub(crate) keys: Arc<Keys>,
     draining: AtomicBool,
     feed_lost: AtomicBool,
     history: History,
@@ -334,6 +333,7 @@ impl AdminState for Force {
             "trust_domains": loaded.as_ref().map(|credentials| &credentials.policy().trust_domains),
             "epoch": loaded.as_ref().map(|credentials| credentials.epoch),
             "turnover": turnover,
+            "token_keys": self.keys.report(),
         })
         .to_string()
     }

@@ -121,10 +121,13 @@ impl<'w> Caller<'w> {
                 let mut scratch = self.scratch(request, text);
                 if let Some(rules) = snapshot.token_rules() {
                     let (worker, head) = (self.worker, (text, &request.head));
-                    let keys = worker.keys.load();
+                    let keys = worker.keys.table.load();
                     let proof = (&**keys, worker.wall_s());
-                    let judged =
-                        tokens::judge_tokens(rules, head, &mut scratch, proof, &mut worker.tokens.borrow_mut());
+                    let mut known = worker.tokens.borrow_mut();
+                    let judged = tokens::judge_tokens(rules, head, &mut scratch, proof, &mut known);
+                    if let Some(address) = known.take_missed() {
+                        worker.keys.miss(address);
+                    }
                     let _ = request.tokens.set(judged.map_err(Refused::Token)?);
                 }
                 let view = View::new(&request.head, text, &scratch, request.tokens.get());
@@ -190,7 +193,7 @@ impl<'w> Caller<'w> {
                 let worker = self.worker;
                 // A token counts from the arrival of its request to its end: rules and keys may take it away, time does not.
                 let arrived_s = worker.wall_s().saturating_sub(request.started.elapsed().as_secs());
-                let (keys, known) = (worker.keys.load(), &mut *worker.tokens.borrow_mut());
+                let (keys, known) = (worker.keys.table.load(), &mut *worker.tokens.borrow_mut());
                 let proof = (&**keys, arrived_s);
                 let judged = tokens::judge_tokens(rules, (text, &head), &mut scratch, proof, known);
                 Some(judged.map_err(|refusal| Failure::new(Reason::PolicyChanged, refusal.detail()))?)

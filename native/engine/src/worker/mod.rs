@@ -17,9 +17,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use meshdp_model::facts::Direction;
-use meshdp_model::jwt::{KeyTable, VerifiedTokens};
+use meshdp_model::jwt::VerifiedTokens;
 use meshdp_model::snapshot::Snapshot;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
@@ -31,6 +30,7 @@ use crate::control::turnover;
 use crate::fault;
 use crate::h2::pool::Connections;
 use crate::http::decide::Scratch;
+use crate::keys::Keys;
 use crate::lasting::lasting;
 use crate::listener::{self, Doors};
 use crate::observe::access_log::AccessLog;
@@ -81,7 +81,7 @@ pub(crate) struct Setup {
     pub(crate) access_log: AccessLog,
     pub(crate) connection_limit: usize,
     pub(crate) pressure: Arc<Pressure>,
-    pub(crate) keys: Arc<ArcSwap<KeyTable>>,
+    pub(crate) keys: Arc<Keys>,
 }
 
 /// The state every connection task of this thread shares.
@@ -100,8 +100,8 @@ pub(crate) struct Worker {
     pub(crate) access_log: RefCell<AccessLog>,
     pub(crate) draining: Cell<bool>,
     pub(crate) pressure: Arc<Pressure>,
-    /// Key sets that were fetched.
-    pub(crate) keys: Arc<ArcSwap<KeyTable>>,
+    /// Key sets that are fetched.
+    pub(crate) keys: Arc<Keys>,
     /// Tokens that were proven.
     pub(crate) tokens: RefCell<VerifiedTokens>,
     pinned: RefCell<Rc<Pinned>>,

@@ -18,6 +18,8 @@ pub struct VerifiedTokens {
     entries: HashMap<Hash, Arc<Verified>>,
     oldest_first: VecDeque<(Hash, usize)>,
     bytes: usize,
+    /// Where the keys come from that a token asked for and that were not there.
+    missed: Option<Arc<str>>,
     rules: Option<Arc<TokenRules>>,
     generation: u64,
 }
@@ -48,6 +50,16 @@ impl VerifiedTokens {
             self.entries.remove(&oldest);
             self.bytes -= size;
         }
+    }
+
+    /// Notes that a token names a key which the set from there does not have.
+    pub(crate) fn miss(&mut self, address: Arc<str>) {
+        self.missed = Some(address);
+    }
+
+    /// Where a key was missed since this was asked last.
+    pub fn take_missed(&mut self) -> Option<Arc<str>> {
+        self.missed.take()
     }
 
     /// How many are remembered.

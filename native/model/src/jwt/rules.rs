@@ -108,6 +108,14 @@ impl CompiledRule {
         }
     }
 
+    /// Where its keys are fetched; none when they are inline.
+    pub(crate) fn fetched_from(&self) -> Option<&Arc<str>> {
+        match &self.keys {
+            Keys::Fetched(address) => Some(address),
+            Keys::Inline(_) => None,
+        }
+    }
+
     /// Whether a token that lies in this header lies in a place of this rule too.
     pub(crate) fn looks_in_header(&self, header: &TokenHeader) -> bool {
         self.rule.headers.contains(header)

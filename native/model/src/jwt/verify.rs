@@ -218,7 +218,13 @@ impl Judge<'_> {
         if !claims.is_for(&compiled.rule.audiences) {
             return Err(TokenRefusal::AudienceNotAllowed);
         }
-        compiled.keys(self.keys).ok_or(TokenRefusal::NoKeys)?.prove(&compact, &signature)?;
+        let keys = compiled.keys(self.keys).ok_or(TokenRefusal::NoKeys)?;
+        if let Err(refusal) = keys.prove(&compact, &signature) {
+            if let (TokenRefusal::NoMatchingKey, Some(address)) = (refusal, compiled.fetched_from()) {
+                self.known.miss(Arc::clone(address));
+            }
+            return Err(refusal);
+        }
         let outputs = Outputs::of(&compiled.rule, &claims, compact.payload_text);
         let verified = Arc::new(Verified { rule: number, claims, outputs });
         self.known.put(hash, token.len(), &verified);
