@@ -308,6 +308,7 @@ impl Worker {
             access_log: log.worker(),
             connection_limit: 1_024,
             pressure: Arc::default(),
+            keys: Arc::default(),
         }))
     }
 }
