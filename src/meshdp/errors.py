@@ -145,7 +145,9 @@ CODES: dict[str, Code] = {
     "MDP0303": Code("CUSTOM not honoured before M4", "warning", "Until then its rules deny what they match."),
     "MDP0305": Code("policy without effect", "warning", "Remove it, or change the field that is named."),
     "MDP0330": Code(
-        "no key for tokens", "warning", "Until there is one, tokens of this issuer are refused; those without a token pass."
+        "no key for tokens",
+        "warning",
+        "Until there is one, tokens of this issuer are refused; those without a token pass.",
     ),
     # traffic
     "MDP0401": Code("kind not honoured yet", "warning", "Traffic behaves as if the document were absent."),

@@ -171,9 +171,9 @@ impl Asked {
             KeySet::parse(text.as_bytes()).ok().map(|keys| (address.as_str().into(), Arc::new(keys)))
         };
         let keys = KeyTable { generation: 0, sets: self.key_sets.iter().filter_map(readable).collect() };
-        let now_s = self.now_s.unwrap_or_else(|| {
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-        });
+        let now_s = self
+            .now_s
+            .unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
         let mut known = VerifiedTokens::default();
         judge_tokens(rules, (&self.bytes, head), scratch, (&keys, now_s), &mut known).map(Some)
     }

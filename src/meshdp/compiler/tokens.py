@@ -60,7 +60,9 @@ def _rule(policy: RequestAuthentication, rule: JwtRule) -> TokenRule:
         cookies=list(rule.from_cookies),
         forward=rule.forward_original_token,
         payload_header=rule.output_payload_to_header.lower(),
-        claim_headers=[ClaimHeader(item.header.lower(), item.claim.split(".")) for item in rule.output_claim_to_headers],
+        claim_headers=[
+            ClaimHeader(item.header.lower(), item.claim.split(".")) for item in rule.output_claim_to_headers
+        ],
         space_delimited=sorted({"permission", "scope", *rule.space_delimited_claims}),
     )
 

@@ -104,7 +104,14 @@ fn read(caller: &Caller<'_>, pinned: &Rc<Pinned>, text: &[u8]) -> Result<Request
     match read_head(text, &caller.limits, mode, &mut scratch) {
         Ok(Some(head)) => {
             let read = Cell::new(scratch.reads);
-            Ok(Request { head, pinned: Rc::clone(pinned), started: Instant::now(), read, grpc: false, tokens: OnceCell::new() })
+            Ok(Request {
+                head,
+                pinned: Rc::clone(pinned),
+                started: Instant::now(),
+                read,
+                grpc: false,
+                tokens: OnceCell::new(),
+            })
         }
         Ok(None) => Err(Outcome::of(Reason::Bug).answered(500)),
         Err(refusal) => Err(record::refusal(refusal)),

@@ -8,7 +8,9 @@
 
 use std::sync::Arc;
 
-use meshdp_model::jwt::{Authenticated, KeyTable, TokenRefusal, TokenRequest, TokenRules, VerifiedTokens, authenticate};
+use meshdp_model::jwt::{
+    Authenticated, KeyTable, TokenRefusal, TokenRequest, TokenRules, VerifiedTokens, authenticate,
+};
 
 use crate::http::decide::{Head, Scratch, View};
 

@@ -103,7 +103,7 @@ fn exchange(stream: &mut (impl Read + Write), ask: &str, limit: usize) -> Result
                     return Err(format!("the answer is {}, expected 200 (redirects are not followed)", head.status));
                 }
                 head_len = head.len;
-                body = Some(BodyDecoder::new(head.framing));
+                body = Some(BodyDecoder::bare(head.framing));
             }
         }
         if let Some(decoder) = &mut body {
@@ -235,7 +235,13 @@ impl<'a> Place<'a> {
             None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
         };
         let port = match port {
-            None => if tls { 443 } else { 80 },
+            None => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
             Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?,
         };
         if host.is_empty() { Err(wrong()) } else { Ok(Self { tls, host, port, authority, target }) }
@@ -248,7 +254,8 @@ fn web_client() -> Result<ClientConfig, String> {
     let named = std::env::var_os("SSL_CERT_FILE").map(std::path::PathBuf::from);
     let files = named.into_iter().chain(ROOT_FILES.iter().map(std::path::PathBuf::from));
     if let Some(file) = files.into_iter().find(|file| file.is_file()) {
-        let certificates = CertificateDer::pem_file_iter(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let certificates =
+            CertificateDer::pem_file_iter(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         roots.add_parsable_certificates(certificates.flatten());
     }
     if roots.is_empty() {

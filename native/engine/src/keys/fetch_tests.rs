@@ -45,7 +45,8 @@ fn fetched(answers: Vec<Vec<u8>>) -> Result<usize, String> {
 #[test]
 fn jw_15_keys_come_in_every_framing() {
     assert_eq!(fetched(vec![answer(KEYS)]), Ok(1));
-    let chunked = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{KEYS}\r\n0\r\n\r\n", KEYS.len());
+    let chunked =
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{KEYS}\r\n0\r\n\r\n", KEYS.len());
     assert_eq!(fetched(vec![chunked.into_bytes()]), Ok(1));
     assert_eq!(fetched(vec![format!("HTTP/1.1 200 OK\r\n\r\n{KEYS}").into_bytes()]), Ok(1));
 }
@@ -90,11 +91,22 @@ fn jw_16_an_answer_has_a_bound() {
 
 #[test]
 fn jw_17_addresses_of_this_machine_and_of_none_are_not_asked() {
-    for address in ["169.254.169.254", "127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "[::1]", "[fe80::1]", "[::ffff:127.0.0.1]"] {
+    for address in [
+        "169.254.169.254",
+        "127.0.0.1",
+        "0.0.0.0",
+        "224.0.0.1",
+        "255.255.255.255",
+        "[::1]",
+        "[fe80::1]",
+        "[::ffff:127.0.0.1]",
+    ] {
         let told = fetch_keys(&wanted(&format!("http://{address}/keys"), 1_000), Reach::default());
         assert!(told.as_ref().is_err_and(|told| told.contains("no address that keys")), "{address}: {told:?}");
     }
-    for address in ["file:///etc/passwd", "ftp://h/", "http://", "http://u:p@h/", "http://h:0/", "http://h:x/", "gopher://h"] {
+    for address in
+        ["file:///etc/passwd", "ftp://h/", "http://", "http://u:p@h/", "http://h:0/", "http://h:x/", "gopher://h"]
+    {
         let told = fetch_keys(&wanted(address, 1_000), HERE);
         assert!(told.as_ref().is_err_and(|told| told.contains("expected an http")), "{address}: {told:?}");
     }

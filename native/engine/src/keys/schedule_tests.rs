@@ -1,12 +1,8 @@
 use super::*;
 
 fn sources(addresses: &[&str], now: Instant) -> Sources {
-    let wanted = |address: &&str| Wanted {
-        address: (*address).into(),
-        discovery: false,
-        timeout_ms: 1,
-        issuer: "i".into(),
-    };
+    let wanted =
+        |address: &&str| Wanted { address: (*address).into(), discovery: false, timeout_ms: 1, issuer: "i".into() };
     let wanted: Vec<Wanted> = addresses.iter().map(wanted).collect();
     let known = wanted.iter().map(|one| (Arc::clone(&one.address), Source::new(now))).collect();
     Sources { wanted, known, generation: 0 }

@@ -118,8 +118,9 @@ pub(crate) struct Worker {
 
 impl Worker {
     fn new(setup: Setup) -> Self {
-        let Setup { id, settings, snapshot, credentials, telemetry, access_log, connection_limit, pressure, keys, .. } =
-            setup;
+        let Setup {
+            id, settings, snapshot, credentials, telemetry, access_log, connection_limit, pressure, keys, ..
+        } = setup;
         let limits = &settings.limits;
         // Idle connections may not take the descriptors that live ones need.
         let pool_total = limits.pool_total.min(connection_limit / 2);

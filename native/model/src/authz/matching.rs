@@ -45,8 +45,7 @@ impl Matchers {
             let names: BTreeSet<&Arc<str>> =
                 lists.iter().filter(|list| list.field == field).map(|list| &list.name).collect();
             let of = |name: &Arc<str>| {
-                let matcher =
-                    TextMatcher::build(field, lists, |list| list.field == field && list.name == *name)?;
+                let matcher = TextMatcher::build(field, lists, |list| list.field == field && list.name == *name)?;
                 Ok((Arc::clone(name), matcher))
             };
             names.into_iter().map(of).collect::<Result<Vec<_>, String>>()

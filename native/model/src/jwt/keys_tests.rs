@@ -24,7 +24,11 @@ fn jw_12_keys_that_prove_nothing_are_not_taken() {
     assert_eq!(parse(&json!([wrong_curve])), Err(KeysError::NoUsable));
     let mut wrong_algorithm = Signer::new("k").jwk();
     wrong_algorithm["alg"] = json!("ES384");
-    assert_eq!(parse(&json!([wrong_algorithm])), Err(KeysError::NoUsable), "a key must suit the algorithm that it names");
+    assert_eq!(
+        parse(&json!([wrong_algorithm])),
+        Err(KeysError::NoUsable),
+        "a key must suit the algorithm that it names"
+    );
 }
 
 #[test]

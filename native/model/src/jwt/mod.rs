@@ -38,7 +38,6 @@ pub const MAX_TOKENS: usize = 4;
 pub const CLOCK_SKEW_S: u64 = 60;
 
 #[cfg(test)]
-
 mod fixtures;
 #[cfg(test)]
 mod property_tests;

@@ -89,7 +89,9 @@ impl TokenRules {
 
 impl CompiledRule {
     fn compile(rule: TokenRule) -> Result<Self, String> {
-        let named = |reason: String| format!("RequestAuthentication {}/{} ({}): {reason}", rule.namespace, rule.name, rule.where_);
+        let named = |reason: String| {
+            format!("RequestAuthentication {}/{} ({}): {reason}", rule.namespace, rule.name, rule.where_)
+        };
         rule.check().map_err(named)?;
         let keys = match (&*rule.jwks, &*rule.jwks_uri, &*rule.discovery) {
             (text, "", "") if !text.is_empty() => Keys::Inline(KeySet::parse(text.as_bytes()).ok().map(Arc::new)),

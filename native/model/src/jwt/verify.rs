@@ -92,9 +92,8 @@ impl Authenticated {
 
     /// What is left of a line of cookies without tokens; none when there is no token in it.
     pub fn without_cookies(&self, line: &[u8]) -> Option<Vec<u8>> {
-        let taken = |name: &[u8]| {
-            self.withheld().any(|rule| rule.rule.cookies.iter().any(|cookie| cookie.as_bytes() == name))
-        };
+        let taken =
+            |name: &[u8]| self.withheld().any(|rule| rule.rule.cookies.iter().any(|cookie| cookie.as_bytes() == name));
         if !cookies(line).any(|(name, _)| taken(name)) {
             return None;
         }

@@ -84,7 +84,10 @@ fn jw_04_an_unknown_key_id_is_told_to_who_fetches() {
     let headers: &[(&str, &[u8])] = &[("authorization", header.as_bytes())];
     let request = TokenRequest { method: b"GET", query: b"", headers: &headers };
     let judged = authenticate(&rules, &request, (&table, NOW_S), &mut known);
-    assert_eq!((judged.err(), known.take_missed().as_deref()), (Some(TokenRefusal::NoMatchingKey), Some("https://keys")));
+    assert_eq!(
+        (judged.err(), known.take_missed().as_deref()),
+        (Some(TokenRefusal::NoMatchingKey), Some("https://keys"))
+    );
     let none = authenticate(&rules, &request, (&KeyTable::default(), NOW_S), &mut known);
     assert_eq!((none.err(), known.take_missed()), (Some(TokenRefusal::NoKeys), None));
 }
@@ -332,7 +335,10 @@ fn what_a_token_becomes_is_written_and_what_is_ours_is_taken() {
     let judged = judge_bearer(&rules, &signer.token(&payload)).unwrap();
     let sent: Vec<(&str, &[u8])> = judged.headers().collect();
     let encoded = encode(payload.to_string().as_bytes());
-    assert_eq!(sent, [("x-sub", &b"alice"[..]), ("x-deep", b"3"), ("x-list", b"WyJnIl0="), ("x-payload", encoded.as_bytes())]);
+    assert_eq!(
+        sent,
+        [("x-sub", &b"alice"[..]), ("x-deep", b"3"), ("x-list", b"WyJnIl0="), ("x-payload", encoded.as_bytes())]
+    );
     for name in ["x-sub", "X-Sub", "x-none", "x-payload", "x-list"] {
         assert!(judged.takes_field(name.as_bytes(), b"forged"), "{name}");
     }
@@ -344,9 +350,7 @@ fn what_a_token_becomes_is_written_and_what_is_ours_is_taken() {
 #[test]
 fn jw_19_a_token_is_taken_from_where_it_was_unless_it_is_forwarded() {
     let signer = Signer::new("k");
-    let places = |forward: bool| {
-        json!({"headers": [{"name": "x-a", "prefix": ""}], "params": ["t"], "cookies": ["c"], "forward": forward})
-    };
+    let places = |forward: bool| json!({"headers": [{"name": "x-a", "prefix": ""}], "params": ["t"], "cookies": ["c"], "forward": forward});
     let token = signer.token(&claims());
     for forward in [false, true] {
         let rules = compiled(&[rule(ISSUER, &[signer.jwk()], places(forward))]);
