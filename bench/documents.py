@@ -24,11 +24,13 @@ class Variant:
 
     shared: HTTP/2 between them, the default; otherwise the server is marked as a sidecar of another make.
     workers: threads of each sidecar. large: a thousand services with ten endpoints each, and a hundred policies.
+    options: more words of the sidecar's command line, for what it can be told and the documents cannot.
     """
 
     shared: bool = True
     workers: int = 1
     large: bool = False
+    options: tuple[str, ...] = ()
 
 
 VARIANTS = {

@@ -19,10 +19,11 @@ from typing import Any
 
 from bench import peers, relays
 from bench.measure import Load, WrongAnswer, cpu_ns, weigh
+from bench.proxies.drivers import Unable
 from bench.rounds import FLOOR, Contender, Row, figure_row
-from bench.scenarios import PAIR, Scenario
+from bench.scenarios import OVER_TLS, PAIR, Scenario
 from bench.stage import PORT, SERVER_IP, await_listening
-from bench.traffic import LARGE, OWN, Setting, start
+from bench.traffic import LARGE, OWN, Setting, certificates, start, started
 
 REQUESTS = 10_000
 IDLE_BASE, IDLE_CONNECTIONS = 20, 1000
@@ -34,7 +35,7 @@ DIRECTORY = "meshdp, directory"
 Readings = dict[tuple[str, str, str, str], list[float]]  # by end, subject, metric, unit
 
 
-def memory(setting: Setting, rounds: int, failed: dict[str, str]) -> list[Row]:
+def memory(setting: Setting, rounds: int, failed: dict[str, str], absent: dict[str, str]) -> list[Row]:
     """Weighs everyone in both places of the mTLS pair."""
     found: Readings = defaultdict(list)
     for turn in range(rounds):
@@ -42,10 +43,12 @@ def memory(setting: Setting, rounds: int, failed: dict[str, str]) -> list[Row]:
             setting.say(f"memory: {name}, fresh processes {turn + 1} of {rounds}")
             with ExitStack() as running:
                 own = name == DIRECTORY
-                contender = _from_directory(setting, running) if own else start(setting, name, PAIR, running)
                 try:
+                    contender = _from_directory(setting, running) if own else start(setting, name, PAIR, running)
                     _weigh(setting, contender, found, name)
-                except WrongAnswer as wrong:
+                except Unable as reason:
+                    absent[f"memory: {name}"] = str(reason)
+                except (OSError, RuntimeError) as wrong:
                     failed[f"memory: {name}"] = str(wrong)
     return [
         figure_row("memory", {"end": end, **_more(metric)}, (subject, metric, unit), values)
@@ -86,25 +89,29 @@ def _weigh(setting: Setting, contender: Contender, found: Readings, subject: str
     note("after_requests")
     if subject == LARGE:
         return  # a connection weighs what it weighs
-    for end, size in _idle(setting, contender).items():
-        found[end, subject, "bytes_per_idle_connection", "B"].append(size)
+    found["server", subject, "bytes_per_idle_connection", "B"].append(_idle(setting, contender))
 
 
-def _idle(setting: Setting, contender: Contender) -> dict[str, float]:
-    """Growth of the heap for each of many idle mTLS connections that have carried one request."""
-    first = Load(contender.lane, setting.programs, PAIR.aim, (IDLE_BASE, 0, 0))
+def _idle(setting: Setting, contender: Contender) -> float:
+    """Growth of the server's heap for each of many idle mTLS connections that have carried one request.
+
+    The load itself is the client: through the pair, one whose answer is in may serve the next, and fewer are opened.
+    """
+    shown, pid = certificates(setting, contender), contender.pids["server"]
+    first = Load(contender.lane, setting.programs, OVER_TLS, (IDLE_BASE, 0, 0), shown)
     _settle(contender)
-    before = {end: weigh(pid).anonymous for end, pid in contender.pids.items()}
-    open_before = _mtls_connections(contender)
-    rest = Load(contender.lane, setting.programs, PAIR.aim, (IDLE_CONNECTIONS, 0, 0))
+    before, open_before = weigh(pid).anonymous, _mtls_connections(contender)
+    rest = Load(contender.lane, setting.programs, OVER_TLS, (IDLE_CONNECTIONS, 0, 0), shown)
     _settle(contender)
-    after = {end: weigh(pid).anonymous for end, pid in contender.pids.items()}
-    opened = _mtls_connections(contender) - open_before
+    after, opened = weigh(pid).anonymous, _mtls_connections(contender) - open_before
     rest.close()
     first.close()
-    if opened < IDLE_CONNECTIONS // 2:
-        raise WrongAnswer(f"only {opened} connections stayed open in lane {contender.lane.name}")
-    return {end: (after[end] - before[end]) / opened for end in contender.pids}
+    if opened != IDLE_CONNECTIONS:
+        raise WrongAnswer(
+            f"expected {IDLE_CONNECTIONS} idle connections in lane {contender.lane.name}, found {opened}: others were"
+            f" refused or closed; {contender.lane.last_words()}"
+        )
+    return (after - before) / opened
 
 
 def _settle(contender: Contender) -> None:
@@ -121,25 +128,28 @@ def _settle(contender: Contender) -> None:
 
 
 def _mtls_connections(contender: Contender) -> int:
-    """Connections between the two proxies, counted where they leave."""
+    """Connections to the server's end, counted where they leave."""
     command = ["ip", "netns", "exec", contender.lane.namespaces["client"]]
     command += ["ss", "-Htn", "state", "established", "dst", f"{SERVER_IP}:{PORT}"]
     return len(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines())
 
 
-def starts(setting: Setting, failed: dict[str, str]) -> list[Row]:
+def starts(setting: Setting, failed: dict[str, str], absent: dict[str, str]) -> list[Row]:
     """Starts the client's place again and again, everyone in turn; the server's runs throughout."""
     found: Readings = defaultdict(list)
     with ExitStack() as running:
         own = [OWN, *([LARGE] if setting.amount.large else [])]
-        for name in (*own, *setting.peers):
-            start(setting, name, _only("server"), running)
+        servers, *missing = started(setting, [*own, *setting.peers], _only("server"), running)
+        for kind, reasons in zip((failed, absent), missing, strict=True):
+            kind.update({f"start: {name}": reason for name, reason in reasons.items()})
         for turn in range(setting.amount.starts):
             setting.say(f"start: {turn + 1} of {setting.amount.starts}")
-            for name in (*own, FLOOR, *setting.peers):
+            for name in (
+                each for each in (FLOOR, *(server.name for server in servers)) if f"start: {each}" not in failed
+            ):
                 try:
                     _start_own(setting, name, found) if name in own else _start_listener(setting, name, found)
-                except WrongAnswer as wrong:
+                except (OSError, RuntimeError) as wrong:
                     failed[f"start: {name}"] = str(wrong)
     return [
         figure_row("start", {"end": end}, (subject, metric, unit), values)

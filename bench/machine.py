@@ -15,9 +15,11 @@ from pathlib import Path
 
 import meshdp
 from bench import peers
+from bench.proxies import drivers
 from bench.stage import ROOT
 
 EXTENSION = ROOT / "src/meshdp/_native.abi3.so"
+SHORT = ("nginx", "haproxy")  # they know no long option
 RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/lib_native.so"
 
 
@@ -47,8 +49,10 @@ def _build() -> str:
 
 
 def _version(name: str) -> str:
-    flag = {"nginx": "-v", "haproxy": "-v", "envoy": "--version"}[name]
-    found = re.search(r"\d+\.\d+\.\d+[\w.+-]*", _first_line([peers.program(name), flag]))
+    driven = drivers.named(os.environ)[0].get(name)
+    program, flag = str(driven.binary) if driven else peers.program(name), "-v" if name in SHORT else "--version"
+    said = _first_line([program, flag])
+    found = re.search(r"\d+\.\d+\.\d+[\w.+-]*", said)
     return found.group() if found else "unknown"
 
 
@@ -60,8 +64,10 @@ def _processor() -> str:
 def _first_line(words: list[str]) -> str:
     """What a program says first, on either stream."""
     try:
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    except FileNotFoundError:
+        done = subprocess.run(
+            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     return lines[0] if lines else "unknown"

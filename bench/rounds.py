@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench.measure import WrongAnswer, stolen
@@ -49,7 +49,10 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the report. `min` is the smallest reading, also where more is better."""
+    """One line of the report. `min` is the smallest reading, also where more is better.
+
+    max, ratio_low, ratio_high: the spread: the largest reading; the middle half of the ratios of single rounds.
+    """
 
     group: str
     params: dict[str, Any]
@@ -60,6 +63,9 @@ class Row:
     median: float
     min: float
     ratio_to_floor: float | None
+    max: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As it stands in the report."""
@@ -68,11 +74,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What the rounds of one comparison gave."""
+    """What the rounds of one comparison gave. failed: who has no figure, and why. absent: who cannot stand there."""
 
     rows: list[Row]
     refused: int
     failed: dict[str, str]
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def with_missing(self, failed: Mapping[str, str], absent: Mapping[str, str]) -> Compared:
+        """The same with those who did not even start."""
+        return Compared(self.rows, self.refused, {**self.failed, **failed}, {**self.absent, **absent})
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +169,10 @@ def figure_row(
 ) -> Row:
     """One row from the readings of one (subject, metric, unit)."""
     ratio = round(statistics.median(ratios), 3) if ratios else None
-    return Row(group, params, *what, len(values), _short(statistics.median(values)), _short(min(values)), ratio)
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else (ratio, ratio, ratio)
+    median, lowest, highest = (_short(each) for each in (statistics.median(values), min(values), max(values)))
+    spread = (None if each is None else round(each, 3) for each in (low, high))
+    return Row(group, params, *what, len(values), median, lowest, ratio, highest, *spread)
 
 
 def _short(value: float) -> float:

@@ -63,8 +63,16 @@ class Sidecars:
 
     def start(self, end: str, cpu: int = PROXY_CPU) -> subprocess.Popen[bytes]:
         """Starts the sidecar of one end, with the very function that `meshdp up` uses."""
-        command = [*sidecar_command(f"default/{end}", self._socket(end)), "--concurrency", str(self.variant.workers)]
-        return self._launch(end, command, self._socket(end).parent, cpu)
+        return self._launch(end, self._command(end), self._socket(end).parent, cpu)
+
+    def start_under(self, end: str, words: list[str]) -> subprocess.Popen[str]:
+        """Starts the sidecar of one end below another program, without a view of its own: `words` come first."""
+        variables = [f"{name}={value}" for name, value in sidecar_env().items()]
+        return self.lane.start(end, ["env", *variables, *words, *self._command(end)])
+
+    def _command(self, end: str) -> list[str]:
+        command = sidecar_command(f"default/{end}", self._socket(end))
+        return [*command, "--concurrency", str(self.variant.workers), *self.variant.options]
 
     def start_from_directory(self, end: str, certificates: dict[str, str]) -> subprocess.Popen[bytes]:
         """Starts the sidecar of one end so that it compiles the same documents for itself."""
@@ -89,11 +97,11 @@ class Sidecars:
         finally:
             os.sched_setaffinity(0, usual)
 
-    def await_ready(self, end: str, pause_s: float = 0.002) -> None:
+    def await_ready(self, end: str, pause_s: float = 0.002, limit_s: float = READY_LIMIT_S) -> None:
         """Waits for 200 on the readiness port."""
-        until = time.monotonic() + READY_LIMIT_S
-        while not self.lane.inside(end, lambda: _until_ready(until, pause_s)):
-            raise RuntimeError(f"no readiness in {READY_LIMIT_S} s:\n{self.lane.log()}")
+        until = time.monotonic() + limit_s
+        if not self.lane.inside(end, lambda: _until_ready(until, pause_s)):
+            raise RuntimeError(f"no readiness in {limit_s:g} s: {self.lane.log()[-2000:]}")
 
     def ready(self, end: str) -> subprocess.Popen[bytes]:
         """Starts the sidecar of one end and waits for it."""

@@ -105,6 +105,11 @@ class Lane:
         """What the programs of this lane wrote on stderr."""
         return self.log_file.read_text()
 
+    def last_words(self) -> str:
+        """The last line of the log."""
+        said = [line for line in self.log().splitlines() if line.strip()]
+        return said[-1].strip() if said else "nothing was said on stderr"
+
     def stop(self, process: subprocess.Popen[Any]) -> None:
         """Ends a program of this lane."""
         process.kill()
@@ -163,7 +168,10 @@ def await_listening(where: Lane, end: str, port: int, process: subprocess.Popen[
     def wait() -> None:
         while not attempt(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close()):
             if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"nothing listens on {port} in lane {where.name}:\n{where.log()}")
+                end_of_it = "it does not end" if process.poll() is None else f"it exited with {process.poll()}"
+                raise RuntimeError(
+                    f"nothing listens on {port} in lane {where.name}, {end_of_it}: {where.last_words()}\n{where.log()}"
+                )
             time.sleep(pause_s)
 
     where.inside(end, wait)

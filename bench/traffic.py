@@ -8,13 +8,16 @@ Limits: the proxy under test has processor 0 for itself, load and application sh
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from bench import documents, peers, relays
 from bench.measure import Bulk, GrpcLoad, Load, cpu_ns
+from bench.proxies.drivers import Unable
 from bench.rounds import FLOOR, Compared, Comparison, Contender, Figures, compare
 from bench.scenarios import PARTS, Scenario
 from bench.sidecars import Sidecars
@@ -64,40 +67,65 @@ class Setting:
         return self.variants[variant]
 
 
+class Started(NamedTuple):
+    """What came of starting contenders."""
+
+    contenders: list[Contender]
+    failed: dict[str, str]
+    absent: dict[str, str]
+
+
 def run(setting: Setting, part: str) -> Iterator[tuple[str, Compared]]:
     """Every scenario of a part, with every number of connections."""
     for scenario in PARTS[part]:
         wanted = () if scenario.tcp or scenario.aim.rate else setting.amount.connections
         with ExitStack() as running:
-            contenders = started(setting, scenario, running)
+            contenders, *missing = started(setting, contenders_of(setting, scenario), scenario, running)
             for connections in wanted or scenario.connections:
                 details = ", ".join([scenario.path, *(f"{name} {value}" for name, value in scenario.params.items())])
-                yield (
-                    f"{part}, {details}, {connections} connections",
-                    _compare(setting, scenario, connections, contenders),
-                )
+                compared = _compare(setting, scenario, connections, contenders)
+                yield f"{part}, {details}, {connections} connections", compared.with_missing(*missing)
 
 
-def started(setting: Setting, scenario: Scenario, running: ExitStack) -> list[Contender]:
-    """Everyone who can stand in a scenario, running and listening."""
-    names = [*([DIRECT] if scenario.straight else []), FLOOR, OWN, *([LARGE] if scenario.own_twice else [])]
-    names += [name for name in setting.peers if peers.able(name, scenario) and not scenario.own_twice]
-    return [start(setting, name, scenario, running) for name in names]
+def contenders_of(setting: Setting, scenario: Scenario) -> list[str]:
+    """Everyone who can stand in a scenario, as far as is known before they are started."""
+    if scenario.own_twice:
+        return [FLOOR, OWN, LARGE]
+    straight = [DIRECT] if scenario.straight else []
+    return [*straight, FLOOR, OWN, *(name for name in setting.peers if peers.able(name, scenario))]
+
+
+def started(setting: Setting, names: Sequence[str], scenario: Scenario, running: ExitStack) -> Started:
+    """Starts them: who runs and listens; why others failed; why others say that they cannot stand there."""
+    found = Started([], {}, {})
+    for name in names:
+        try:
+            found.contenders.append(start(setting, name, scenario, running))
+        except Unable as reason:
+            found.absent[name] = str(reason)
+        except (OSError, RuntimeError) as failure:
+            if name == FLOOR:
+                raise  # nothing can be compared
+            found.failed[name] = str(failure)
+    return found
 
 
 def start(setting: Setting, name: str, scenario: Scenario, running: ExitStack) -> Contender:
     """Starts one contender in the places of a scenario, until `running` ends."""
+    processes: dict[str, subprocess.Popen[Any]] = {}
     if name in (OWN, LARGE):
         sidecars = setting.sidecars("large" if name == LARGE else scenario.variant)
-        where, processes = sidecars.lane, {end: sidecars.ready(end) for end in scenario.roles}
-    elif name == DIRECT:
-        where, processes = setting.lanes[name], {}
-    elif name == FLOOR:
-        where = setting.lanes[name]
-        processes = relays.start_relays(where, setting.programs, scenario)
-    else:
-        where = setting.lanes[name]
-        processes = peers.start(name, where, scenario)
+        where = sidecars.lane
+        for end in scenario.roles:
+            processes[end] = sidecars.start(end)
+            running.callback(where.stop, processes[end])
+            sidecars.await_ready(end)
+        return Contender(name, where, {end: process.pid for end, process in processes.items()})
+    where = setting.lanes[name]
+    if name == FLOOR:
+        processes |= relays.start_relays(where, setting.programs, scenario)
+    elif name != DIRECT:
+        processes |= peers.start(name, where, scenario)
     for process in processes.values():
         running.callback(where.stop, process)
     return Contender(name, where, {end: process.pid for end, process in processes.items()})
@@ -109,10 +137,10 @@ def certificates(setting: Setting, contender: Contender) -> Path | None:
         return None
     if contender.name not in (OWN, LARGE):
         return contender.lane.folder / contender.name
-    folder = setting.folder / "client-certificates"
+    folder = setting.folder / f"{contender.lane.name}-client"
     if not folder.exists():
         folder.mkdir(mode=0o755)
-        authority = setting.sidecars().authority
+        authority = next(each.authority for each in setting.variants.values() if each.lane is contender.lane)
         chain, key = peers.certificate(authority, Sidecars.identity("client"))
         for file, text in (("leaf.pem", chain), ("key.pem", key), ("ca.pem", authority.bundle)):
             (folder / file).write_text(text)
@@ -125,7 +153,7 @@ def _compare(setting: Setting, scenario: Scenario, connections: int, contenders:
     cost_name = "cpu_per_connection" if aim.fresh else "cpu_per_request"
 
     def requests(contender: Contender) -> Figures:
-        run_ms = min(amount.run_ms, FRESH_MS) if aim.fresh else amount.run_ms
+        run_ms = min(amount.run_ms, FRESH_MS) if aim.fresh else int(amount.run_ms * scenario.longer)
         shape = (connections, amount.warm_ms, run_ms)
         shown = certificates(setting, contender) if aim.tls else None
         load = Load(contender.lane, setting.programs, aim, shape, shown)
@@ -135,22 +163,27 @@ def _compare(setting: Setting, scenario: Scenario, connections: int, contenders:
         return {**cost, **quantiles, "requests_per_second": seen["requests"] / seen["seconds"]}
 
     def calls(contender: Contender) -> Figures:
-        load = GrpcLoad(contender.lane, aim, connections, CALLS_PER_MS * amount.run_ms)
+        load = GrpcLoad(contender.lane, aim, connections, int(CALLS_PER_MS * amount.run_ms * scenario.longer))
         cost_ns, seen = _cost_of(contender, load.run)
         per_second = seen["requests"] / seen["seconds"]
         return {"cpu_per_request": cost_ns / 1e3 / seen["requests"], "requests_per_second": per_second}
 
     def transfer(contender: Contender) -> Figures:
-        bulk = Bulk(contender.lane, setting.programs["bulk"], aim, amount.run_ms)
+        bulk = Bulk(contender.lane, setting.programs["bulk"], aim, int(amount.run_ms * scenario.longer))
         cost_ns, seen = _cost_of(contender, bulk.run)
         return {"gb_per_cpu_second": seen["bytes"] / cost_ns, "gb_per_second": seen["bytes"] / 1e9 / seen["seconds"]}
 
     take, steady = (transfer, "gb_per_cpu_second") if scenario.tcp else (calls if aim.grpc else requests, cost_name)
-    more = {} if scenario.tcp else {"body_bytes": 1024}
-    params = {"path": scenario.path, "connections": connections, **more, **scenario.params}
+    params = described(scenario, connections)
     beside = (LARGE, OWN) if scenario.own_twice else None
     what = Comparison(scenario.group, params, take, steady, amount.rounds, beside)
     return compare(what, contenders, lambda text: setting.say(f"{scenario.group} {params}: {text}"))
+
+
+def described(scenario: Scenario, connections: int) -> dict[str, Any]:
+    """What the report says of a scenario beside its group."""
+    more = {} if scenario.tcp else {"body_bytes": 1024}
+    return {"path": scenario.path, "connections": connections, **more, **scenario.params}
 
 
 def _cost_of(contender: Contender, load: Callable[[], dict[str, float]]) -> tuple[int, dict[str, float]]:

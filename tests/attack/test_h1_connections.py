@@ -75,7 +75,7 @@ def test_h1_57_a_hundred_pipelined_requests(arena: Arena) -> None:
     data = [request(target, nonce=b"p%d" % number) for number, target in enumerate(kinds)]
     with wire.connect(arena.pair, arena.direction) as connection:
         wire.send_pieces(connection, [b"".join(data)])
-        heard = wire.listen(connection, len(kinds), 15)
+        heard = wire.listen(connection, len(kinds))
     expected = {"/": 200, "/secret": 403, "/canned/gone": 404, "/slow/5": 200}
     assert heard.statuses == [expected[target] for target in kinds]
     bodies = [answer.body for answer in heard.answers]

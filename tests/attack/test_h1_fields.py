@@ -143,5 +143,5 @@ def test_h1_30_broken_extension(arena: Arena, line: bytes) -> None:
 
 def test_the_canary_can_fail(arena: Arena) -> None:
     """The test of the test: an application that does not answer is noticed."""
-    heard = wire.ask(arena.pair, arena.direction, request("/slow/1200"), 1, 1)
+    heard = wire.ask(arena.pair, arena.direction, request("/slow/2500"), 1, 1)
     assert heard.ended == "silent"

@@ -150,7 +150,7 @@ def test_h1_17_body_shorter_than_its_length(arena: Arena, end: str) -> None:
 def test_h1_17_stalled_body(arena: Arena) -> None:
     with wire.connect(arena.pair, arena.direction) as connection:
         wire.send_pieces(connection, [post("Content-Length: 100", body=b"hello")])
-        heard = wire.listen(connection, None, 6)
+        heard = wire.listen(connection, None)
     assert (heard.statuses, heard.ended) == ([408], "fin")
 
 

@@ -22,6 +22,7 @@ from tests.support.frames import (
     settings,
 )
 from tests.support.h2_arena import H2Arena
+from tests.support.pair import PATIENCE_S
 
 GET = request_fields("/never")
 POST = request_fields("/never", method="POST")
@@ -162,7 +163,7 @@ def test_h2_20_padding_never_leaks_a_window(h2: H2Arena) -> None:
         count = 0
         while count < 3 * (1 << 20) // len(padded):
             if window["stream"] < len(padded) or window["connection"] < len(padded):
-                assert peer.pump(5), (count, window, "the window is not given back")
+                assert peer.pump(PATIENCE_S), (count, window, "the window is not given back")
                 window = room(peer, window)
                 continue
             peer.send(padded)

@@ -5,13 +5,17 @@ Source: attack cases H2-08, H2-12, H2-14, H2-26, H2-27, H2-31, H2-34, H2-36; RFC
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from tests.attack.conftest import Arena
 from tests.support import frames, wire
 from tests.support.frames import END_HEADERS, END_STREAM, block, data, frame, head, integer, request_fields
 from tests.support.h2_arena import H2Arena
+from tests.support.mesh import position
 from tests.support.origin import pattern
 
 GET = request_fields("/never")
@@ -25,6 +29,26 @@ spec:
   action: DENY
   rules: [{to: [{operation: {hosts: ["secret.example"]}}]}]
 """
+
+
+def test_u5_a_malformed_head_is_counted_and_has_a_line(h2: H2Arena) -> None:
+    side = h2.pair.client if h2.way == "outbound" else h2.pair.server
+    before, at = Arena.counted(side, (0,)), position(side)
+    with h2.open() as peer:
+        for stream in (1, 3, 5):
+            peer.send(head(stream, [*GET, ("X-Upper", "x")]))
+        assert peer.wait(lambda: all(peer.reset_code(stream) == frames.PROTOCOL_ERROR for stream in (1, 3, 5)))
+        assert peer.ask(7, nonce=b"after"), peer.frames
+
+    def malformed() -> list[dict[str, Any]]:
+        with side.log.open() as log:
+            log.seek(at)
+            lines = [json.loads(line) for line in log if line.startswith("{") and line.endswith("}\n")]
+        return [line for line in lines if line["response_code_details"].startswith("malformed_request")]
+
+    assert h2.origin.wait(lambda: len(malformed()) >= 3, 3)
+    assert [(line["response_code"], line["protocol"]) for line in malformed()] == [(0, "HTTP/2")] * 3
+    assert Arena.counted(side, (0,)) - before == 3
 
 
 def test_h2_08_names_of_length_zero(h2: H2Arena) -> None:

@@ -16,16 +16,21 @@ from tests.support import frames, wire
 from tests.support.frames import ACK, MAGIC, PADDED, Peer, data, frame, head, number, request_fields, settings
 from tests.support.h2_arena import H2Arena
 from tests.support.origin import pattern
+from tests.support.pair import PATIENCE_S
 
 GET = request_fields("/slow/50")
 POST = request_fields("/hold/3000", method="POST")
 MIB = 1 << 20
+STILL_S = 5.0
 # A fresh budget bears 500 resets, and each of the ticks that pass meanwhile 50 more; on a slow machine there are some of them.
 MOST_RESETS = 2_000
 
 
-def until_cut(h2: H2Arena, make: Callable[[int], bytes], most: int, burst: int = 50) -> int:
-    """Sends what `make` makes, in bursts, until GOAWAY(ENHANCE_YOUR_CALM); the last stream that was taken."""
+def until_cut(h2: H2Arena, make: Callable[[int], bytes], most: int, burst: int = 100) -> int:
+    """Sends what `make` makes, in bursts, until GOAWAY(ENHANCE_YOUR_CALM); the last stream that was taken.
+
+    Time forgives, 5,000 points a second: a burst is large enough where a busy machine lets us send a few times a second.
+    """
     with h2.open() as peer:
         for start in range(0, most, burst):
             peer.send(b"".join(make(number) for number in range(start, start + burst)))
@@ -88,13 +93,13 @@ def test_h2_03_resets_that_we_are_made_to_send_count(h2: H2Arena, kind: str) -> 
     ids=["empty", "acknowledgements", "large"],
 )
 def test_h2_05_settings(h2: H2Arena, flood: bytes) -> None:
-    until_cut(h2, lambda _: flood, 40_000 if len(flood) < 100 else 8_000, 200 if len(flood) < 100 else 20)
+    until_cut(h2, lambda _: flood, 80_000 if len(flood) < 100 else 8_000, 1_000 if len(flood) < 100 else 20)
 
 
 def test_h2_06_pings_of_a_peer_that_does_not_read(h2: H2Arena) -> None:
     memory = resident(h2)
     with h2.open() as peer:
-        peer.socket.settimeout(2)
+        peer.socket.settimeout(STILL_S)
         flood = frame(frames.PING, payload=bytes(8)) * 1_000
         sent = 0
         for _ in range(2_000):
@@ -113,7 +118,7 @@ def test_h2_06_pings_of_a_peer_that_does_not_read(h2: H2Arena) -> None:
 )
 def test_h2_07_empty_data(h2: H2Arena, empty: bytes) -> None:
     opened = head(1, POST, end=False)
-    until_cut(h2, lambda at: (opened if at == 0 else b"") + empty, 40_000, 200)
+    until_cut(h2, lambda at: (opened if at == 0 else b"") + empty, 40_000, 400)
 
 
 def test_h2_07_ends_without_data_are_no_flood(h2: H2Arena) -> None:
@@ -131,18 +136,16 @@ def test_h2_09_tiny_windows_hold_no_memory_and_end_at_a_timeout(h2: H2Arena) -> 
     memory = resident(h2)
     with h2.open((4, 1)) as peer:
         peer.send(*[head(at, request_fields(f"/bytes/{MIB}")) for at in range(1, 200, 2)])
-        assert peer.wait(lambda: all(peer.heads.get(at) for at in range(1, 200, 2)), 10)
+        assert peer.wait(lambda: all(peer.heads.get(at) for at in range(1, 200, 2)))
         assert resident(h2) - memory < 48 * MIB, "a hundred answers of 1 MiB are not kept"
-        assert peer.wait(lambda: all(peer.is_over(at) for at in range(1, 200, 2)), IDLE_TIMEOUT_MS / 1000 + 8), (
-            "stalled streams end"
-        )
+        assert peer.wait(lambda: all(peer.is_over(at) for at in range(1, 200, 2))), "stalled streams end"
     h2.arena.healthy()
 
 
 def test_h2_10_resets_of_ours_while_the_peer_does_not_read(h2: H2Arena) -> None:
     memory = resident(h2)
     with h2.open((4, 0)) as peer:
-        peer.socket.settimeout(2)
+        peer.socket.settimeout(STILL_S)
         try:
             for at in range(200_000):
                 peer.socket.sendall(head(odd(at), GET) + number(frames.WINDOW_UPDATE, odd(at), 0))
@@ -163,11 +166,11 @@ def test_h2_11_priorities(h2: H2Arena, churn: bytes) -> None:
     with h2.open() as peer:
         peer.send(churn * 1_000)
         assert peer.ask(3, nonce=b"after"), "some are ignored"
-    until_cut(h2, lambda _: churn, 100_000, 500)
+    until_cut(h2, lambda _: churn, 200_000, 2_000)
 
 
 def test_h2_28_unknown_frames_are_counted(h2: H2Arena) -> None:
-    until_cut(h2, lambda _: frame(0x77, 0x55, 0, b"unknown"), 100_000, 500)
+    until_cut(h2, lambda _: frame(0x77, 0x55, 0, b"unknown"), 200_000, 2_000)
 
 
 def test_h2_25_streams_above_the_announced_number_are_refused(h2: H2Arena) -> None:
@@ -175,7 +178,7 @@ def test_h2_25_streams_above_the_announced_number_are_refused(h2: H2Arena) -> No
         announced = next(each.payload for each in peer.of(frames.SETTINGS))
         assert b"\0\3\0\0\0\x64" in announced
         peer.send(*[head(at, request_fields("/slow/400")) for at in range(1, 240, 2)])
-        assert peer.wait(lambda: all(peer.is_over(at) for at in range(1, 240, 2)), 10)
+        assert peer.wait(lambda: all(peer.is_over(at) for at in range(1, 240, 2)))
         refused = [at for at in range(1, 240, 2) if peer.reset_code(at) == frames.REFUSED_STREAM]
         assert refused == list(range(201, 240, 2))
         assert all(peer.status(at) == 200 for at in range(1, 200, 2))
@@ -200,7 +203,7 @@ def test_h2_29_peers_that_fall_silent(h2: H2Arena) -> None:
         peer.send(beginnings[name])
     for name, peer in peers.items():
         with peer:
-            assert peer.drain(HEAD_TIMEOUT_MS / 1000 + 5) != "open", (h2.way, name, peer.frames)
+            assert peer.drain() != "open", (h2.way, name, peer.frames)
             assert time.monotonic() - started > HEAD_TIMEOUT_MS / 1000 - 0.6, (h2.way, name)
     h2.arena.healthy()
 
@@ -212,7 +215,7 @@ def test_h2_30_stalled_bodies_end_and_a_moving_one_does_not(h2: H2Arena) -> None
         peer.send(*[head(at, request_fields("/stalled", method="POST"), end=False) + data(at, b"a") for at in stalled])
         started, told = time.monotonic(), 0
         while not all(peer.is_over(at) for at in stalled):
-            assert time.monotonic() < started + IDLE_TIMEOUT_MS / 1000 + 5, [
+            assert time.monotonic() < started + IDLE_TIMEOUT_MS / 1000 + PATIENCE_S, [
                 at for at in stalled if not peer.is_over(at)
             ]
             peer.send(data(1, b"x"))
@@ -229,7 +232,7 @@ def test_h2_32_a_stalled_reader_does_not_hold_the_others(h2: H2Arena) -> None:
         peer.send(number(frames.WINDOW_UPDATE, 0, 64 * MIB), head(1, request_fields(f"/bytes/{MIB}")))
         assert peer.wait(lambda: len(peer.bodies.get(1, b"")) == 65_535), "and no credit for it"
         peer.send(*[head(at, request_fields("/bytes/60000")) for at in range(3, 200, 2)])
-        assert peer.wait(lambda: all(peer.has_ended(at) for at in range(3, 200, 2)), 10)
+        assert peer.wait(lambda: all(peer.has_ended(at) for at in range(3, 200, 2)))
         assert all(peer.bodies[at] == pattern(60_000) for at in range(3, 200, 2))
 
 
@@ -245,7 +248,7 @@ def test_h2_32_an_application_that_does_not_read_does_not_hold_the_others(h2: H2
             peer.send(
                 *[data(at, whole[piece : piece + 15_000], end=piece == 45_000) for piece in range(0, 60_000, 15_000)]
             )
-            assert peer.wait(lambda: peer.has_ended(at), 3) and peer.bodies[at] == whole, (at, peer.frames[-3:])  # noqa: B023
+            assert peer.wait(lambda: peer.has_ended(at)) and peer.bodies[at] == whole, (at, peer.frames[-3:])  # noqa: B023
         peer.send(data(1, end=True))
         assert peer.wait(lambda: peer.is_over(1)) and peer.status(1) == 200
     h2.arena.healthy()
@@ -262,13 +265,13 @@ def test_h2_37_a_reset_with_its_head_starts_nothing_upstream(h2: H2Arena) -> Non
 
 
 def test_h2_37_a_reset_while_the_application_works_gives_its_connection_up(h2: H2Arena) -> None:
-    ended = sum(bool(each.ended) for each in h2.origin.connections)
     with h2.open() as peer:
         nonce = wire.nonce()
         peer.send(head(1, request_fields("/stream", ("x-nonce", nonce))))
         assert peer.wait(lambda: bool(peer.bodies.get(1)))
         peer.send(number(frames.RST_STREAM, 1, frames.CANCEL))
-        assert h2.origin.wait(lambda: sum(bool(each.ended) for each in h2.origin.connections) > ended, 3)
+        upstream = next(each for each in h2.origin.connections if nonce in each.received)
+        assert h2.origin.wait(lambda: upstream.ended != "")
         assert peer.ask(3, nonce=b"after")
     h2.arena.healthy()
 

@@ -1,6 +1,6 @@
 """Life cycle of HTTP connections: slow peers, races of reuse, peers that leave, upgrades. LC-01 to LC-07, LC-09, LC-11.
 
-In:     `arena` (bounds of 1.5 s, post-conditions after each case), `patient` (the default bounds).
+In:     `arena` (short bounds, post-conditions after each case), `patient` (the default bounds).
 Limits: what waits is in `waiting.json`.
 Source: attack cases 2.11; RFC 9112 9.3 to 9.6.
 """
@@ -17,13 +17,15 @@ import time
 
 import pytest
 
-from tests.attack.conftest import Arena, request
+from tests.attack.conftest import HEAD_TIMEOUT_MS, IDLE_TIMEOUT_MS, Arena, request
 from tests.attack.test_h1_random import descriptors, resident_bytes
 from tests.support import wire
 from tests.support.mesh import Mesh, get
 from tests.support.pair import HTTP_PORT, Side
 
 RESET = struct.pack("ii", 1, 0)
+TRICKLE_S = 4.5
+TRIES = 5
 
 
 def counted(side: Side, status: int) -> int:
@@ -38,14 +40,16 @@ def test_lc_01_slow_head(arena: Arena) -> None:
     with wire.connect(arena.pair, arena.direction) as connection:
         began = time.monotonic()
         sender = threading.Thread(
-            target=wire.send_pieces, args=(connection, [bytes([b]) for b in request()[:30]], 0.15)
+            target=wire.send_pieces, args=(connection, [bytes([b]) for b in request()[:30]], TRICKLE_S / 30)
         )
         sender.start()
-        heard = wire.listen(connection, None, 10)
+        heard = wire.listen(connection, None)
         took = time.monotonic() - began
         sender.join()
     assert (heard.statuses, heard.ended) == ([408], "fin")
-    assert 1 < took < 4, took
+    assert HEAD_TIMEOUT_MS / 1000 * 0.6 < took < HEAD_TIMEOUT_MS / 1000 + TRICKLE_S, (
+        "a byte now and then is no reason to wait longer"
+    )
     assert arena.origin.wait(lambda: counted(side, 408) == before + 1), "a 408 is counted like any other answer"
 
 
@@ -53,14 +57,14 @@ def test_lc_02_body_that_stalls(arena: Arena) -> None:
     with wire.connect(arena.pair, arena.direction) as connection:
         head = request("/echo", "Content-Length: 9", method="POST")
         wire.send_pieces(connection, [head, b"a", b"b"], 0.2)
-        assert wire.listen(connection, None, 10).statuses == [408]
+        assert wire.listen(connection, None).statuses == [408]
 
 
 def test_lc_02_body_that_comes_slowly_is_no_stall(arena: Arena) -> None:
     with wire.connect(arena.pair, arena.direction) as connection:
         head = request("/echo", "Content-Length: 4", method="POST")
-        wire.send_pieces(connection, [head, *(bytes([byte]) for byte in b"slow")], 0.6)
-        assert [one.body for one in wire.listen(connection, 1, 10).answers] == [b"slow"]
+        wire.send_pieces(connection, [head, *(bytes([byte]) for byte in b"slow")], IDLE_TIMEOUT_MS / 3_000)
+        assert [one.body for one in wire.listen(connection, 1).answers] == [b"slow"]
 
 
 def test_lc_03_reader_that_stops(arena: Arena) -> None:
@@ -71,11 +75,11 @@ def test_lc_03_reader_that_stops(arena: Arena) -> None:
     with wire.connect(arena.pair, arena.direction) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         wire.send_pieces(connection, [request("/bytes/60000000")])
-        let_go = arena.origin.wait(lambda: len(connections) > known and connections[known].ended != "", 12)
+        let_go = arena.origin.wait(lambda: len(connections) > known and connections[known].ended != "")
         assert let_go, "the application is let go"
         grown = [resident_bytes(pid) - had for pid, had in zip(pids, memory, strict=True)]
         assert max(grown) < 4 << 20, grown
-        heard = wire.listen(connection, None, 10)
+        heard = wire.listen(connection, None)
     assert not heard.answers[0].complete, "and what was cut does not look whole"
 
 
@@ -83,7 +87,7 @@ def test_lc_04_idle_connection_is_closed_cleanly(arena: Arena) -> None:
     with wire.connect(arena.pair, arena.direction) as connection:
         wire.send_pieces(connection, [request()])
         assert wire.listen(connection, 1).statuses == [200]
-        heard = wire.listen(connection, None, 8)
+        heard = wire.listen(connection, None)
     assert (heard.raw, heard.ended) == (b"", "fin")
 
 
@@ -121,15 +125,14 @@ LEAVING = {
 @pytest.mark.parametrize("way", ["reset", "end"])
 @pytest.mark.parametrize("when", LEAVING)
 def test_lc_06_client_that_leaves(arena: Arena, when: str, way: str) -> None:
-    """The upstream is told within 100 ms: the quickest of three, for the machine may be busy."""
+    """The upstream is told within 100 ms: once in some tries, for the machine may be busy."""
     data, await_bytes = LEAVING[when]
-    took = []
-    for _ in range(3):
+    took: list[float] = []
+    while not took or (took[-1] >= 0.1 and len(took) < TRIES):
         arena.origin.drop_connections()
         had = len(arena.origin.connections)
         with wire.connect(arena.pair, arena.direction) as connection:
             wire.send_pieces(connection, [data])
-            connection.settimeout(5)
             heard = b""
             while await_bytes not in heard:
                 heard += connection.recv(4096)
@@ -138,9 +141,9 @@ def test_lc_06_client_that_leaves(arena: Arena, when: str, way: str) -> None:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         left = time.monotonic()
         served = arena.origin.connections[had]
-        assert arena.origin.wait(lambda served=served: peer_gone(served.socket), 3), "the upstream is never told"
+        assert arena.origin.wait(lambda served=served: peer_gone(served.socket)), "the upstream is never told"
         took.append(time.monotonic() - left)
-    assert min(took) < 0.1, took
+    assert took[-1] < 0.1, took
 
 
 def arrived(arena: Arena, had: int) -> bool:
@@ -194,7 +197,6 @@ def test_lc_11_upgraded_connection_through_many_swaps(patient: Mesh, direction: 
         behind = chance.randbytes(500)
         connection.sendall(get("/upgrade", "Connection: upgrade", "Upgrade: websocket") + behind)
         sent += behind
-        connection.settimeout(20)
         done = threading.Event()
 
         def pump() -> None:
@@ -240,7 +242,6 @@ def test_lc_11_bytes_directly_behind_the_101(patient: Mesh, direction: str) -> N
     patient.origin.canned[b"close-early"] = [switch + b"spoke first", b", and again"]
     with wire.connect(patient.pair, direction, HTTP_PORT) as connection:
         connection.sendall(get("/canned/close-early", "Connection: upgrade", "Upgrade: websocket"))
-        connection.settimeout(5)
         heard = b""
         while chunk := connection.recv(65536):
             heard += chunk
@@ -252,11 +253,10 @@ def test_lc_09_both_sides_stop_reading(arena: Arena) -> None:
     had = len(arena.origin.connections)
     with wire.connect(arena.pair, arena.direction) as connection:
         connection.sendall(request("/upgrade", "Connection: upgrade", "Upgrade: loud"))
-        connection.settimeout(10)
         assert connection.recv(12) == b"HTTP/1.1 101"
         with pytest.raises(OSError, match=r"reset|Broken pipe"):
             write_for_ever(connection)
-    assert arena.origin.wait(lambda: all(one.ended for one in arena.origin.connections[had:]), 5)
+    assert arena.origin.wait(lambda: all(one.ended for one in arena.origin.connections[had:]))
 
 
 def write_for_ever(connection: socket.socket) -> None:
@@ -267,7 +267,6 @@ def write_for_ever(connection: socket.socket) -> None:
 def test_lc_10_request_and_answer_flow_at_once(arena: Arena) -> None:
     """Each chunk is answered before the next one is sent; the end of the request ends the answer, exactly."""
     with wire.connect(arena.pair, arena.direction) as connection:
-        connection.settimeout(5)
         connection.sendall(request("/duplex", "Transfer-Encoding: chunked", method="POST"))
         heard = b""
         for number in range(50):
@@ -287,10 +286,9 @@ def test_lc_10_early_end_of_a_request_while_its_answer_flows(arena: Arena) -> No
     arena.origin.drop_connections()
     with wire.connect(arena.pair, arena.direction) as connection:
         connection.sendall(request("/stream"))
-        connection.settimeout(5)
         assert b"tick" in read_until(connection, b"tick")
         connection.shutdown(socket.SHUT_WR)
-        assert arena.origin.wait(lambda: all(one.ended for one in arena.origin.connections[had:]), 3)
+        assert arena.origin.wait(lambda: all(one.ended for one in arena.origin.connections[had:]))
 
 
 def read_until(connection: socket.socket, wanted: bytes) -> bytes:
@@ -303,7 +301,6 @@ def read_until(connection: socket.socket, wanted: bytes) -> bytes:
 def test_rt_11_lengths_inside_a_body_mean_nothing(arena: Arena) -> None:
     """A gRPC message that claims 4 GiB, and one that is cut off: each byte passes at once, nothing waits for the rest."""
     with wire.connect(arena.pair, arena.direction) as connection:
-        connection.settimeout(5)
         fields = ("Transfer-Encoding: chunked", "Content-Type: application/grpc", "TE: trailers")
         connection.sendall(request("/duplex", *fields, method="POST"))
         heard = b""
@@ -317,14 +314,16 @@ def test_rt_11_lengths_inside_a_body_mean_nothing(arena: Arena) -> None:
 
 
 def test_rt_13_answers_at_the_moment_of_the_bound(arena: Arena) -> None:
-    """Thirty answers around the idle bound: each request ends once, as answered or as timed out, and is logged once."""
+    """Answers around the idle bound: each request ends once, as answered or as timed out, and is logged once."""
     side = arena.attacked_side
     before, answers = arena.counted(side, (200, 504)), []
 
     def ask(delay_ms: int) -> None:
-        answers.append(wire.ask(arena.pair, arena.direction, request(f"/slow/{delay_ms}"), 1, 6))
+        answers.append(wire.ask(arena.pair, arena.direction, request(f"/slow/{delay_ms}"), 1))
 
-    workers = [threading.Thread(target=ask, args=(1_350 + 12 * number,)) for number in range(30)]
+    # Some well before it, for a busy machine; the others as near as can be.
+    delays = [IDLE_TIMEOUT_MS // 3] * 3 + [IDLE_TIMEOUT_MS - 150 + 12 * number for number in range(27)]
+    workers = [threading.Thread(target=ask, args=(delay_ms,)) for delay_ms in delays]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -332,7 +331,7 @@ def test_rt_13_answers_at_the_moment_of_the_bound(arena: Arena) -> None:
     statuses = [heard.statuses for heard in answers]
     assert all(heard in ([200], [504]) for heard in statuses), statuses
     assert {200, 504} == {heard[0] for heard in statuses}, "both sides of the bound were tried"
-    assert arena.origin.wait(lambda: arena.counted(side, (200, 504)) - before >= 30, 3)
+    assert arena.origin.wait(lambda: arena.counted(side, (200, 504)) - before >= 30)
 
 
 def test_rt_17_random_cancels_leave_nothing(arena: Arena) -> None:
@@ -360,22 +359,30 @@ def test_rt_17_random_cancels_leave_nothing(arena: Arena) -> None:
         worker.join()
     for side, had in zip(sides, before, strict=True):
         pid = side.process.pid if side.process is not None else 0
-        assert arena.origin.wait(lambda pid=pid, had=had: descriptors(pid) <= had + 12, 6), descriptors(pid) - had
+        assert arena.origin.wait(lambda pid=pid, had=had: descriptors(pid) <= had + 12), descriptors(pid) - had
 
 
 def test_lc_06_many_clients_that_leave(arena: Arena) -> None:
-    """Ten clients at once leave: all upstream connections are told."""
+    """Ten clients at once leave: all upstream connections are told, long before they would have answered."""
+    took = [ten_leave(arena)]
+    while took[-1] >= 0.6 and len(took) < TRIES:  # the machine may be busy
+        took.append(ten_leave(arena))
+    assert took[-1] < 0.6, took
+
+
+def ten_leave(arena: Arena) -> float:
+    """After how long most of the connections upstream are told."""
     arena.origin.drop_connections()
     had = len(arena.origin.connections)
     connections = [wire.connect(arena.pair, arena.direction) for _ in range(10)]
     for connection in connections:
-        wire.send_pieces(connection, [request("/slow/900")])
+        wire.send_pieces(connection, [request("/slow/2500")])
     assert arena.origin.wait(lambda: sum(bool(one.received) for one in arena.origin.connections[had:]) == 10)
     left = time.monotonic()
     for connection in connections:
         connection.close()
     told: list[float] = []
     for served in arena.origin.connections[had:]:
-        assert arena.origin.wait(lambda served=served: peer_gone(served.socket), 3)
+        assert arena.origin.wait(lambda served=served: peer_gone(served.socket))
         told.append(time.monotonic() - left)
-    assert statistics.median(told) < 0.6, told
+    return statistics.median(told)

@@ -25,7 +25,9 @@ import pytest
 from tests.e2e.test_swap import deny
 from tests.support import wire
 from tests.support.mesh import Mesh, get
-from tests.support.pair import SERVICE_IP, TCP_PORT, Side
+from tests.support.pair import PATIENCE_S, SERVICE_IP, TCP_PORT, Side
+
+STUCK_S = 10.0
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_pr_04_out_of_descriptors(starved: Mesh, direction: str, limit: int) -> 
         assert cpu_s(side) - before < 0.5, "it waits for descriptors instead of asking for them all the time"
         assert descriptors(side) <= limit
         side.wait_ready()  # a probe has a descriptor of its own
-    assert starved.origin.wait(lambda: starved.status("/recovered", direction) == 200, 5)
+    assert starved.origin.wait(lambda: starved.status("/recovered", direction) == 200)
 
 
 def test_pr_04_a_full_sidecar_refuses_with_a_reason(starved: Mesh) -> None:
@@ -94,7 +96,7 @@ def test_pr_04_a_full_sidecar_refuses_with_a_reason(starved: Mesh) -> None:
         for _ in range(40):
             with contextlib.suppress(OSError):
                 stack.enter_context(wire.connect(starved.pair, "inbound", TCP_PORT)).sendall(b"E")
-        counted = starved.origin.wait(lambda: 'reason="overload"' in server.admin("/stats/prometheus"), 3)
+        counted = starved.origin.wait(lambda: 'reason="overload"' in server.admin("/stats/prometheus"))
         assert counted, [line for line in server.admin("/stats/prometheus").splitlines() if "reason" in line]
 
 
@@ -117,7 +119,7 @@ def test_pr_04_out_of_ephemeral_ports(starved: Mesh) -> None:
             started = time.monotonic()
             heard = wire.listen(connection, 1)
             assert heard.statuses == [503], heard
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < 5, "at once: no connect timeout is waited for"
         finally:
             ports("32768 60999")
         connection.sendall(get())
@@ -145,7 +147,7 @@ def test_pr_07_log_on_a_full_device(starved: Mesh) -> None:
         client.output = full
         restart(starved, client)
         asked_many(starved)
-        assert starved.origin.wait(lambda: dropped(client) >= 200, 3), dropped(client)
+        assert starved.origin.wait(lambda: dropped(client) >= 200), dropped(client)
         starved.pair.configure("kind: [broken\n", wait=False)  # which the sidecar would like to complain about
         asked_many(starved, 20)
         starved.pair.configure("# none\n", wait=False)
@@ -163,17 +165,20 @@ def test_pr_07_log_file_on_a_full_disk(starved: Mesh, tmp_path: Path) -> None:
             log = Path(folder) / "access.log"
             restart(starved, client, "--access-log", str(log))
             asked_many(starved, 300)
-            assert starved.origin.wait(lambda: dropped(client) > 0, 3)
+            assert starved.origin.wait(lambda: dropped(client) > 0)
             os.truncate(log, 0)
             asked_many(starved, 5)
-            time.sleep(0.3)
-            lines = log.read_text().splitlines()
-            whole = [line for line in lines if line.startswith("{") and line.endswith("}") and json.loads(line)]
-            assert len(whole) >= 5
+            assert starved.origin.wait(lambda: len(whole_lines(log)) >= 5), log.read_text()
+            lines, whole = log.read_text().splitlines(), whole_lines(log)
             assert len(lines) - len(whole) <= 1, "one line was cut; those after it are lines of their own"
         finally:
             client.stop()
             subprocess.run(["umount", folder], check=True)
+
+
+def whole_lines(log: Path) -> list[str]:
+    lines = log.read_text().splitlines()
+    return [line for line in lines if line.startswith("{") and line.endswith("}") and json.loads(line)]
 
 
 def test_pr_07_log_pipe_whose_reader_has_stopped(starved: Mesh) -> None:
@@ -193,8 +198,8 @@ def test_pr_07_log_pipe_whose_reader_has_stopped(starved: Mesh) -> None:
             client.admin("/ready")
             for _ in range(8):
                 asked_many(starved, 400)
-        assert steady.slowest_s < 1
-        assert starved.origin.wait(lambda: dropped(client) > 0, 3)
+        assert steady.slowest_s < STUCK_S, "a write that waits for its reader would wait for ever"
+        assert starved.origin.wait(lambda: dropped(client) > 0)
         starved.pair.configure("kind: [broken\n", wait=False)
         time.sleep(0.3)
         starved.pair.configure("# none\n", wait=False)
@@ -225,7 +230,7 @@ def test_pr_07_a_root_that_is_read_only(starved: Mesh) -> None:
 def stop_in_order(side: Side) -> None:
     assert side.process is not None
     side.process.send_signal(signal.SIGTERM)
-    assert side.process.wait(8) == 0
+    assert side.process.wait(PATIENCE_S) == 0
 
 
 class Steady:
@@ -253,7 +258,7 @@ class Steady:
             while not self._stop.is_set():
                 started = time.monotonic()
                 connection.sendall(get("/steady"))
-                heard = wire.listen(connection, 1, 10)
+                heard = wire.listen(connection, 1)
                 self.slowest_s = max(self.slowest_s, time.monotonic() - started)
                 self.served += 1
                 if heard.statuses != [200]:

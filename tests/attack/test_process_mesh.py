@@ -44,7 +44,7 @@ spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
 ASK = """\
 import urllib.request, urllib.error
 try:
-    print(urllib.request.urlopen("http://web/", timeout=5).status)
+    print(urllib.request.urlopen("http://web/", timeout=20).status)
 except urllib.error.HTTPError as answer:
     print(answer.code, answer.read().decode())
 """
@@ -131,7 +131,7 @@ def test_pr_03_up_ends_while_it_starts(meshdp: Meshdp, number: signal.Signals, p
         process.send_signal(number)
         everything |= descendants(process.pid)
         try:
-            process.wait(15)
+            process.wait(60)
         finally:
             process.kill()
     wait_until(lambda: not any(alive(pid) for pid in everything))
@@ -165,9 +165,9 @@ import json, socket, urllib.request
 def listens(port):
     with socket.socket() as attempt:
         return attempt.connect_ex(("127.0.0.1", port)) == 0
-ready = urllib.request.urlopen("http://127.0.0.1:15021/healthz/ready", timeout=5).status
-certificate = json.load(urllib.request.urlopen("http://localhost:15000/certs", timeout=5))["certificate"]
-digest = json.load(urllib.request.urlopen("http://localhost:15000/config", timeout=5))["digest"]
+ready = urllib.request.urlopen("http://127.0.0.1:15021/healthz/ready", timeout=20).status
+certificate = json.load(urllib.request.urlopen("http://localhost:15000/certs", timeout=20))["certificate"]
+digest = json.load(urllib.request.urlopen("http://localhost:15000/config", timeout=20))["digest"]
 print(json.dumps([ready, bool(certificate), bool(digest), listens(15001), listens(15006)]), flush=True)
 import time; time.sleep(1000)
 """
@@ -239,7 +239,7 @@ def test_pr_01_the_last_words_of_a_command_still_reach_another(meshdp: Meshdp) -
     started = time.monotonic()
     assert meshdp("down").returncode == 0
     assert (meshdp.folder / "said.txt").read_text() == "last words: 200\n"
-    assert time.monotonic() - started < 8, "it waits for what is still there, not for the deadline"
+    assert time.monotonic() - started < 15, "it waits for what is still there, not for the deadline"
     assert not meshdp.state.exists()
 
 
@@ -262,7 +262,7 @@ def test_pr_17_as_process_one_it_collects_what_nobody_waits_for(meshdp: Meshdp) 
             subprocess.run(["nsenter", f"--target={first}", "--pid", "--mount", "sh", "-c", ORPHANS], check=True)
             wait_until(lambda: children(first) == before)
             os.kill(first, signal.SIGTERM)
-            assert process.wait(15) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
     assert not meshdp.state.exists()

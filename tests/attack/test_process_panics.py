@@ -17,7 +17,7 @@ import pytest
 from tests.e2e.test_swap import deny
 from tests.support import wire
 from tests.support.mesh import Mesh, get
-from tests.support.pair import TCP_PORT, Side
+from tests.support.pair import PATIENCE_S, TCP_PORT, Side
 
 
 class Faulty:
@@ -28,20 +28,23 @@ class Faulty:
         self.side: Side = mesh.pair.server
         self._said = said
 
-    def start(self, fault: str) -> None:
-        """Start it with a fault to come."""
-        self.side.environment = {"MESHDP_FAULT": fault}
-        self.side.stop()
-        self.side.start(self.mesh.pair.configuration)
-        if "a fault was asked for" in self.said():
-            pytest.fail("the fault came before its time")
+    def start(self, *faults: str) -> None:
+        """Start it with a fault to come: the first of these that does not come while it starts, for a busy machine takes its time."""
+        for fault in faults:
+            known = len(self.said())
+            self.side.environment = {"MESHDP_FAULT": fault}
+            self.side.stop()
+            self.side.start(self.mesh.pair.configuration)
+            if "a fault was asked for" not in self.said()[known:]:
+                return
+        pytest.fail("the fault came before its time")
 
     def said(self) -> str:
         return self._said.read_text()
 
     def panicked(self) -> bool:
         """The one fault has come, and was counted."""
-        return self.mesh.origin.wait(lambda: '"panics":1' in self.side.admin("/stats").replace(" ", ""), 5)
+        return self.mesh.origin.wait(lambda: '"panics":1' in self.side.admin("/stats").replace(" ", ""))
 
 
 @pytest.fixture
@@ -99,10 +102,10 @@ def test_pr_08_a_panic_in_an_accept_loop(faulty: Faulty) -> None:
 
 def test_pr_08_a_panic_in_a_timer(faulty: Faulty) -> None:
     """The next look at the deadlines comes all the same: what they keep moving (here: the log's lines) moves on."""
-    faulty.start("timer@12")
+    faulty.start("timer@12", "timer@60", "timer@300")
     assert faulty.panicked()
     assert faulty.mesh.status("/after-the-timer", "inbound") == 200
-    assert faulty.mesh.origin.wait(lambda: "/after-the-timer" in faulty.said(), 3)
+    assert faulty.mesh.origin.wait(lambda: "/after-the-timer" in faulty.said())
     assert "a fault was asked for at timer" in faulty.said()
 
 
@@ -113,17 +116,17 @@ def test_pr_08_a_panic_while_a_configuration_is_taken(faulty: Faulty) -> None:
     before = faulty.side.digest()
     mesh.pair.configure(deny("/first"), wait=False)
     assert faulty.panicked()
-    assert mesh.origin.wait(lambda: "was refused, the one before stays in force" in faulty.said(), 3)
+    assert mesh.origin.wait(lambda: "was refused, the one before stays in force" in faulty.said())
     assert faulty.side.digest() == before
     assert mesh.status("/first", "inbound") == 200
     mesh.pair.configure(deny("/second"), wait=False)
-    assert mesh.origin.wait(lambda: mesh.status("/second", "inbound") == 403, 5)
+    assert mesh.origin.wait(lambda: mesh.status("/second", "inbound") == 403)
     assert mesh.status("/first", "inbound") == 200
 
 
 def test_pr_08_the_process_still_ends_in_order(faulty: Faulty) -> None:
-    faulty.start("timer@12")
+    faulty.start("timer@12", "timer@60", "timer@300")
     assert faulty.panicked()
     assert faulty.side.process is not None
     os.kill(faulty.side.process.pid, signal.SIGTERM)
-    assert faulty.side.process.wait(8) == 0
+    assert faulty.side.process.wait(PATIENCE_S) == 0

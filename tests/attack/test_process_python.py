@@ -20,7 +20,7 @@ from tests.support import wire
 from tests.support.mesh import Mesh, get
 from tests.support.pair import ROOT
 
-HELD_S = 4.0
+HELD_S, ASKING_S = 7.0, 2.0
 
 
 @pytest.fixture
@@ -60,15 +60,15 @@ def slowest_answer(mesh: Mesh, seconds: float) -> float:
 def test_pr_09_the_interpreters_lock_is_held(busy: tuple[Mesh, Path]) -> None:
     mesh, folder = busy
     (folder / "hold").write_text(str(HELD_S))
-    assert mesh.origin.wait(lambda: not (folder / "hold").exists(), 5)
-    assert slowest_answer(mesh, HELD_S - 1) < HELD_S / 4
+    assert mesh.origin.wait(lambda: not (folder / "hold").exists())
+    assert slowest_answer(mesh, ASKING_S) < HELD_S - 2 * ASKING_S, "who waited for the lock would wait for its end"
     mesh.pair.server.wait_ready()  # the control thread is Rust's, too
 
 
 def test_pr_09_garbage_is_collected_without_a_pause(busy: tuple[Mesh, Path]) -> None:
     mesh, folder = busy
     (folder / "collect").touch()
-    assert slowest_answer(mesh, 2) < 1
+    assert slowest_answer(mesh, ASKING_S) < HELD_S - 2 * ASKING_S
 
 
 ENGINE = f"""
@@ -82,7 +82,7 @@ addresses = {{name: f"127.0.0.1:{{port}}" for name, port in PORTS.items()}}
 engine = Engine(settings.Settings(addresses | {{"workload": "default/details-v1", "single_instance": False}}).for_engine())
 engine.start()
 def ready():
-    connection = http.client.HTTPConnection("127.0.0.1", PORTS["readiness"], timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", PORTS["readiness"], timeout=20)
     connection.request("GET", "/healthz/ready")
     return connection.getresponse().status
 def child(body):
@@ -90,7 +90,7 @@ def child(body):
     if pid == 0:
         body()
         os._exit(7)
-    for _ in range(500):
+    for _ in range(2000):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
@@ -103,7 +103,7 @@ def child(body):
 
 def python(script: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", ENGINE + script]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=dict(os.environ))
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=dict(os.environ))
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_pr_06_five_percent_of_a_processor(starved: Mesh) -> None:
         asked = [stack.enter_context(wire.connect(starved.pair, "outbound")) for _ in range(30)]
         for connection in asked:
             connection.sendall(get())
-        heard = [wire.listen(connection, 1, 20) for connection in asked]
+        heard = [wire.listen(connection, 1, 60) for connection in asked]
         assert [each.statuses for each in heard] == [[200]] * 30
     assert starved.status() == 200
 
@@ -103,7 +103,7 @@ def test_pr_06_sixteen_busy_neighbours(crowded: Mesh) -> None:
         asked = [stack.enter_context(wire.connect(crowded.pair, "outbound")) for _ in range(30)]
         for connection in asked:
             connection.sendall(get())
-        assert [wire.listen(connection, 1, 20).statuses for connection in asked] == [[200]] * 30
+        assert [wire.listen(connection, 1, 60).statuses for connection in asked] == [[200]] * 30
     assert steady.served > 0
 
 
@@ -111,8 +111,12 @@ def test_pr_06_sixteen_busy_neighbours(crowded: Mesh) -> None:
 
 
 @contextlib.contextmanager
-def memory_group() -> Iterator[Path]:
-    """A control group with a memory controller; skipped where none can be made."""
+def memory_group(ballast_mib: int) -> Iterator[Path]:
+    """A control group with a memory controller; skipped where none can be made.
+
+    Somebody in it holds so much: a few percent of a sidecar alone are less than what the kernel may need before the next look at it,
+    a quarter of a second later on a machine that has the time.
+    """
     first = Path("/sys/fs/cgroup/memory")
     group = (first if first.is_dir() else first.parent) / f"mdpt-{os.getpid()}"
     try:
@@ -122,9 +126,20 @@ def memory_group() -> Iterator[Path]:
     try:
         if not usage_file(group).exists():
             pytest.skip("control groups here have no memory controller")
-        yield group
+        held = f"held = bytearray(b'x') * ({ballast_mib} << 20); print('held', flush=True); input()"
+        with subprocess.Popen(
+            [*entering(group), sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as ballast:
+            assert ballast.stdout is not None and ballast.stdout.readline() == b"held\n"
+            yield group
+            ballast.kill()
     finally:
         empty(group)
+
+
+def entering(group: Path) -> list[str]:
+    """The beginning of a command line that runs in a group."""
+    return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
 
 
 def usage_file(group: Path) -> Path:
@@ -134,15 +149,15 @@ def usage_file(group: Path) -> Path:
 def test_pr_05_memory_near_its_limit(starved: Mesh) -> None:
     """New connections are refused with a reason, those that are served go on, nobody is killed, and it recovers alone."""
     server = starved.pair.server
-    with memory_group() as group:
+    with memory_group(80) as group:
         limit = group / ("memory.limit_in_bytes" if group.parent.name == "memory" else "memory.max")
-        server.wrapper = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+        server.wrapper = entering(group)
         restart(starved, server)
         with wire.connect(starved.pair, "inbound", TCP_PORT) as live:
             live.sendall(b"Ehello")
             assert live.recv(5, socket.MSG_WAITALL) == b"hello"
             limit.write_text(str(needed(group) * 103 // 100))
-            assert starved.origin.wait(lambda: refused_by(starved), 5), usage_file(group).read_text()
+            assert starved.origin.wait(lambda: refused_by(starved)), usage_file(group).read_text()
             peers = len(starved.opaque.peers)
             assert 'reason="overload"' in server.admin("/stats/prometheus")
             for number in range(20):
@@ -152,7 +167,7 @@ def test_pr_05_memory_near_its_limit(starved: Mesh) -> None:
             assert len(starved.opaque.peers) == peers, "nothing of what is refused reaches the application"
             server.wait_ready()
             limit.write_text(str(1 << 30))
-            assert starved.origin.wait(lambda: not refused_by(starved), 5)
+            assert starved.origin.wait(lambda: not refused_by(starved))
         server.stop()
 
 
@@ -160,17 +175,17 @@ def test_pr_05_memory_that_is_free_again_is_given_back(starved: Mesh) -> None:
     """Callers with long heads that never end fill the memory up to where others are refused; once they are gone, under the same limit,
     there is room again: the heap does not keep for nobody what new callers need."""
     server = starved.pair.server
-    with memory_group() as group:
+    with memory_group(40) as group:
         limit = group / ("memory.limit_in_bytes" if group.parent.name == "memory" else "memory.max")
-        server.wrapper = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+        server.wrapper = entering(group)
         restart(starved, server)
         with contextlib.ExitStack() as stack:
-            for _ in range(120):
+            for _ in range(160):
                 connection = stack.enter_context(wire.connect(starved.pair, "inbound"))
                 wire.send_pieces(connection, [get("/", "X-Long: " + "x" * 55_000)[:-2]])
             limit.write_text(str(needed(group) * 104 // 100))
-            assert starved.origin.wait(lambda: refused_by(starved), 5), usage_file(group).read_text()
-        assert starved.origin.wait(lambda: not refused_by(starved), 10), (needed(group), limit.read_text())
+            assert starved.origin.wait(lambda: refused_by(starved)), usage_file(group).read_text()
+        assert starved.origin.wait(lambda: not refused_by(starved)), (needed(group), limit.read_text())
         assert server.process is not None and server.process.poll() is None
         limit.write_text(str(1 << 30))
         server.stop()
@@ -207,7 +222,7 @@ def test_pr_12_a_storm_of_new_connections(starved: Mesh) -> None:
             connection.settimeout(20)
             assert connection.recv(5, socket.MSG_WAITALL) == b"%05d" % number
     assert steady.served > 5
-    assert starved.origin.wait(lambda: not opaque_connections(starved.pair.server), 5)
+    assert starved.origin.wait(lambda: not opaque_connections(starved.pair.server))
 
 
 def opaque_connections(side: Side) -> list[object]:

@@ -50,10 +50,10 @@ def opened() -> Iterator[Mesh]:
 def spared(opened: Mesh) -> Iterator[Mesh]:
     """Both endpoints are well and used, and no connection to either is kept."""
     client = opened.pair.client
-    assert opened.origin.wait(lambda: {SERVER_IP, SPARE_IP} <= hosts_of(opened, client), 15)
+    assert opened.origin.wait(lambda: {SERVER_IP, SPARE_IP} <= hosts_of(opened, client))
     forget(opened)
     yield opened
-    assert opened.origin.wait(lambda: opened.status() == 200, 5)
+    assert opened.origin.wait(lambda: opened.status() == 200)
     assert "panicked" not in client.log.read_text()
 
 
@@ -122,7 +122,6 @@ def test_rt_01_an_opaque_connection_goes_to_the_other_endpoint(spared: Mesh) -> 
         for _ in range(10):
             with wire.connect(spared.pair, "outbound", TCP_PORT) as connection:
                 connection.sendall(b"Ehello")
-                connection.settimeout(5)
                 assert connection.recv(5) == b"hello"
 
 
@@ -136,7 +135,7 @@ def test_lc_14_a_failing_endpoint_is_left_alone_and_comes_back(spared: Mesh) -> 
             forget(spared)
         allowed = 2 + (time.monotonic() - began)  # once, and at most once again for each second
         assert 1 <= tried(client) <= allowed, tried(client)
-    assert spared.origin.wait(lambda: SPARE_IP in hosts_of(spared, client), 15)
+    assert spared.origin.wait(lambda: SPARE_IP in hosts_of(spared, client))
 
 
 def test_rt_01_tries_are_bounded(spared: Mesh) -> None:
@@ -147,7 +146,7 @@ def test_rt_01_tries_are_bounded(spared: Mesh) -> None:
         for number in range(1, 4):
             began = time.monotonic()
             assert spared.ask(get("/refused")).statuses == [503]
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 5
             assert tried(client) <= number * TRIES
         assert tried(client) > 3, "each was tried more than once"
     line = spared.logged(client, at, lambda line: line["path"] == "/refused")
@@ -161,7 +160,7 @@ def test_rt_05_many_requests_while_everything_refuses(spared: Mesh) -> None:
 
     def ask() -> None:
         for _ in range(25):
-            answers.extend(spared.ask(get(), timeout_s=10).statuses)
+            answers.extend(spared.ask(get()).statuses)
 
     with refusing(client, SPARE_IP, SERVER_IP):
         workers = [threading.Thread(target=ask) for _ in range(8)]
@@ -214,12 +213,12 @@ def test_rt_08_the_next_try_uses_the_endpoints_of_now(spared: Mesh) -> None:
     answers: list[int] = []
     try:
         spared.pair.replace("base.yaml", others, client)
-        assert spared.origin.wait(lambda: hosts_of(spared, client) == {SPARE_IP}, 5)
+        assert spared.origin.wait(lambda: hosts_of(spared, client) == {SPARE_IP})
         forget(spared)
         with refusing(client, SPARE_IP, how="DROP"):
-            asking = threading.Thread(target=lambda: answers.extend(spared.ask(get("/moved"), timeout_s=15).statuses))
+            asking = threading.Thread(target=lambda: answers.extend(spared.ask(get("/moved")).statuses))
             asking.start()
-            assert spared.origin.wait(lambda: tried(client) >= 1, 5)
+            assert spared.origin.wait(lambda: tried(client) >= 1)
             spared.pair.replace("base.yaml", base, client)
             asking.join()
     finally:
@@ -234,7 +233,7 @@ def test_rt_12_a_client_that_leaves_while_its_request_looks_for_an_endpoint(spar
     with refusing(client, SPARE_IP, SERVER_IP, how="DROP"):
         with wire.connect(spared.pair, "outbound") as connection:
             wire.send_pieces(connection, [get("/left")])
-            assert spared.origin.wait(lambda: tried(client) == 1, 3)
+            assert spared.origin.wait(lambda: tried(client) >= 1)
         line = spared.logged(client, at, lambda line: line["path"] == "/left")
         assert line["response_code_details"] == "downstream_closed"
         time.sleep(1.5)  # longer than one try may take; connects that requests share go on to their own end

@@ -64,7 +64,7 @@ def served(sniffing: Sniffing, port: int, made: Client, pieces: list[bytes], pau
 
 def end_of(connection: socket.socket) -> tuple[bytes, bool]:
     """What was answered in plaintext, and whether the connection ended."""
-    heard = wire.listen(connection, None, 6)
+    heard = wire.listen(connection, None)
     return heard.raw, heard.ended in ("fin", "reset")
 
 

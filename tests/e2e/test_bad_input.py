@@ -25,7 +25,7 @@ from meshdp.control.authority import Authority
 from tests.e2e.test_swap import Load, deny
 from tests.support import wire
 from tests.support.mesh import Mesh, get, position
-from tests.support.pair import HTTP_PORT, ROOT, SERVER_IP, SERVICE_IP, TCP_PORT, Side
+from tests.support.pair import HTTP_PORT, PATIENCE_S, ROOT, SERVER_IP, SERVICE_IP, TCP_PORT, Side
 
 NONE = "# none\n"
 LIFE = "meshdp.control.authority.LEAF_LIFE"
@@ -58,7 +58,7 @@ def sidecar(mesh: Mesh, side: Side, *arguments: str) -> subprocess.CompletedProc
     if "--any" in arguments:
         command.remove("--any")
         environment["MESHDP_SINGLE_INSTANCE"] = "false"
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 # --- certificates ----------------------------------------------------------------------------------------------------
@@ -76,7 +76,6 @@ def test_expired_certificate_of_a_client_is_refused(mesh: Mesh) -> None:
     heard = b""
     try:
         with context.wrap_socket(wire.connect_uncaptured(mesh.pair.client, (SERVER_IP, HTTP_PORT))) as connection:
-            connection.settimeout(2)
             connection.sendall(get())
             heard = connection.recv(12)
     except (ssl.SSLError, OSError):
@@ -87,14 +86,14 @@ def test_expired_certificate_of_a_client_is_refused(mesh: Mesh) -> None:
 
 def test_own_certificate_that_expires(fresh: Mesh) -> None:
     client = fresh.pair.client
-    with mock.patch(LIFE, timedelta(seconds=3)):
+    with mock.patch(LIFE, timedelta(seconds=6)):
         fresh.pair.certify("client")
     restart(fresh, client)
     assert fresh.status() == 200
-    assert fresh.origin.wait(lambda: fresh.status() != 200, 6), "an expired certificate opens nothing new"
+    assert fresh.origin.wait(lambda: fresh.status() != 200), "an expired certificate opens nothing new"
     assert not ready(client)
     fresh.pair.certify("client")
-    assert fresh.origin.wait(lambda: fresh.status() == 200, 5), "a new certificate heals it"
+    assert fresh.origin.wait(lambda: fresh.status() == 200), "a new certificate heals it"
     assert ready(client)
 
 
@@ -102,6 +101,14 @@ def ready(side: Side) -> bool:
     with side.connect(("127.0.0.1", 15021)) as connection:
         connection.sendall(b"GET /healthz/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
         return connection.recv(64).startswith(b"HTTP/1.1 200")
+
+
+def listens(side: Side) -> bool:
+    """It answers probes, whatever it says."""
+    try:
+        return ready(side) or True
+    except OSError:
+        return False
 
 
 def test_server_of_a_foreign_authority(fresh: Mesh) -> None:
@@ -138,7 +145,7 @@ def test_rotation_under_load(fresh: Mesh) -> None:
                 for side in (fresh.pair.client, fresh.pair.server):
                     before = side.serial()
                     fresh.pair.certify(side.name)
-                    assert fresh.origin.wait(lambda side=side, before=before: side.serial() != before, 5)
+                    assert fresh.origin.wait(lambda side=side, before=before: side.serial() != before)
                     time.sleep(0.05)
         opaque.sendall(b"again")
         assert opaque.recv(5, socket.MSG_WAITALL) == b"again"
@@ -150,7 +157,7 @@ def test_broken_credentials_leave_the_old_ones(fresh: Mesh) -> None:
     folder = fresh.pair.folder / "credentials-client"
     before = fresh.pair.client.serial()
     (folder / "cert-chain.pem").write_text("not a certificate")
-    told = fresh.origin.wait(lambda: "were refused, the old ones stay in use" in fresh.pair.client.log.read_text(), 3)
+    told = fresh.origin.wait(lambda: "were refused, the old ones stay in use" in fresh.pair.client.log.read_text())
     assert told, fresh.pair.client.log.read_text()[-1000:]
     assert fresh.pair.client.serial() == before
     assert fresh.status() == 200
@@ -181,7 +188,9 @@ def test_no_configuration_yet(mesh: Mesh) -> None:
         with tempfile.TemporaryDirectory(prefix="mdpt-") as empty:
             Path(empty).chmod(0o755)
             side.stop()
-            with mock.patch.object(side, "wait_ready", side_effect=lambda: time.sleep(0.7)):
+            with mock.patch.object(
+                side, "wait_ready", side_effect=lambda side=side: mesh.origin.wait(lambda: listens(side))
+            ):
                 side.start(Path(empty))
             assert not ready(side)
             for direction, port in (("outbound", HTTP_PORT), ("outbound", TCP_PORT), ("inbound", HTTP_PORT)):
@@ -213,7 +222,7 @@ def test_broken_file_keeps_the_last_good_one(mesh: Mesh, broken: str) -> None:
             log.seek(at)
             return "policies.yaml" in log.read()
 
-    assert mesh.origin.wait(reported, 3)
+    assert mesh.origin.wait(reported)
     assert mesh.pair.server.digest() == digest
     assert mesh.status("/secret") == 403
     assert mesh.status("/open") == 200
@@ -281,16 +290,17 @@ def test_drain_on_sigterm(mesh: Mesh, name: str) -> None:
     with wire.connect(mesh.pair, direction) as idle, wire.connect(mesh.pair, direction) as busy:
         idle.sendall(get())
         assert wire.listen(idle, 1).statuses == [200]
-        busy.sendall(get("/slow/800"))
-        time.sleep(0.1)
+        before = len(mesh.origin.requests)
+        busy.sendall(get("/slow/3000"))
+        assert mesh.origin.wait(lambda: len(mesh.origin.requests) > before)
         assert side.process is not None
         started = time.monotonic()
         side.process.send_signal(signal.SIGTERM)
         assert wire.listen(idle).ended == "fin"
-        assert time.monotonic() - started < 0.5, "a connection without a request is closed at once"
+        assert time.monotonic() - started < 2, "a connection without a request is closed at once"
         heard = wire.listen(busy)
         assert (heard.statuses, heard.ended) == ([200], "fin"), "a request under way is finished"
-        assert side.process.wait(5) == 0
+        assert side.process.wait(PATIENCE_S) == 0
     side.start(mesh.pair.configuration)
     assert mesh.status() == 200
 
@@ -306,8 +316,8 @@ def test_drain_deadline_cuts_what_does_not_end(mesh: Mesh) -> None:
         assert side.process is not None
         started = time.monotonic()
         side.process.send_signal(signal.SIGTERM)
-        assert side.process.wait(5) == 0
-        assert 0.4 < time.monotonic() - started < 2.5
+        assert side.process.wait(PATIENCE_S) == 0
+        assert time.monotonic() - started > 0.4
     mesh.origin.release.set()
     side.start(mesh.pair.configuration)
     assert mesh.status() == 200

@@ -22,6 +22,7 @@ GROUPS = (
     " memory start micro"
 ).split()
 KEYS = ["group", "params", "subject", "metric", "unit", "rounds", "median", "min", "ratio_to_floor"]
+SPREAD = ["max", "ratio_low", "ratio_high"]
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make network namespaces"),
@@ -34,7 +35,7 @@ pytestmark = [
 
 def bench(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "bench" / "run.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_a_report_has_rows_of_one_shape_and_says_where_it_comes_from(report: dict[str, Any]) -> None:
     assert set(report) == {"commit", "machine", "method", "rows", "file"}
-    assert [list(row) for row in report["rows"] if list(row) != KEYS] == []
+    assert [list(row) for row in report["rows"] if list(row) != [*KEYS, *SPREAD]] == []
     assert all(
         row["median"] >= row["min"] > 0 for row in report["rows"] if row["metric"] != "bytes_per_idle_connection"
     )
@@ -72,6 +73,18 @@ def test_floor_and_meshdp_are_in_every_group(report: dict[str, Any]) -> None:
         "start": both,
         "micro": {"meshdp"},
     }
+
+
+def test_instructions_of_the_large_mesh_are_counted(report: dict[str, Any]) -> None:
+    rows = [row for row in report["rows"] if row["metric"].startswith("instructions_per_request")]
+    found = {(row["params"]["path"], row["subject"], row["metric"]): row["median"] for row in rows}
+    for path in ("inbound", "outbound"):
+        small = found[path, "meshdp", "instructions_per_request"]
+        large = found[path, "meshdp, 1000 services", "instructions_per_request"]
+        assert 1_000 < small < 1_000_000
+        assert found[path, "meshdp, 1000 services", "instructions_per_request_over_meshdp"] == pytest.approx(
+            large / small, rel=0.001
+        )
 
 
 def test_ratios_are_to_the_floor(report: dict[str, Any]) -> None:
@@ -95,9 +108,10 @@ def test_a_report_is_rendered_with_the_goals_beside(report: dict[str, Any], tmp_
     # One figure changed: the page follows the report.
     changed = json.loads(Path(report["file"]).read_text())
     for row in changed["rows"]:
-        row["median"] = 123.25 if row["metric"] == "exec_to_ready" else row["median"]
+        row["median"] = 4321.0 if row["metric"] == "exec_to_ready" else row["median"]
     (tmp_path / "changed.json").write_text(json.dumps(changed))
-    assert "123.25 ms" in bench("--render", str(tmp_path / "changed.json")).stdout
+    assert "| exec to ready" in done.stdout and "| 4321 " not in done.stdout
+    assert "| 4321 " in bench("--render", str(tmp_path / "changed.json")).stdout
 
 
 def test_a_part_that_does_not_exist_is_said() -> None:

@@ -17,7 +17,7 @@ from tests.support.ordinary import ALL_RIGHTS, acting, folder_for
 from tests.support.page import Run, Save, matches, steps
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 15.0  # policies are in force a moment after they are saved
+PATIENCE_S = 30.0  # policies are in force a moment after they are saved
 ONCE = ("meshdp up", "meshdp down", "mkdir", "echo")
 
 
@@ -112,7 +112,7 @@ class Reader:
         """As a shell would."""
         words = [*self._acting_as, "bash", "-c", command]
         return subprocess.run(
-            words, cwd=self._folder, env=self._env, capture_output=True, text=True, timeout=90, check=False
+            words, cwd=self._folder, env=self._env, capture_output=True, text=True, timeout=180, check=False
         )
 
 

@@ -36,7 +36,7 @@ while True:
 """
 ASKER = """\
 import socket, sys
-connections = [socket.create_connection(("server", 80), 10) for _ in range(int(sys.argv[2]))]
+connections = [socket.create_connection(("server", 80), 60) for _ in range(int(sys.argv[2]))]
 for number in range(int(sys.argv[1]) // len(connections)):
     for connection in connections:
         connection.sendall(b"GET /open HTTP/1.1\\r\\nHost: server\\r\\n\\r\\n")

@@ -96,7 +96,7 @@ def test_rt_10_calls_end_as_their_application_ended_them(
             assert grpc == [field for field in sent if field[0].startswith(b"grpc-")]
         assert call.data == ending.data
         assert call.trailers == (ending.trailers or [])
-    assert mesh.origin.wait(lambda: counted(mesh, ending.counted) == before + 1, 3), ending.counted
+    assert mesh.origin.wait(lambda: counted(mesh, ending.counted) == before + 1), ending.counted
 
 
 @pytest.mark.parametrize("direction", wire.DIRECTIONS)
@@ -123,7 +123,7 @@ def test_calls_over_http1_are_counted_as_calls(mesh: Mesh, application: Applicat
             connection.sendall(get(path, "Content-Type: application/grpc", "Content-Length: 0", method="POST"))
             assert wire.listen(connection, 1).statuses == [200]
     wanted = tuple(number + 1 for number in before)
-    assert mesh.origin.wait(lambda: (counted(mesh, "11"), counted(mesh, "2")) == wanted, 3)
+    assert mesh.origin.wait(lambda: (counted(mesh, "11"), counted(mesh, "2")) == wanted)
 
 
 def readiness(side: Side) -> int:
@@ -148,7 +148,7 @@ def test_pr_01_a_drain_lets_calls_end(direction: str) -> None:
             waiting = application.called(b"/hang/awaited")
             assert made.server.process is not None
             made.server.process.send_signal(signal.SIGTERM)
-            assert mesh.origin.wait(lambda: readiness(made.server) == 503, 3)
+            assert mesh.origin.wait(lambda: readiness(made.server) == 503)
             if direction == "inbound":  # the client's own sidecar keeps its connection to the client
                 assert client.wait(lambda: bool(client.goaways)) and set(client.goaways) == {0}
             for count in range(2, 6):

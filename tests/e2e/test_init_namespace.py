@@ -83,7 +83,7 @@ class Namespace:
         self.holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
         self.listeners: list[subprocess.Popen[str]] = []
         ours = os.readlink("/proc/self/ns/net")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 20
         while os.readlink(f"/proc/{self.holder.pid}/ns/net") == ours:
             assert time.monotonic() < deadline, "the namespace did not come up"
             time.sleep(0.005)
@@ -269,7 +269,7 @@ def test_in01_a_killed_run_leaves_all_or_nothing(pod: Namespace, init: Path) -> 
         time.sleep(delay_ms / 1000)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)
-        run.wait(10)
+        run.wait(20)
         assert len(pod.chains()) in {0, 4}, f"after {delay_ms} ms"
         done = pod.run(init, *EVERYTHING)
         assert done.returncode == 0, f"after {delay_ms} ms: {done.stderr}"

@@ -29,6 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meshdp.local.isolation import kernel
 from tests.support.local_mesh import Meshdp, wait_until
+from tests.support.pair import PATIENCE_S
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make network namespaces"),
@@ -166,7 +167,7 @@ def connected(up: Meshdp) -> Iterator[socket.socket]:
     rows = up.rows()
     with kernel.network_of(rows["default/stranger"]["pid"]):
         connection = socket.socket()
-    connection.settimeout(5)
+    connection.settimeout(PATIENCE_S)
     with connection:
         connection.connect((rows["default/server"]["address"], 8080))
         yield connection
@@ -258,10 +259,10 @@ def on_the_link(up: Meshdp, folder: Path, path: str) -> str:
         assert tcpdump.stderr is not None
         while "listening on" not in tcpdump.stderr.readline():
             pass
-        script = f"import urllib.request as u; print(u.urlopen('http://server{path}', timeout=5).status)"
+        script = f"import urllib.request as u; print(u.urlopen('http://server{path}', timeout=20).status)"
         answer = up.python("client", script)
         tcpdump.send_signal(signal.SIGINT)
-        tcpdump.wait(timeout=5)
+        tcpdump.wait(timeout=20)
     assert answer.stdout == "200\n", answer.stderr
     read = subprocess.run(["tcpdump", "-n", "-A", "-r", str(file)], capture_output=True, text=True, check=True).stdout
     assert ".8080:" in read, "the recording holds nothing of the connection"

@@ -279,7 +279,7 @@ def test_workers_that_mark_share_a_listener_that_nobody_joins(tmp_path: Path, ma
 def answers(port: int) -> bool:
     """Somebody takes the connection and ends it: it was not redirected, so it leads nowhere."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
             return connection.recv(1) == b""
     except ConnectionRefusedError:
         return False

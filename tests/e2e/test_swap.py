@@ -18,6 +18,7 @@ from tests.support.pair import HTTP_PORT, TCP_PORT
 
 SWAPS = 1_000
 LOADERS = 8
+SOON_S = 5.0  # the machine may be busy; nothing else would end these connections for minutes
 NONE = "# none\n"
 
 
@@ -129,9 +130,8 @@ def test_opaque_connection_that_loses_its_permit_ends(mesh: Mesh, direction: str
         assert lost.recv(5, socket.MSG_WAITALL) == b"again", "a policy about something else changes nothing"
         at = position(mesh.pair.server)
         mesh.pair.configure(DENY_PORT)
-        started = time.monotonic()
-        assert wire.listen(lost).raw == b""
-        assert time.monotonic() - started < 1
+        heard = wire.listen(lost, timeout_s=SOON_S)
+        assert (heard.raw, heard.ended in ("fin", "reset")) == (b"", True), heard
     line = mesh.logged(mesh.pair.server, at, lambda line: line["response_code_details"] == "policy_changed")
     assert line["bytes_received"] == len("Ehelloagain")
     mesh.pair.configure(NONE)
@@ -142,19 +142,18 @@ def test_streaming_response_that_loses_its_permit_ends(mesh: Mesh, direction: st
     mesh.origin.release.clear()
     with wire.connect(mesh.pair, direction) as lost:
         lost.sendall(get("/stream/long"))
-        lost.settimeout(3)
         assert b"tick" in lost.recv(4096) + lost.recv(4096)
         mesh.pair.configure(deny("/unrelated"))
         assert b"tick" in lost.recv(4096) + lost.recv(4096), "a policy about something else changes nothing"
         at = position(mesh.pair.server)
         mesh.pair.configure(deny("/stream/*"))
-        started, heard = time.monotonic(), b""
+        lost.settimeout(SOON_S)
+        heard = b""
         try:
             while chunk := lost.recv(4096):
                 heard += chunk
         except ConnectionResetError:
             pass
-        assert time.monotonic() - started < 1
         assert not heard.endswith(b"0\r\n\r\n"), "the cut is to be seen"
     line = mesh.logged(mesh.pair.server, at, lambda line: line["response_code_details"] == "policy_changed")
     assert line["path"] == "/stream/long"
@@ -171,7 +170,8 @@ def test_upgraded_connection_that_loses_its_permit_ends(mesh: Mesh, direction: s
             heard += lost.recv(4096)
         at = position(mesh.pair.server)
         mesh.pair.configure(deny("/upgrade/*"))
-        assert wire.listen(lost).raw == b""
+        ended = wire.listen(lost, timeout_s=SOON_S)
+        assert (ended.raw, ended.ended in ("fin", "reset")) == (b"", True), ended
     lines = [line for line in mesh.log_since(mesh.pair.server, at) if line["path"] == "/upgrade/long"]
     line = mesh.logged(mesh.pair.server, at, lambda line: line["response_code_details"] == "policy_changed")
     assert (line["path"], line["response_code"]) == ("/upgrade/long", 101)
@@ -210,10 +210,9 @@ def test_strict_ends_plaintext_connections(mesh: Mesh) -> None:
             assert connection.recv(5, socket.MSG_WAITALL) == b"hello"
         at = position(mesh.pair.server)
         mesh.pair.configure(STRICT)
-        started = time.monotonic()
         for connection in (idle, opaque):
-            assert wire.listen(connection).raw == b""
-        assert time.monotonic() - started < 1
+            heard = wire.listen(connection, timeout_s=SOON_S)
+            assert (heard.raw, heard.ended in ("fin", "reset")) == (b"", True), heard
         mesh.logged(mesh.pair.server, at, lambda line: line["response_code_details"] == "policy_changed")
         kept.sendall(get())
         assert wire.listen(kept, 1).statuses == [200], "mutual TLS goes on"

@@ -35,7 +35,6 @@ def read_all(connection: socket.socket, timeout_s: float = 10) -> bytes:
 def test_half_close_by_the_client(mesh: Mesh, direction: str) -> None:
     with wire.connect(mesh.pair, direction, TCP_PORT) as connection:
         connection.sendall(b"Ehello")
-        connection.settimeout(5)
         assert connection.recv(5, socket.MSG_WAITALL) == b"hello"
         connection.shutdown(socket.SHUT_WR)
         assert read_all(connection) == b"bye", "the other direction goes on after the half-close"
@@ -54,7 +53,6 @@ def test_server_speaks_first(mesh: Mesh) -> None:
     mesh.opaque.greeting = b"220 ready\r\n"
     try:
         with wire.connect(mesh.pair, "outbound", TCP_PORT) as connection:
-            connection.settimeout(3)
             assert connection.recv(11, socket.MSG_WAITALL) == b"220 ready\r\n"
     finally:
         mesh.opaque.greeting = b""
@@ -175,10 +173,12 @@ def capture(mesh: Mesh) -> Iterator[list[bytes]]:
     done = threading.Event()
 
     def read() -> None:
-        while not done.is_set():
+        while True:
             try:
                 frame, address = tap.recvfrom(65536)
             except TimeoutError:
+                if done.is_set():  # and everything that had come has been read
+                    return
                 continue
             if address[0] != "lo":
                 frames.append(frame)
@@ -233,7 +233,6 @@ def try_tls(mesh: Mesh, port: int, alpn: list[str], *, certificate: bool = True)
     raw = wire.connect_uncaptured(mesh.pair.client, (SERVER_IP, port))
     try:
         with client_context(mesh, alpn, certificate=certificate).wrap_socket(raw) as connection:
-            connection.settimeout(2)
             connection.sendall(get("/tls") if port != TCP_PORT else b"Eecho")
             return connection.recv(12)
     except (ssl.SSLError, OSError) as failure:
@@ -246,7 +245,6 @@ def try_plain(mesh: Mesh, port: int) -> bytes:
     """What a plaintext client gets for one request."""
     with wire.connect_uncaptured(mesh.pair.client, (SERVER_IP, port)) as connection:
         wire.send_pieces(connection, [get("/plain") if port != TCP_PORT else b"Eecho"])
-        connection.settimeout(1)
         try:
             return connection.recv(12)
         except OSError as failure:
@@ -321,7 +319,6 @@ def test_certificate_of_another_root(mesh: Mesh) -> None:
     heard = b""
     try:
         with context.wrap_socket(raw) as connection:
-            connection.settimeout(2)
             connection.sendall(get())
             heard = connection.recv(12)
     except (ssl.SSLError, OSError):

@@ -80,7 +80,7 @@ class Beside(Mesh):
 
 def _admin(path: str) -> str:
     """A page of the Envoy in this namespace."""
-    connection = http.client.HTTPConnection("127.0.0.1", ADMIN_PORT, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", ADMIN_PORT, timeout=20)
     with contextlib.closing(connection):
         connection.request("GET", path)
         return connection.getresponse().read().decode()

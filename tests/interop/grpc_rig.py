@@ -44,7 +44,7 @@ def serving(rig: Rig) -> Iterator[None]:
 def python_cases(rig: Rig, way: str, port: int) -> dict[str, str]:
     """Every case and what was wrong with it, from one channel."""
     _, address = rig.where(way)
-    done = rig.run(way, python("grpc_cases", f"{address}:{port}"), timeout_s=120)
+    done = rig.run(way, python("grpc_cases", f"{address}:{port}"), timeout_s=300)
     assert done.returncode == 0, done.stderr
     found: dict[str, str] = json.loads(done.stdout)
     return found
@@ -61,5 +61,5 @@ def go_case(rig: Rig, way: str, port: int, case: str, *words: str) -> str:
     """What was wrong, or nothing; each case is a process with a connection of its own."""
     _, address = rig.where(way)
     client = [tools.built("grpc-interop-client"), f"--server_host={address}", f"--server_port={port}"]
-    done = rig.run(way, [*client, f"--test_case={case}", *words], timeout_s=60)
+    done = rig.run(way, [*client, f"--test_case={case}", *words], timeout_s=300)
     return "" if done.returncode == 0 else done.stderr[-1000:]

@@ -88,7 +88,7 @@ class Rig:
         address = {"direct": "127.0.0.1", "outbound": SERVICE_IP, "inbound": SERVER_IP}[way]
         return (self.pair.server if way == "direct" else self.pair.client), address
 
-    def run(self, way: str, words: Sequence[str], timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(self, way: str, words: Sequence[str], timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
         """Run a judge to its end, with what it said."""
         side, _ = self.where(way)
         command = entered(side, words, as_sidecar=way == "inbound")
@@ -138,9 +138,7 @@ def opened_rig(*, meshdp: bool = True) -> Iterator[Rig]:
         pytest.skip("needs root to make network namespaces")
     # Not pytest's folder: nobody but root may enter that, and a sidecar is not root.
     with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder)) as made:
-        before = made.client.digest()
-        made.replace("base.yaml", documents(meshdp=meshdp), made.server)
-        made.await_other(made.client, before)
+        made.replace("base.yaml", documents(meshdp=meshdp), made.client, made.server)
         rig = Rig(made)
         try:
             yield rig

@@ -119,7 +119,6 @@ def test_tcp_the_server_speaks_first(beside_envoy: Beside) -> None:
     beside_envoy.opaque.greeting = b"220 ready\r\n"
     try:
         with wire.connect(beside_envoy.pair, "outbound", TCP) as connection:
-            connection.settimeout(5)
             assert connection.recv(11, socket.MSG_WAITALL) == b"220 ready\r\n"
     finally:
         beside_envoy.opaque.greeting = b""
@@ -135,7 +134,6 @@ def test_bytes_on_an_auto_port(beside_envoy: Beside) -> None:
 def test_websocket_upgrade(beside_envoy: Beside) -> None:
     request = get("/upgrade", "Connection: Upgrade", "Upgrade: websocket")
     with wire.connect(beside_envoy.pair, "outbound") as connection:
-        connection.settimeout(5)
         connection.sendall(request)
         heard = connection.recv(4096)
         assert heard.startswith(b"HTTP/1.1 101 "), heard
@@ -170,7 +168,6 @@ def _echoed(mesh: Beside, port: int, sent: bytes, direction: str = "outbound") -
     """What comes back until the end, when our side ends after these bytes."""
     heard = bytearray()
     with wire.connect(mesh.pair, direction, port) as connection:
-        connection.settimeout(10)
 
         def send() -> None:
             wire.send_pieces(connection, [b"E" + sent])

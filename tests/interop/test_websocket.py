@@ -33,7 +33,7 @@ def served(sidecars: Rig) -> Iterator[Rig]:
 @pytest.mark.parametrize("way", WAYS)
 def test_autobahn_cases(served: Rig, way: str) -> None:
     _, address = served.where(way)
-    done = served.run(way, python("websocket_cases", f"ws://{address}:{WEBSOCKET}"), timeout_s=120)
+    done = served.run(way, python("websocket_cases", f"ws://{address}:{WEBSOCKET}"), timeout_s=300)
     assert done.returncode == 0, done.stderr
     verdicts: dict[str, list[str]] = json.loads(done.stdout)
     failed = {case: found for case, found in verdicts.items() if not set(found[:2]) <= set(ACCEPTED)}

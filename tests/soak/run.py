@@ -234,7 +234,8 @@ class Soak:
         return found
 
     def _report(self, before: dict[str, measure.Held], after: dict[str, measure.Held]) -> dict[str, Any]:
-        time.sleep(1.0)  # the load writes its counters twice a second
+        since = time.time() + 0.5  # what has just ended is counted a moment later
+        wait_until(lambda: self._load()["at"] > since, PATIENCE_S)
         load = self._load()
         kinds = {name: counted for name, counted in load.items() if isinstance(counted, dict) and name != "statuses"}
         lost = sum(each["asked"] - each["answered"] for each in kinds.values())

@@ -19,5 +19,5 @@ def test_pr_16_a_round_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     assert (report["lost"], report["broken"], report["mixed"], report["faults"]) == (0, 0, 0, []), report
     assert report["grown"] == [], report
     assert (report["swaps"], report["rotations"], len(report["kills"])) == (SWAPS, ROTATIONS, KILLS)
-    assert all(counted["asked"] > 300 for counted in report["kinds"].values()), "every protocol was at work"
+    assert all(counted["asked"] > 100 for counted in report["kinds"].values()), "every protocol was at work"
     assert set(report["statuses"]) == {"200", "403"}, "the flips were seen, and nothing else"

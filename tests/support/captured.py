@@ -19,10 +19,10 @@ from meshdp.local.isolation import doors, inside, namespaces
 from meshdp.local.isolation.namespaces import Holder
 from tests.support.local_mesh import Done, Meshdp, wait_until
 from tests.support.ordinary import folder_for
+from tests.support.pair import PATIENCE_S
 
 NAME = "captured"
 SIDECAR_SOURCE = "127.0.0.6"
-PATIENCE_S = 5.0
 
 SERVICE = """\
 import socket, sys, threading

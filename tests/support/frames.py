@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import hpack
 
+from tests.support.pair import PATIENCE_S
+
 MAGIC = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS, PADDED, WITH_PRIORITY = 1, 1, 4, 8, 0x20
@@ -140,7 +142,7 @@ class Peer:
             for piece in pieces:
                 self.socket.sendall(piece)
 
-    def wait(self, condition: Callable[[], bool], timeout_s: float = 5) -> bool:
+    def wait(self, condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> bool:
         """Read until it holds; whether it did before the connection ended or the time was over."""
         until = time.monotonic() + timeout_s
         while not condition():
@@ -162,7 +164,7 @@ class Peer:
             self.ended = "reset"
             return False
         finally:
-            self.socket.settimeout(20)
+            self.socket.settimeout(PATIENCE_S)
         if not received:
             self.ended = "fin"
             return False
@@ -176,7 +178,7 @@ class Peer:
             self._take(found)
         return True
 
-    def drain(self, timeout_s: float = 5) -> str:
+    def drain(self, timeout_s: float = PATIENCE_S) -> str:
         """Read to the end of the connection; how it ended."""
         self.wait(lambda: False, timeout_s)
         return self.ended or "open"
@@ -223,7 +225,7 @@ class Peer:
         """Nothing more will come on it."""
         return self.has_ended(stream) or self.reset_code(stream) is not None or bool(self.ended)
 
-    def ask(self, stream: int, path: str = "/", nonce: bytes = b"-", timeout_s: float = 5) -> bool:
+    def ask(self, stream: int, path: str = "/", nonce: bytes = b"-", timeout_s: float = PATIENCE_S) -> bool:
         """A good request on a stream; whether its own answer came whole."""
         self.send(head(stream, request_fields(path, ("x-nonce", nonce), authority=self.authority)))
         self.wait(lambda: self.is_over(stream), timeout_s)

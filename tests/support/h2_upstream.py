@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from tests.support import frames
 from tests.support.frames import END_STREAM, MAGIC, Peer, block, data, frame, head, settings
-from tests.support.pair import Pair, Side
+from tests.support.pair import PATIENCE_S, Pair, Side
 
 Script = Callable[[int], bytes]
 OK = (":status", "200")
@@ -42,7 +42,7 @@ class Upstream:
         for each in self.connections:
             each.stopped = True
         for thread in self._serving:
-            thread.join(10)
+            thread.join(2 * PATIENCE_S)
 
     @property
     def live(self) -> list[Served]:
@@ -82,15 +82,23 @@ class Served:
     def run(self) -> None:
         """Serve until the sidecar ends it, or the test does."""
         with self.peer:
-            self._greet()
-            while not (self.peer.ended or self.stopped):
-                self.peer.pump(0.02)
-                fresh, self._seen = self.peer.frames[self._seen :], len(self.peer.frames)
-                for each in fresh:
-                    self._take(each)
-                if self._held and self._upstream.release.is_set():
-                    self.peer.send(*[data(stream, b"released", end=True) for stream in self._held])
-                    self._held.clear()
+            self._serve()
+            with contextlib.suppress(OSError):
+                self.peer.socket.shutdown(socket.SHUT_WR)
+                self.peer.socket.settimeout(PATIENCE_S)
+                while self.peer.socket.recv(1 << 18):
+                    pass  # until the sidecar has ended it too
+
+    def _serve(self) -> None:
+        self._greet()
+        while not (self.peer.ended or self.stopped):
+            self.peer.pump(0.02)
+            fresh, self._seen = self.peer.frames[self._seen :], len(self.peer.frames)
+            for each in fresh:
+                self._take(each)
+            if self._held and self._upstream.release.is_set():
+                self.peer.send(*[data(stream, b"released", end=True) for stream in self._held])
+                self._held.clear()
 
     def _greet(self) -> None:
         magic = b""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the soak's workloads have this file alone
     from tests.support.pair import Side
 
 Fields = list[tuple[bytes, bytes]]
+PATIENCE_S = 20.0  # as tests/support/pair.py has it
 
 
 @dataclass
@@ -118,7 +119,7 @@ class Client:
                 self.connection.local_flow_control_window(stream.id), self.connection.max_outbound_frame_size, len(data)
             )
             if data and room == 0:
-                assert self.pump(5), "no window comes"
+                assert self.pump(PATIENCE_S), "no window comes"
                 if stream.over:
                     return
                 continue
@@ -148,7 +149,7 @@ class Client:
         self.wait(lambda: stream.over)
         return stream
 
-    def wait(self, condition: Callable[[], bool], timeout_s: float = 10) -> bool:
+    def wait(self, condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> bool:
         """Read until it holds; whether it did before the connection ended or the time was over."""
         until = time.monotonic() + timeout_s
         while not condition():
@@ -244,20 +245,23 @@ class Application:
     def __init__(self, side: Side, ports: list[int]) -> None:
         self.calls: list[Call] = []
         self.connections: list[Served] = []
+        self._running: list[threading.Thread] = []
         self._listeners = side.inside(lambda: [socket.create_server(("0.0.0.0", port), backlog=128) for port in ports])
         for listener in self._listeners:
             threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def stop(self) -> None:
-        """Close everything."""
+        """Close everything; once it returns, no sidecar has a connection left that leads here."""
         for listener in self._listeners:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
         for served in self.connections:
             served.cut()
+        for thread in self._running:
+            thread.join(PATIENCE_S)
 
-    def called(self, path: bytes, timeout_s: float = 5) -> Call:
+    def called(self, path: bytes, timeout_s: float = PATIENCE_S) -> Call:
         """The last call of a path, waited for."""
         until = time.monotonic() + timeout_s
         while True:
@@ -275,7 +279,8 @@ class Application:
                 return
             served = Served(self, accepted)
             self.connections.append(served)
-            threading.Thread(target=served.run, daemon=True).start()
+            self._running.append(threading.Thread(target=served.run, daemon=True))
+            self._running[-1].start()
 
 
 class Served:
@@ -290,9 +295,9 @@ class Served:
         self.lock = threading.Lock()
 
     def cut(self) -> None:
-        """End the connection."""
+        """End the connection; it is over once the peer has ended it too."""
         with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
+            self.socket.shutdown(socket.SHUT_WR)
 
     def run(self) -> None:
         """Serve until the peer is gone."""

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.support import ordinary
+from tests.support.pair import PATIENCE_S
 
 Done = subprocess.CompletedProcess[str]
 
@@ -123,7 +124,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until(so: Callable[[], object], timeout_s: float = 10) -> None:
+def wait_until(so: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
     """Waits without a fixed sleep; fails when it does not become so."""
     deadline = time.monotonic() + timeout_s
     while not so():

@@ -20,7 +20,7 @@ import pytest
 
 from tests.support import wire
 from tests.support.origin import Origin
-from tests.support.pair import HTTP_PORT, TCP_PORT, Pair, Side, pair
+from tests.support.pair import HTTP_PORT, PATIENCE_S, TCP_PORT, Pair, Side, pair
 
 
 class Mesh:
@@ -38,7 +38,7 @@ class Mesh:
         self.opaque.stop()
 
     def ask(
-        self, *pieces: bytes, direction: str = "outbound", count: int | None = 1, timeout_s: float = 5
+        self, *pieces: bytes, direction: str = "outbound", count: int | None = 1, timeout_s: float = PATIENCE_S
     ) -> wire.Heard:
         """Send on a connection of its own and read so many answers."""
         with wire.connect(self.pair, direction) as connection:
@@ -64,7 +64,7 @@ class Mesh:
             found[:] = [line for line in self.log_since(side, position) if holds(line)]
             return bool(found)
 
-        assert self.origin.wait(there, 3), self.log_since(side, position)
+        assert self.origin.wait(there), self.log_since(side, position)
         return found[0]
 
 

@@ -8,16 +8,18 @@ Limits: no leniency at all: what a second reader could read differently is recor
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import re
 import socket
 import struct
+import termios
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.support.pair import Side
+from tests.support.pair import PATIENCE_S, Side
 
 TOKEN = re.compile(rb"[0-9A-Za-z!#$%&'*+.^_`|~-]+")
 
@@ -67,7 +69,21 @@ class Connection:
     peer: tuple[str, int]
     received: bytearray = field(default_factory=bytearray)
     unread: bytearray = field(default_factory=bytearray)
+    taken: int = 0  # how many bytes belong to requests that were read whole
     ended: str = ""
+
+    def read(self) -> int:
+        """How many bytes have been understood."""
+        return len(self.received) - len(self.unread)
+
+    def is_calm(self) -> bool:
+        """Between two requests, both sides open, and nothing waits to be read."""
+        try:
+            waiting = fcntl.ioctl(self.socket, termios.FIONREAD, b"\0\0\0\0")
+            established = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\1"
+        except (OSError, ValueError):
+            return False  # it is ending just now
+        return established and not any(waiting) and len(self.received) == self.taken
 
     def more(self, where: str) -> None:
         """Read once."""
@@ -130,19 +146,23 @@ class Origin:
                 connection.socket.shutdown(socket.SHUT_RDWR)
 
     def drop_connections(self) -> None:
-        """Close what is kept alive: the next request of a sidecar needs a fresh connection."""
+        """End what is kept alive, and wait until the sidecar has ended it too: its next request needs a fresh connection."""
         for connection in self.connections:
             if not connection.ended:
                 with contextlib.suppress(OSError):
-                    connection.socket.shutdown(socket.SHUT_RDWR)
+                    connection.socket.shutdown(socket.SHUT_WR)
         self.wait(lambda: all(connection.ended for connection in self.connections))
 
     def received(self) -> int:
         """How many bytes have come in all."""
         return sum(len(connection.received) for connection in self.connections)
 
+    def is_calm(self) -> bool:
+        """No request has begun on a connection that lives, and nothing waits there to be read."""
+        return all(connection.ended or connection.is_calm() for connection in self.connections)
+
     @staticmethod
-    def wait(condition: Callable[[], bool], timeout_s: float = 2) -> bool:
+    def wait(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> bool:
         """Poll until it holds; whether it did."""
         until = time.monotonic() + timeout_s
         while not condition():
@@ -178,15 +198,17 @@ class Origin:
             connection.socket.close()
 
     def _one(self, connection: Connection) -> bool:
-        before = len(connection.received) - len(connection.unread)
+        before = connection.read()
         request = read_head(connection)
-        request.head = bytes(connection.received[before : len(connection.received) - len(connection.unread)])
+        request.head = bytes(connection.received[before : connection.read()])
         answer = next((answer for path, answer in ANSWERS if request.target.startswith(path)), echo_nonce)
         if answer not in UNREAD:
             request.body = read_body(connection, request)
-        request.end = len(connection.received) - len(connection.unread)
+        request.end = connection.taken = connection.read()
         self.requests.append(request)
-        return answer(self, connection, request)
+        goes_on = answer(self, connection, request)
+        connection.taken = connection.read()
+        return goes_on
 
 
 def read_head(connection: Connection) -> Request:

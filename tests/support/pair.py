@@ -26,13 +26,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from meshdp.compiler import compile_workload, workloads
 from meshdp.control.authority import Authority
+from meshdp.sources.files import read_once
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 INIT = Path(os.environ.get("MESHDP_INIT", ROOT / "src/meshdp/bin/meshdp-init"))
 CLIENT_IP, SERVER_IP, SERVICE_IP = "10.99.0.1", "10.99.0.2", "10.96.0.2"
 HTTP_PORT, TCP_PORT, AUTO_PORT = 9080, 9091, 9092
+# How long a test waits for what is bound to come. It says nothing about speed: only how long a test takes that fails.
+PATIENCE_S = 20.0
 # What comes to this port of either side meets no sidecar: there a test plays the sidecar itself.
 UNCAPTURED_PORT = 9098
 
@@ -108,7 +112,7 @@ class Side:
             raise failures[0]
         return results[0]
 
-    def connect(self, address: tuple[str, int], timeout_s: float = 5) -> socket.socket:
+    def connect(self, address: tuple[str, int], timeout_s: float = PATIENCE_S) -> socket.socket:
         """A TCP connection from inside the namespace."""
         return self.inside(lambda: socket.create_connection(address, timeout=timeout_s))
 
@@ -149,7 +153,7 @@ class Side:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         self.wait_ready()
 
-    def wait_ready(self, timeout_s: float = 10) -> None:
+    def wait_ready(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait for 200 on the readiness port."""
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
@@ -184,30 +188,45 @@ class Pair:
         self.authority = Authority.open(folder / "authority", "test")
 
     def configure(self, documents: str, *, wait: bool = True) -> None:
-        """Put documents in force beside the base, and wait until the server has a new version of them."""
+        """Put documents in force beside the base, and wait until both sides have them."""
         if (self.configuration / "policies.yaml").read_text() == documents:
             return
-        sides = [side for side in (self.client, self.server) if side.process is not None] if wait else []
-        before = {side.name: side.digest() for side in sides}
-        self._put("policies.yaml", documents)
-        for side in sides[-1:]:
-            self.await_other(side, before[side.name])
+        self._put("policies.yaml", documents, [self.client, self.server] if wait else [])
 
-    def replace(self, name: str, documents: str, side: Side) -> None:
-        """Replace a file of the configuration, and wait until one side has another version."""
-        before = side.digest()
-        self._put(name, documents)
-        self.await_other(side, before)
+    def replace(self, name: str, documents: str, *sides: Side) -> None:
+        """Replace a file of the configuration, and wait until these sides have it."""
+        self._put(name, documents, list(sides))
 
-    def _put(self, name: str, documents: str) -> None:
+    def _put(self, name: str, documents: str, sides: list[Side]) -> None:
+        """The last of the sides is the one that certainly changes."""
+        awaited = [side for side in sides if side.process is not None and side.process.poll() is None]
+        before = {side.name: side.digest() for side in awaited}
         staged = self.folder / "staged.yaml"
         staged.write_text(documents)
         staged.replace(self.configuration / name)
+        loaded = read_once([self.configuration])
+        if any(finding.severity == "error" for finding in loaded.findings):
+            # What was said before may stay in force, in part.
+            for side in awaited[-1:]:
+                self.await_other(side, before[side.name])
+            return
+        # Another version than before would not do: an earlier change may be on its way.
+        wanted = {
+            each.name: compile_workload(loaded.resources, each).digest
+            for each in workloads(loaded.resources)
+            if each.name in before
+        }
+        for side in awaited:
+            self._await(side, lambda side=side: side.digest() == wanted[side.name])
+
+    def await_other(self, side: Side, digest: str) -> None:
+        """Wait until a side has another version than this."""
+        self._await(side, lambda: side.digest() != digest)
 
     @staticmethod
-    def await_other(side: Side, digest: str) -> None:
-        until = time.monotonic() + 5
-        while side.digest() == digest:
+    def _await(side: Side, holds: Callable[[], bool]) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while not holds():
             assert time.monotonic() < until, f"{side.name} keeps its version:\n{side.log.read_text()[-3000:]}"
             time.sleep(0.005)
 

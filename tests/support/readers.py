@@ -184,7 +184,7 @@ class Server:
     def read(self, data: bytes) -> list[tuple[bytes, bytes, bytes, bytes | None]]:
         """How it reads these bytes, which end with a whole request: method, target, host, body."""
         heard = b""
-        with socket.create_connection(("127.0.0.1", self._port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=20) as connection:
             connection.sendall(data + END)
             with contextlib.suppress(ConnectionResetError):
                 while chunk := connection.recv(1 << 16):
@@ -239,7 +239,7 @@ def free_ports(count: int) -> list[int]:
 
 def await_port(server: Server) -> None:
     """Until it answers."""
-    until = time.monotonic() + 15
+    until = time.monotonic() + 20
     while True:
         try:
             assert server.read(b"") == []

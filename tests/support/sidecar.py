@@ -39,7 +39,7 @@ class Sidecar:
 
     def get(self, listener: str, path: str) -> tuple[int, str]:
         """Ask one of its own pages."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.ports[listener], timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports[listener], timeout=20)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

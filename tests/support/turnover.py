@@ -94,7 +94,7 @@ threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
 [thread.join() for thread in threads]
 print(json.dumps({"failures": failures[:20], "failed": len(failures), "served": sum(served)}))
 """
-GET = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=5).status)"
+GET = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=20).status)"
 
 
 def write_files(folder: Path) -> Path:

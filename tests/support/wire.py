@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from tests.support.pair import HTTP_PORT, SERVER_IP, SERVICE_IP, Pair, Side
+from tests.support.pair import HTTP_PORT, PATIENCE_S, SERVER_IP, SERVICE_IP, Pair, Side
 
 SYS_SETRESUID = {"x86_64": 117, "aarch64": 147}[os.uname().machine]
 SIDECAR_UID = 1337
 DIRECTIONS = ("outbound", "inbound")
+SHORT_PAUSE_S, PACED_S = 0.005, 0.4
 T = TypeVar("T")
 _NONCES = itertools.count(1)
 
@@ -74,7 +75,7 @@ def connect(pair: Pair, direction: str, port: int = HTTP_PORT) -> socket.socket:
 
 def connect_uncaptured(side: Side, address: tuple[str, int]) -> socket.socket:
     """A connection that the redirection rules leave alone: its owner is the sidecar's user."""
-    return side.inside(as_sidecar(lambda: socket.create_connection(address, timeout=5)))
+    return side.inside(as_sidecar(lambda: socket.create_connection(address, timeout=PATIENCE_S)))
 
 
 def as_sidecar(function: Callable[[], T]) -> Callable[[], T]:
@@ -91,10 +92,15 @@ def as_sidecar(function: Callable[[], T]) -> Callable[[], T]:
 
 
 def send_pieces(connection: socket.socket, pieces: Iterable[bytes], pause_s: float = 0.002) -> None:
-    """Send each piece in a segment of its own; a peer that has answered and closed already is no failure here."""
+    """Send each piece in a segment of its own; a peer that has answered and closed already is no failure here.
+
+    Hundreds of short pauses are long on a machine that is busy: after `PACED_S` they are left out, or a peer would rightly have
+    waited long enough for the rest. A pause that a test means, and not only the cut, is longer than `SHORT_PAUSE_S`.
+    """
+    began = time.monotonic()
     try:
         for index, piece in enumerate(pieces):
-            if index:
+            if index and (pause_s > SHORT_PAUSE_S or time.monotonic() - began < PACED_S):
                 time.sleep(pause_s)
             connection.sendall(piece)
     except OSError:
@@ -111,7 +117,9 @@ def cuts(data: bytes, samples: int = 5) -> Iterator[tuple[str, list[bytes], floa
         yield f"cut at {offset}", [data[:offset], data[offset:]], 0.002
 
 
-def listen(connection: socket.socket, count: int | None = None, timeout_s: float = 3, *, head: bool = False) -> Heard:
+def listen(
+    connection: socket.socket, count: int | None = None, timeout_s: float = PATIENCE_S, *, head: bool = False
+) -> Heard:
     """Read answers until so many final ones have come (None: until the connection ends)."""
     heard = Heard()
     reader = _Reader(connection, heard, time.monotonic() + timeout_s)
@@ -126,7 +134,7 @@ def listen(connection: socket.socket, count: int | None = None, timeout_s: float
     return heard
 
 
-def ask(pair: Pair, direction: str, data: bytes, count: int | None = 1, timeout_s: float = 3) -> Heard:
+def ask(pair: Pair, direction: str, data: bytes, count: int | None = 1, timeout_s: float = PATIENCE_S) -> Heard:
     """Send and listen on a connection of its own."""
     with connect(pair, direction) as connection:
         send_pieces(connection, [data])

@@ -59,8 +59,8 @@ def test_the_leaf_is_an_svid_of_the_proven_identity_alone(authority: Authority) 
 def test_the_leaf_lives_an_hour_from_a_minute_ago(authority: Authority) -> None:
     now = datetime.datetime.now(datetime.UTC)
     leaf = x509.load_pem_x509_certificate(authority.sign(request(), IDENTITY).encode())
-    assert abs((leaf.not_valid_before_utc - (now - datetime.timedelta(minutes=1))).total_seconds()) < 5
-    assert abs((leaf.not_valid_after_utc - (now + datetime.timedelta(hours=1))).total_seconds()) < 5
+    assert abs((leaf.not_valid_before_utc - (now - datetime.timedelta(minutes=1))).total_seconds()) < 20
+    assert abs((leaf.not_valid_after_utc - (now + datetime.timedelta(hours=1))).total_seconds()) < 20
 
 
 def test_the_leaf_verifies_against_the_bundle_and_no_other(authority: Authority, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_log_of_nuls_alone_does_not_hold_its_reader_up(tmp_path: Path) -> None
     os.truncate(path, 1 << 40)
     before = time.monotonic()
     logs.last_lines(path, 8)
-    assert time.monotonic() - before < 1
+    assert time.monotonic() - before < 10, "reading it would take hours"
 
 
 def test_a_log_that_grows_while_it_is_read_has_an_end(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_lease_on_a_log_does_not_hold_the_mesh_up(tmp_path: Path) -> None:
         assert os.read(held, 1) == b"!"
         before = time.monotonic()
         problems = logs.bound([path], KEPT)
-        assert time.monotonic() - before < 5
+        assert time.monotonic() - before < 20, "of the 45 s"
         assert problems == ["log a.log grows without bound: Resource temporarily unavailable"]
     finally:
         os.kill(child, signal.SIGKILL)

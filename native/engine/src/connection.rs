@@ -3,6 +3,9 @@
 //! In: an accepted socket with its original destination.  Out: one `Outcome` per connection (opaque) or per request (HTTP).
 //! Limits: `settings::Limits`.  Fails: every stage returns a `Failure`; none forwards a byte without a `Permit`.
 //! A panic in a stage ends this connection alone and is counted as `bug`.
+//!
+//! A task is as large as the largest of its states, and most of its life a connection is idle: what is large travels in boxes,
+//! for an async function keeps room for its arguments to its end.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -23,7 +26,7 @@ use crate::worker::registry::{Admitted, Entry};
 use crate::worker::{Pinned, Worker};
 
 /// Serves one connection to its end and records how it ended.
-pub(crate) async fn serve(accepted: Accepted, admitted: Admitted, worker: Rc<Worker>) {
+pub(crate) async fn serve(accepted: Box<Accepted>, admitted: Admitted, worker: Rc<Worker>) {
     let entry = Rc::clone(&admitted.entry);
     let mut bug = record::BugGuard::new(&worker, &entry);
     entry.register_waker().await;
@@ -35,7 +38,7 @@ pub(crate) async fn serve(accepted: Accepted, admitted: Admitted, worker: Rc<Wor
 
 /// Runs the stages in order. One configuration is pinned for the whole of an opaque connection; an HTTP connection
 /// pins anew for each request.
-async fn stages(accepted: Accepted, worker: &Rc<Worker>, entry: &Rc<Entry>) -> Result<(), Failure> {
+async fn stages(accepted: Box<Accepted>, worker: &Rc<Worker>, entry: &Rc<Entry>) -> Result<(), Failure> {
     let pinned = worker.pin();
     let secured = begin(accepted, &pinned, worker, entry).await?;
     fault::point("connection");
@@ -50,7 +53,12 @@ async fn stages(accepted: Accepted, worker: &Rc<Worker>, entry: &Rc<Entry>) -> R
 }
 
 /// From the first byte to a known peer. On its own, so that its room is used again by what follows.
-async fn begin(accepted: Accepted, pinned: &Pinned, worker: &Worker, entry: &Rc<Entry>) -> Result<Secured, Failure> {
+async fn begin(
+    accepted: Box<Accepted>,
+    pinned: &Pinned,
+    worker: &Worker,
+    entry: &Rc<Entry>,
+) -> Result<Box<Secured>, Failure> {
     let port = downstream::port(pinned, &accepted)?;
     let sniffed = downstream::sniff(accepted, &port, worker).await?;
     let chain = port.filter_chain(&sniffed)?;
@@ -89,7 +97,34 @@ pub(crate) struct Detection {
     /// A `ClientHello` was seen.
     pub(crate) tls: bool,
     /// ALPN values, or what plain bytes look like.
-    pub(crate) application: Vec<Box<[u8]>>,
+    pub(crate) application: Names,
+}
+
+/// Names of protocols as a `ClientHello` writes them, each behind its length: one small allocation for an idle connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Names(Box<[u8]>);
+
+impl Names {
+    /// ALPN has no name of more than 255 bytes.
+    pub(crate) fn of<'n>(names: impl Iterator<Item = &'n [u8]>) -> Self {
+        let mut all = Vec::new();
+        for name in names {
+            let Ok(length) = u8::try_from(name.len()) else { continue };
+            all.push(length);
+            all.extend_from_slice(name);
+        }
+        Self(all.into())
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || {
+            let (length, behind) = rest.split_first()?;
+            let (name, after) = behind.split_at(usize::from(*length));
+            rest = after;
+            Some(name)
+        })
+    }
 }
 
 /// The treatment chosen for a connection.

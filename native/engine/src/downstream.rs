@@ -22,7 +22,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::connection::{Chain, Detection, Failure, Link, Secured};
+use crate::connection::{Chain, Detection, Failure, Link, Names, Secured};
 use crate::listener::Accepted;
 use crate::observe::outcome::Reason;
 use crate::stream::{Stream, uninterrupted};
@@ -89,7 +89,7 @@ impl Port<'_> {
 }
 
 fn inbound_chain(inbound: &Inbound, detection: &Detection) -> Result<Chain, Failure> {
-    let detected = |wanted: &[u8]| detection.application.iter().any(|name| **name == *wanted);
+    let detected = |wanted: &[u8]| detection.application.iter().any(|name| name == wanted);
     let Some(chain) = inbound.filter_chain_where(detection.tls, detected) else {
         let kind = if detection.tls { "TLS without a mesh ALPN" } else { "plaintext" };
         let detail = format!("{kind} on port {} under {}", inbound.port, mode_word(inbound.mode));
@@ -107,7 +107,7 @@ fn mode_word(mode: MtlsMode) -> &'static str {
 }
 
 fn outbound_protocol(outbound: &Outbound<'_>, detection: &Detection) -> ChainProtocol {
-    let http = detection.application.iter().any(|name| matches!(&**name, b"http/1.0" | b"http/1.1" | b"h2c"));
+    let http = detection.application.iter().any(|name| matches!(name, b"http/1.0" | b"http/1.1" | b"h2c"));
     match outbound {
         Outbound::Http { .. } => ChainProtocol::Http,
         Outbound::Auto(_) if http && !detection.tls => ChainProtocol::Http,
@@ -117,7 +117,7 @@ fn outbound_protocol(outbound: &Outbound<'_>, detection: &Detection) -> ChainPro
 
 /// A connection whose first bytes have been looked at, and kept.
 pub(crate) struct Sniffed {
-    accepted: Accepted,
+    accepted: Box<Accepted>,
     prefix: Vec<u8>,
     pub(crate) detection: Detection,
     sni: Option<Box<str>>,
@@ -127,7 +127,7 @@ pub(crate) struct Sniffed {
 ///
 /// # Errors
 /// `DownstreamClosed` when nothing came, `IdleTimeout` and `SniffTimeout` when too little came in time.
-pub(crate) async fn sniff(mut accepted: Accepted, port: &Port<'_>, worker: &Worker) -> Result<Sniffed, Failure> {
+pub(crate) async fn sniff(mut accepted: Box<Accepted>, port: &Port<'_>, worker: &Worker) -> Result<Sniffed, Failure> {
     let wanted = port.wanted();
     let mut prefix = Vec::new();
     let mut found = Found::default();
@@ -190,11 +190,14 @@ async fn read_some(tcp: &mut TcpStream, prefix: &mut Vec<u8>) -> io::Result<usiz
 }
 
 fn judge(prefix: &[u8], wanted: Wanted) -> Option<Found> {
-    let plain = |name: &[u8]| Found { detection: Detection { tls: false, application: vec![name.into()] }, sni: None };
+    let plain = |name: &[u8]| Found {
+        detection: Detection { tls: false, application: Names::of([name].into_iter()) },
+        sni: None,
+    };
     match sniff_bytes(prefix, wanted) {
         Sniff::NeedMore => None,
         Sniff::Tls(hello) => Some(Found {
-            detection: Detection { tls: true, application: hello.alpn().map(Into::into).collect() },
+            detection: Detection { tls: true, application: Names::of(hello.alpn()) },
             sni: hello.sni().map(|name| name.to_ascii_lowercase().into_boxed_str()),
         }),
         Sniff::Http1(HttpVersion::Http10) => Some(plain(b"http/1.0")),
@@ -213,8 +216,9 @@ pub(crate) async fn secure(
     chain: &Chain,
     worker: &Worker,
     entry: &Rc<Entry>,
-) -> Result<Secured, Failure> {
+) -> Result<Box<Secured>, Failure> {
     let Sniffed { accepted, prefix, detection, sni } = sniffed;
+    let accepted = *accepted;
     let mut facts = ConnectionFacts {
         direction: accepted.direction,
         peer: None,
@@ -226,11 +230,11 @@ pub(crate) async fn secure(
     let (stream, received) = if chain.terminate {
         let (stream, peer) = terminate(accepted.tcp, prefix, &detection, chain.protocol, worker).await?;
         *entry.peer.borrow_mut() = Some(peer.uri.as_str().into());
-        *entry.tls.borrow_mut() = Some(describe(&stream).into_boxed_str());
+        entry.tls.set(Some(describe(&stream)));
         peer_hash = Some(peer.hash);
         let identity = Peer::parse(&peer.uri);
         facts.peer = Some(identity.map_err(|error| Failure::new(Reason::DownstreamTlsUntrusted, error.to_string()))?);
-        (Stream::Tls(Box::new(stream)), Vec::new())
+        (Stream::Tls(stream), Vec::new())
     } else {
         (Stream::Plain(accepted.tcp), prefix)
     };
@@ -240,11 +244,8 @@ pub(crate) async fn secure(
     });
     let peer_root = stream.proof().map(|(root, _)| *root);
     let entry = Rc::clone(entry);
-    Ok(Secured {
-        stream,
-        received,
-        link: Link { facts, sniffed: detection, chain: *chain, peer_hash, peer_root, entry },
-    })
+    let link = Link { facts, sniffed: detection, chain: *chain, peer_hash, peer_root, entry };
+    Ok(Box::new(Secured { stream, received, link }))
 }
 
 async fn terminate(
@@ -253,13 +254,13 @@ async fn terminate(
     detection: &Detection,
     protocol: ChainProtocol,
     worker: &Worker,
-) -> Result<(tls::TlsStream, tls::PeerCertificate), Failure> {
+) -> Result<(Box<tls::TlsStream>, tls::PeerCertificate), Failure> {
     let credentials = worker.own_credentials()?;
     let spoken: &[ServerAlpn] = match protocol {
         ChainProtocol::Http => &[ServerAlpn::Http2, ServerAlpn::Http11],
         ChainProtocol::Tcp => &[],
     };
-    let alpn = ServerAlpn::select(spoken, || detection.application.iter().map(|name| &**name));
+    let alpn = ServerAlpn::select(spoken, || detection.application.iter());
     let hello = prefix.as_slice().into();
     worker.buffers.give(prefix);
     let handshake = tls::accept(tcp, hello, &credentials, alpn);
@@ -275,11 +276,11 @@ async fn terminate(
 }
 
 /// TLS version and cipher suite, in rustls' words.
-fn describe(stream: &tls::TlsStream) -> String {
+fn describe(stream: &tls::TlsStream) -> [&'static str; 2] {
     let common = stream.session().common();
     let version = common.protocol_version().and_then(|version| version.as_str()).unwrap_or("unknown");
     let suite = common.negotiated_cipher_suite().map(|suite| suite.suite());
-    format!("{version} {}", suite.and_then(|suite| suite.as_str()).unwrap_or("unknown"))
+    [version, suite.and_then(|suite| suite.as_str()).unwrap_or("unknown")]
 }
 
 fn reason_of(failure: &TlsFailure) -> Reason {

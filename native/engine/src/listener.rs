@@ -104,7 +104,7 @@ fn admit(direction: Direction, tcp: TcpStream, source: SocketAddr, worker: &Rc<W
         record::refused_connection(worker, direction, Reason::Overload);
         return;
     };
-    let accepted = Accepted { tcp, direction, source, original_destination };
+    let accepted = Box::new(Accepted { tcp, direction, source, original_destination });
     tokio::task::spawn_local(connection::serve(accepted, admitted, Rc::clone(worker)));
 }
 

@@ -118,6 +118,15 @@ impl Stream {
         }
     }
 
+    /// Whether HTTP/2 is spoken to a peer that was offered it. One that names no version is spoken to as was `declared`, as
+    /// Envoy does; one that names HTTP/2 by Istio's word for it would take HTTP/1.1 amiss.
+    pub(crate) fn takes_http2(&self, declared: bool) -> bool {
+        match self {
+            Self::Plain(_) => true,
+            Self::Tls(tls) => matches!(tls.alpn(), Some(b"h2" | b"istio-h2")) || declared,
+        }
+    }
+
     /// Whether HTTP/2 is spoken from here: agreed on in the handshake; over plain bytes by prior knowledge.
     pub(crate) fn speaks_http2(&self) -> bool {
         match self {

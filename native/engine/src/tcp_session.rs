@@ -28,8 +28,8 @@ use crate::worker::{Pinned, Worker};
 ///
 /// # Errors
 /// The failure that ended it; `Completed` ends are `Ok`.
-pub(crate) async fn run(secured: Secured, pinned: &Rc<Pinned>, worker: &Rc<Worker>) -> Result<(), Failure> {
-    let Secured { mut stream, received, link } = secured;
+pub(crate) async fn run(secured: Box<Secured>, pinned: &Rc<Pinned>, worker: &Rc<Worker>) -> Result<(), Failure> {
+    let Secured { mut stream, received, link } = *secured;
     let permit = authorize(&link, pinned, worker)?;
     let mut target = route(&permit, &link, pinned, worker)?;
     let mut upstream = attempts::connect(&mut target, worker).await?;

@@ -119,6 +119,14 @@ impl Target {
         }
     }
 
+    /// Whether HTTP/2 is what its port, its policy or its client asked for, whatever a handshake says; towards a sidecar of ours we
+    /// choose it ourselves.
+    pub(crate) fn declares_http2(&self) -> bool {
+        let Some(member) = &self.member else { return true };
+        let Cluster { protocol, h2_upgrade, .. } = &*member.cluster;
+        *protocol == PortProtocol::Http2 || *h2_upgrade || !member.endpoint().is_meshdp()
+    }
+
     /// Whether its peer must prove to be of the mesh.
     pub(crate) fn is_secure(&self) -> bool {
         self.secure_cluster().is_some()
@@ -172,7 +180,7 @@ impl Target {
                 worker.telemetry.borrow().tls_failed(reason);
                 Err(reason)
             }
-            Ok(Ok((stream, _peer))) => Ok(Stream::Tls(Box::new(stream))),
+            Ok(Ok((stream, _peer))) => Ok(Stream::Tls(stream)),
         }
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! In:      keys of a configuration.
 //! Out:     lookups that never allocate; the cost follows the length of the text, not the number of keys.
-//! Keys come from configuration and never from a peer, so the hash needs no secret.
+//! Keys come from configuration and never from a peer, so the hash needs no secret: every distinct length of a prefix
+//! is one lookup for each request, and a keyed hash of the hash would be more than half of it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// A map by bytes.
 #[derive(Debug)]
@@ -14,9 +16,9 @@ pub(crate) struct ByteMap<T> {
     /// Keys are read from their end, so that `affixes_of` finds suffixes.
     from_end: bool,
     /// Keys by their hash.
-    buckets: HashMap<u64, Bucket<T>>,
-    /// Lengths of the keys.
-    lengths: BTreeSet<usize>,
+    buckets: HashMap<u64, Bucket<T>, BuildHasherDefault<Hashed>>,
+    /// Lengths of the keys, ascending, each once.
+    lengths: Vec<usize>,
 }
 
 /// Keys of one hash, with their values.
@@ -25,7 +27,7 @@ type Bucket<T> = Vec<(Box<[u8]>, T)>;
 impl<T> ByteMap<T> {
     /// A map for equality and prefixes.
     pub(crate) fn of_prefixes(fold_case: bool) -> Self {
-        Self { fold_case, from_end: false, buckets: HashMap::new(), lengths: BTreeSet::new() }
+        Self { fold_case, from_end: false, buckets: HashMap::default(), lengths: Vec::new() }
     }
 
     /// A map for equality and suffixes.
@@ -36,7 +38,9 @@ impl<T> ByteMap<T> {
     /// The value of a key, made if it is new.
     pub(crate) fn entry(&mut self, key: &[u8], make: impl FnOnce() -> T) -> &mut T {
         let (hash, fold_case) = (self.hash_on(FNV_OFFSET, key), self.fold_case);
-        self.lengths.insert(key.len());
+        if let Err(place) = self.lengths.binary_search(&key.len()) {
+            self.lengths.insert(place, key.len());
+        }
         let bucket = self.buckets.entry(hash).or_default();
         let found = bucket.iter().position(|(own, _)| same(own, key, fold_case));
         let position = found.unwrap_or_else(|| {
@@ -55,7 +59,7 @@ impl<T> ByteMap<T> {
     pub(crate) fn affixes_of<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = &'a T> {
         // The hash of an affix goes on from that of the next shorter one, so the text is hashed once.
         let (mut hash, mut hashed) = (FNV_OFFSET, 0);
-        self.lengths.range(..=text.len()).filter_map(move |&length| {
+        self.lengths.iter().take_while(|&&length| length <= text.len()).filter_map(move |&length| {
             let rest = text.len() - length;
             let (affix, added) = if self.from_end {
                 (&text[rest..], &text[rest..text.len() - hashed])
@@ -81,12 +85,34 @@ impl<T> ByteMap<T> {
     }
 }
 
+/// The hash of a key that is a hash already: only its bits are spread, for the table asks the highest and the lowest.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = (self.0 ^ hash ^ (hash >> 32)).wrapping_mul(SPREAD);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 fn same(a: &[u8], b: &[u8], fold_case: bool) -> bool {
     if fold_case { a.eq_ignore_ascii_case(b) } else { a == b }
 }
 
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
+/// 2^64 by the golden ratio, odd.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[cfg(test)]
 mod tests {

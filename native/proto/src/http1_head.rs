@@ -48,6 +48,14 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The same for heads that another sidecar hands on, which has added to one that kept these.
+    #[must_use]
+    pub fn of_mesh_peer(self) -> Self {
+        Self { head_bytes: self.head_bytes + ADDED_BYTES, fields: self.fields + ADDED_FIELDS, ..self }
+    }
+}
+
 /// How a body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -334,3 +342,7 @@ const MAX_LENGTH_DIGITS: usize = 19;
 
 /// Lengths from here on are refused, so that no counter of ours or of a peer wraps.
 const MAX_LENGTH: u64 = 1 << 60;
+/// Fields that a sidecar adds to a head: ours three and a note, Envoy's about ten.
+const ADDED_FIELDS: usize = 16;
+/// Bytes of them.
+const ADDED_BYTES: usize = 4_096;

@@ -2,8 +2,8 @@
 
 In:     the directory and the workload.
 Out:    section `authn`, judged by native/model/src/jwt; nothing where no token is asked for.
-Fails:  never. A resource that was refused is not here: `authz` denies what it selects. Rules without a usable key stay, so
-        that tokens of their issuer are refused.
+Fails:  never. A resource that was refused is not here: `authz` denies what it selects. Rules without a usable key stay,
+        so that tokens of their issuer are refused.
 Source: spec/istio-semantics.md E (selection, defaults).
 """
 

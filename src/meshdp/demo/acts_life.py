@@ -21,7 +21,7 @@ ENOUGH = 100  # requests: fewer would prove little
 
 KILL_RATE = 50
 KILL_WITHIN_S = 1.0
-KILL_TIMEOUT_S = 10.0
+KILL_TIMEOUT_S = 30.0
 
 COST_REQUESTS = 1000
 COST_RATE = 400

@@ -7,7 +7,6 @@ Limits: recursion follows the struct types and the document's own depth limit.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -82,6 +81,8 @@ def dotted(path: Path) -> str:
 
 def nearest(name: str, known: list[str]) -> str:
     """A sentence that names the most similar of the known names, or lists them."""
+    import difflib  # 0.2 MB for which a sidecar of sound documents has no use
+
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"

@@ -8,6 +8,8 @@ Fails:  never ends the process: what is refused is reported, what is in force st
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import os
 import select
 import signal
@@ -34,6 +36,7 @@ def compile_until(signals: Iterable[signal.Signals], engine: Engine, settings: S
         credentials = CredentialDirectory(engine, Path(settings.credentials), reports)
         credentials.refresh()
     configuration.refresh()
+    _give_memory_back()
     stopped = _wake_on(signals)
     poller = select.poll()
     for watched in (stopped, configuration.source, credentials):
@@ -105,6 +108,14 @@ def _say(line: str) -> None:
     if any(event & select.POLLOUT for _, event in ready.poll(0)):
         with contextlib.suppress(OSError):
             print(line[:LINE_LIMIT], file=sys.stderr, flush=True)
+
+
+def _give_memory_back() -> None:
+    """What reading all modules and the first compilation leave behind: 0.5 MB, which nothing afterwards would use."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    if trim is not None:
+        trim(0)
 
 
 def _wake_on(signals: Iterable[signal.Signals]) -> int:

@@ -2,16 +2,18 @@
 //!
 //! In:     `tls-load IP:PORT HOST CONNECTIONS WARM_MS RUN_MS FOLDER [fresh] [hybrid]`; FOLDER holds `leaf.pem`, `key.pem`, `ca.pem`;
 //!         a line on stdin starts the measured part. With `fresh`, every request has a handshake of its own.
+//!         Without it, connections are opened one after the other, each with one request, before the warm part.
 //! Out:    "ready" once warm; after the run one JSON line, as `floor/load.c` writes it.
 //! Limits: a thread a connection; an answer has a content-length. Signatures are checked, chains and names are not: who
 //!         answers is the other end's affair here.
-//! Fails:  another answer than a whole 200 is an error, counted and printed; such a run is no figure.
+//! Fails:  another answer than a whole 200 is an error, counted and printed; such a run is no figure. A connection that cannot be
+//!         opened ends the program with the reason.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,6 +45,7 @@ struct Plan {
     run: Duration,
     fresh: bool,
     config: Arc<ClientConfig>,
+    opening: Arc<Mutex<()>>,
 }
 
 impl Plan {
@@ -62,6 +65,7 @@ impl Plan {
             run: Duration::from_millis(number(run)?),
             fresh: said("fresh"),
             config: configuration(Path::new(folder), said("hybrid")).map_err(|error| format!("{folder}: {error}"))?,
+            opening: Arc::default(),
         })
     }
 
@@ -102,12 +106,24 @@ impl Plan {
     fn client(&self, step: &Barrier) -> Tally {
         let mut open = None;
         let mut tally = Tally::default();
+        if !self.fresh {
+            self.open_in_turn(&mut open);
+        }
         self.turns(&mut open, self.warm, &mut tally);
         tally.took_us.clear();
         step.wait();
         step.wait();
         self.turns(&mut open, self.run, &mut tally);
         tally
+    }
+
+    /// One connection at a time, so that what idle ones cost is not what a burst of handshakes leaves behind.
+    fn open_in_turn(&self, open: &mut Option<Connection>) {
+        let _mine = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.turn(open) {
+            eprintln!("tls-load: one of {} connections was not opened: {error}", self.connections);
+            std::process::exit(1);
+        }
     }
 
     fn turns(&self, open: &mut Option<Connection>, time: Duration, tally: &mut Tally) {

@@ -10,17 +10,19 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use meshdp_proto::h2::hpack::Encoder;
 use meshdp_proto::h2::{Config, NotOpened, Role};
+use meshdp_proto::http1_head::Limits;
 use meshdp_proto::http1_response::RequestKind;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::driver::Driver;
 use super::pool::{Attempt, Found, Group};
-use super::shared::{Openers, Shared};
+use super::shared::Shared;
 use super::stream::{StreamEnd, StreamHandle};
 use crate::observe::outcome::Reason;
 use crate::stream::Stream;
@@ -70,7 +72,9 @@ pub(super) struct Life {
 pub(crate) async fn acquire(target: &Target, worker: &Rc<Worker>) -> Result<Acquired, Reason> {
     let key = target.pool_key(worker);
     let group = worker.h2.group(&key);
-    match group.find(worker.coarse_ms()) {
+    // Nobody overtakes those who wait.
+    let found = if group.openers.is_empty() { group.find(worker.coarse_ms()) } else { Found::Nothing };
+    match found {
         Found::Http2(connection) => return Ok(Acquired::Http2(connection)),
         Found::Another(connection) => {
             let _ = attempt(&group, target, worker);
@@ -79,9 +83,15 @@ pub(crate) async fn acquire(target: &Target, worker: &Rc<Worker>) -> Result<Acqu
         Found::Http11 => return Ok(Acquired::Http11),
         Found::Nothing => {}
     }
+    drop(key);
+    // Boxed, so that requests do not all keep room for a wait that few of them have.
+    Box::pin(wait_in_time(&group, target, worker)).await
+}
+
+async fn wait_in_time(group: &Rc<Group>, target: &Target, worker: &Rc<Worker>) -> Result<Acquired, Reason> {
     let bound = target.connect_timeout + worker.settings.handshake();
     let last_ms = worker.coarse_ms() + worker.settings.limits.idle_ms;
-    let mut waiting = pin!(wait(&group, target, worker));
+    let mut waiting = pin!(wait(group, target, worker));
     loop {
         match timeout(bound, waiting.as_mut()).await {
             Ok(acquired) => return acquired,
@@ -93,26 +103,37 @@ pub(crate) async fn acquire(target: &Target, worker: &Rc<Worker>) -> Result<Acqu
     }
 }
 
+/// The peer has said on this connection that it wants HTTP/1.1: no new stream goes onto it, and the endpoint is remembered.
+pub(crate) fn fall_back(connection: &ClientConnection, target: &Target, worker: &Worker) {
+    connection.retire();
+    worker.h2.group(&target.pool_key(worker)).falls_back(worker.coarse_ms());
+}
+
 /// Waits for a connection that is being made, or for a stream to end on those that are there.
 async fn wait(group: &Rc<Group>, target: &Target, worker: &Rc<Worker>) -> Result<Acquired, Reason> {
     let most = if worker.pressure.is_saving() { WAITERS_WHILE_SHORT } else { WAITERS };
-    let _waiting = group.openers.enter(most).ok_or(Reason::Overload)?;
-    loop {
-        let mut changed = pin!(group.openers.changed.notified());
-        changed.as_mut().enable();
-        match group.find(worker.coarse_ms()) {
-            Found::Http2(connection) | Found::Another(connection) => return Ok(Acquired::Http2(connection)),
-            Found::Http11 => return Ok(Acquired::Http11),
-            Found::Nothing => {}
-        }
-        let attempt = attempt(group, target, worker);
-        changed.await;
-        if let Some(Err(reason)) = attempt.and_then(|attempt| attempt.outcome.get())
+    let waiting = group.openers.enter(most).ok_or(Reason::Overload)?;
+    let mut awaited: Option<Rc<Attempt>> = None;
+    poll_fn(|context| {
+        waiting.register(context);
+        if let Some(Err(reason)) = awaited.as_ref().and_then(|attempt| attempt.outcome.get())
             && group.is_empty()
         {
-            return Err(reason);
+            return Poll::Ready(Err(reason));
         }
-    }
+        if waiting.is_first() {
+            match group.find(worker.coarse_ms()) {
+                Found::Http2(connection) | Found::Another(connection) => {
+                    return Poll::Ready(Ok(Acquired::Http2(connection)));
+                }
+                Found::Http11 => return Poll::Ready(Ok(Acquired::Http11)),
+                Found::Nothing => {}
+            }
+        }
+        awaited = attempt(group, target, worker);
+        Poll::Pending
+    })
+    .await
 }
 
 /// The connect that is under way, or a new one where another connection may be made.
@@ -134,7 +155,7 @@ async fn connect(ending: Ending, target: Target) {
     }
     let outcome = match connected {
         Err(reason) => Err(reason),
-        Ok(stream) if stream.speaks_http2() => {
+        Ok(stream) if stream.takes_http2(target.declares_http2()) => {
             begin(stream, group, worker);
             Ok(())
         }
@@ -151,7 +172,9 @@ async fn connect(ending: Ending, target: Target) {
 fn begin(stream: Stream, group: &Rc<Group>, worker: &Rc<Worker>) {
     let proof = stream.proof().map(|(root, until)| (*root, until));
     let openers = Some(Rc::clone(&group.openers));
-    let config = Config { connection_window: CONNECTION_WINDOW, ..Config::default() };
+    let limits = Limits::default();
+    let limits = if proof.is_some() { limits.of_mesh_peer() } else { limits };
+    let config = Config { connection_window: CONNECTION_WINDOW, limits, ..Config::default() };
     let shared = Shared::new(Role::Client, &config, &worker.buffers, openers);
     let connection = Rc::new(ClientConnection { shared: Rc::clone(&shared), proof, life: Life::default() });
     connection.life.heard_ms.set(worker.coarse_ms());
@@ -223,6 +246,11 @@ impl ClientConnection {
         self.life.opened.get() > 1
     }
 
+    /// Whether the peer has said, of a stream or of all, that it wants HTTP/1.1 instead (RFC 9113 7).
+    pub(crate) fn wants_http11(&self) -> bool {
+        self.shared.wants_http11()
+    }
+
     pub(super) fn may_open(&self) -> Result<(), NotOpened> {
         self.shared.may_open()
     }
@@ -238,6 +266,14 @@ impl ClientConnection {
     /// Whether a new stream would wait for the windows of the old ones.
     pub(super) fn is_braked(&self) -> bool {
         self.life.braked.get() && self.shared.is_braked()
+    }
+
+    pub(super) fn parked(&self) -> u32 {
+        self.shared.parked()
+    }
+
+    pub(super) fn relieve(&self, most: u32) -> u32 {
+        self.shared.relieve(most)
     }
 
     pub(super) fn is_unused(&self) -> bool {
@@ -290,25 +326,6 @@ impl ClientConnection {
         } else if self.proof.is_some() && now_ms.saturating_sub(self.life.heard_ms.get()) >= SILENCE_MS {
             self.life.asked_ms.set(self.shared.ping().then_some(now_ms));
         }
-    }
-}
-
-impl Openers {
-    /// Counts one more who waits, if there is room for one.
-    fn enter(&self, most: usize) -> Option<Waiting<'_>> {
-        if self.waiting.get() >= most {
-            return None;
-        }
-        self.waiting.set(self.waiting.get() + 1);
-        Some(Waiting(self))
-    }
-}
-
-struct Waiting<'a>(&'a Openers);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get() - 1);
     }
 }
 

@@ -36,7 +36,7 @@ async fn upstream(secured: Option<(Arc<Credentials>, ServerAlpn)>, builder: h2::
                 let Some((credentials, alpn)) = secured else { return echo(tcp, builder).await };
                 if let Ok((tls, _)) = tls::accept(tcp, Vec::new(), &credentials, alpn).await {
                     match alpn {
-                        ServerAlpn::Http2 => echo(Io(Stream::Tls(Box::new(tls))), builder).await,
+                        ServerAlpn::Http2 => echo(Io(Stream::Tls(tls)), builder).await,
                         _ => std::future::pending().await,
                     }
                 }
@@ -64,8 +64,12 @@ fn renew(store: &CredentialStore, ca: &Authority) {
 }
 
 fn cluster(identity: &str) -> Arc<Cluster> {
+    declared(identity, "http")
+}
+
+fn declared(identity: &str, protocol: &str) -> Arc<Cluster> {
     let text = serde_json::json!({
-        "key": "outbound|80||bob", "host": "bob", "namespace": "default", "name": "bob", "port": 80, "protocol": "http",
+        "key": "outbound|80||bob", "host": "bob", "namespace": "default", "name": "bob", "port": 80, "protocol": protocol,
         "h2_upgrade": false, "balance": "LEAST_REQUEST", "sni": "outbound_.80_._.bob", "identities": [identity],
         "connect_timeout_ms": 2_000,
     });
@@ -243,18 +247,18 @@ fn an_idle_connection_says_goaway_and_closes() {
         let mut bob = hand(&listener).await;
         bob.frame(4, 0, 0, &[]).await;
         let (_, _, stream, _) = bob.next().await.unwrap();
-        worker.h2.sweep(0, NOW);
-        worker.h2.sweep(70_000, NOW);
+        worker.h2.sweep((0, NOW), false);
+        worker.h2.sweep((70_000, NOW), false);
         bob.frame(1, 5, stream, &[0x88]).await;
         asked.await.unwrap().unwrap();
-        worker.h2.sweep(70_100, NOW);
-        worker.h2.sweep(130_000, NOW);
+        worker.h2.sweep((70_100, NOW), false);
+        worker.h2.sweep((130_000, NOW), false);
         let again = ask_for_head(&target, &worker);
         let (_, _, stream, _) = bob.next().await.unwrap();
         bob.frame(1, 5, stream, &[0x88]).await;
         again.await.unwrap().unwrap();
         for now_ms in [130_100, 130_200, 190_300] {
-            worker.h2.sweep(now_ms, NOW);
+            worker.h2.sweep((now_ms, NOW), false);
         }
         let (kind, _, _, payload) = bob.next().await.unwrap();
         assert_eq!((kind, &payload[4..]), (7, &[0, 0, 0, 0][..]), "GOAWAY, no error");
@@ -291,12 +295,14 @@ fn rotation_loses_no_request_and_new_ones_go_over_connections_of_the_new_certifi
         let ca = Authority::new("root");
         let bob = upstream(Some((ca.credentials(BOB), ServerAlpn::Http2)), h2::server::Builder::new()).await;
         let (worker, target) = (alice(&ca), member(bob.address, &cluster(BOB)));
-        let failures = Rc::new(RefCell::new(Vec::new()));
+        let (failures, renewed) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(false)));
         let asking: Vec<_> = (0..16)
             .map(|_| {
                 let (target, worker, failures) = (target.clone(), Rc::clone(&worker), Rc::clone(&failures));
+                let renewed = Rc::clone(&renewed);
                 spawn_local(async move {
-                    for number in 0..40 {
+                    // Until the last renewal, however fast the machine is.
+                    for number in (0..40).chain(std::iter::repeat(40).take_while(|_| !renewed.get())) {
                         if let Err(reason) = ask(&target, &worker, number).await {
                             failures.borrow_mut().push(reason);
                         }
@@ -310,6 +316,7 @@ fn rotation_loses_no_request_and_new_ones_go_over_connections_of_the_new_certifi
             let in_use = worker.credentials.load().unwrap().epoch;
             worker.h2.retire(|key| key.security.as_ref().is_none_or(|(_, epoch)| *epoch == in_use));
         }
+        renewed.set(true);
         for asked in asking {
             asked.await.unwrap();
         }
@@ -351,6 +358,16 @@ fn a_peer_without_http2_is_remembered_and_its_connection_used_for_http11() {
 }
 
 #[test]
+fn a_peer_that_names_no_version_is_spoken_to_in_the_one_that_its_port_declares() {
+    run(async {
+        let ca = Authority::new("root");
+        let bob = upstream(Some((ca.credentials(BOB), ServerAlpn::Nothing)), h2::server::Builder::new()).await;
+        let (worker, target) = (alice(&ca), member(bob.address, &declared(BOB, "http2")));
+        assert!(matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(_))));
+    });
+}
+
+#[test]
 fn a_root_that_is_no_longer_trusted_ends_what_is_under_way() {
     run(async {
         let ca = Authority::new("root");
@@ -383,17 +400,17 @@ fn a_silent_peer_of_the_mesh_is_asked_and_given_up_when_it_does_not_answer() {
         let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0][..], b"\0mesh\0dp"].concat();
         let mut now_ms = 0;
         while !received.windows(ping.len()).any(|bytes| bytes == ping) {
-            worker.h2.sweep(now_ms, NOW);
+            worker.h2.sweep((now_ms, NOW), false);
             let read = poll_fn(|context| far.poll_read(context, &mut received, 1_000));
             let _ = timeout(Duration::from_millis(1), read).await;
             now_ms += 100;
         }
         assert!((15_000..16_000).contains(&now_ms), "asked after {now_ms} ms");
         assert!(!asked.is_finished());
-        worker.h2.sweep(now_ms + 9_000, NOW);
+        worker.h2.sweep((now_ms + 9_000, NOW), false);
         tokio::task::yield_now().await;
         assert!(!asked.is_finished());
-        worker.h2.sweep(now_ms + 10_100, NOW);
+        worker.h2.sweep((now_ms + 10_100, NOW), false);
         assert_eq!(asked.await.unwrap(), Err(StreamEnd::Lost));
     });
 }
@@ -420,7 +437,7 @@ fn a_connection_whose_window_stays_used_up_has_a_second_one_made() {
         let same = |other: &Rc<ClientConnection>| Rc::ptr_eq(&connection, other);
         for now_ms in [0, 100] {
             assert!(matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(found)) if same(&found)));
-            worker.h2.sweep(now_ms, NOW);
+            worker.h2.sweep((now_ms, NOW), false);
         }
         assert!(
             matches!(acquire(&target, &worker).await, Ok(Acquired::Http2(found)) if same(&found)),

@@ -32,7 +32,7 @@ pub(super) async fn pair(secured: bool) -> (Stream, Stream) {
     let (alice, bob, peer) = (ca.credentials(ALICE), ca.credentials(BOB), ExpectedPeer { identities: &[] });
     let serve = tls::accept(far, Vec::new(), &bob, ServerAlpn::Http2);
     let (far, near) = tokio::join!(serve, tls::connect(near, &alice, "bob", &peer, ClientAlpn::Http2));
-    (Stream::Tls(Box::new(near.unwrap().0)), Stream::Tls(Box::new(far.unwrap().0)))
+    (Stream::Tls(near.unwrap().0), Stream::Tls(far.unwrap().0))
 }
 
 /// Our connection in a role, driven by a task of its own, which says how it ended.

@@ -10,8 +10,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use meshdp_proto::h2::NotOpened;
+use tokio::time::{sleep, timeout};
 
 use super::client::ClientConnection;
 use super::shared::Openers;
@@ -75,6 +77,17 @@ impl Connections {
         }
     }
 
+    /// Has every connection say GOAWAY and close once it carries no stream; waits for those that carry none now.
+    pub(crate) async fn leave(&self) {
+        self.retire(|_| false);
+        let left = async {
+            while self.groups.borrow().values().any(|group| group.has_unused()) {
+                sleep(LEAVE_STEP).await;
+            }
+        };
+        let _ = timeout(LEAVE, left).await;
+    }
+
     /// Ends the connections, and what is under way on them, whose peers' roots are no longer trusted.
     pub(crate) fn distrust(&self, trusted: impl Fn(&RootId) -> bool) {
         for group in self.groups.borrow().values() {
@@ -86,14 +99,13 @@ impl Connections {
     }
 
     /// Looks after all of them and forgets what is no more.
-    pub(crate) fn sweep(&self, now_ms: u64, wall_s: u64) {
+    pub(crate) fn sweep(&self, (now_ms, wall_s): (u64, u64), saving: bool) {
         self.groups.borrow_mut().retain(|_, group| {
             for connection in &*group.connections.borrow() {
                 connection.sweep(now_ms, wall_s, self.idle_ms);
             }
-            if group.openers.waiting.get() > 0 {
-                group.openers.changed.notify_one(); // a pause may be over; one is enough to begin a connect
-            }
+            group.relieve(if saving { 0 } else { PARKED_BYTES });
+            group.openers.wake_first(); // a pause may be over; one is enough to begin a connect
             // Whoever is about to use a group that is otherwise forgotten holds it.
             !group.is_empty() || Rc::strong_count(group) > 1 || group.http11_until_ms.get() > now_ms
         });
@@ -134,7 +146,7 @@ impl Group {
         let connections = self.connections.borrow();
         let mut open = connections.iter().filter(|connection| connection.may_open().is_ok());
         let Some(first) = open.next() else {
-            let old = self.http11_until_ms.get() > now_ms && connections.is_empty();
+            let old = self.http11_until_ms.get() > now_ms && !connections.iter().any(|each| is_live(each));
             return if old { Found::Http11 } else { Found::Nothing };
         };
         if !first.is_braked() {
@@ -149,6 +161,10 @@ impl Group {
     /// Whether no connection is left that may ever take a stream.
     pub(super) fn is_empty(&self) -> bool {
         !self.connections.borrow().iter().any(|connection| is_live(connection))
+    }
+
+    fn has_unused(&self) -> bool {
+        self.connections.borrow().iter().any(|connection| connection.is_unused())
     }
 
     /// Whether a stream is under way whose end lets another one begin.
@@ -181,7 +197,17 @@ impl Group {
         if matches!(attempt.outcome.get(), Some(Err(_))) {
             self.pause_until_ms.set(now_ms + PAUSE_MS);
         }
-        self.openers.changed.notify_waiters();
+        self.openers.wake_all();
+    }
+
+    /// Makes room for the others where readers stall; what these leave unread may be `most` bytes in all beyond the windows.
+    fn relieve(&self, most: u32) {
+        let connections = self.connections.borrow();
+        let parked: u32 = connections.iter().map(|connection| connection.parked()).sum();
+        let mut left = most.saturating_sub(parked);
+        for connection in &*connections {
+            left -= connection.relieve(left);
+        }
     }
 
     /// The peer chose no HTTP/2.
@@ -191,12 +217,12 @@ impl Group {
 
     pub(super) fn add(&self, connection: Rc<ClientConnection>) {
         self.connections.borrow_mut().push(connection);
-        self.openers.changed.notify_waiters();
+        self.openers.wake_all();
     }
 
     pub(super) fn remove(&self, connection: &Rc<ClientConnection>) {
         self.connections.borrow_mut().retain(|kept| !Rc::ptr_eq(kept, connection));
-        self.openers.changed.notify_waiters();
+        self.openers.wake_all();
     }
 }
 
@@ -206,6 +232,11 @@ fn is_live(connection: &ClientConnection) -> bool {
 
 /// Connections per key that take new streams.
 const CONNECTIONS: usize = 16;
+/// Bytes that readers who stall may leave beside the windows of the connections of one key before the longest of them is reset.
+const PARKED_BYTES: u32 = 16 << 20;
+/// How long the last words of connections may take when the worker stops, and how often they are looked at.
+const LEAVE: Duration = Duration::from_millis(500);
+const LEAVE_STEP: Duration = Duration::from_millis(1);
 /// Connections on which the peer allows no stream at all before no further one is tried.
 const SHUT: usize = 2;
 /// How long those who have a connection to wait for wait before another connect is tried after one failed.

@@ -7,13 +7,13 @@
 //! have to say leaves in one write.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use meshdp_proto::h2::hpack::Encoder;
 use meshdp_proto::h2::{Config, Connection, ConnectionFault, ErrorCode, NotOpened, RequestShape, Role};
 use meshdp_proto::http1_response::RequestKind;
-use tokio::sync::Notify;
 
 use super::slots::{News, Slots};
 use super::stream::{StreamEnd, StreamHandle};
@@ -25,16 +25,19 @@ pub(crate) struct Shared {
     pub(super) buffers: Rc<Buffers>,
     /// Bytes received so far, to tell life from silence.
     received: Cell<u64>,
-    /// Requests that the core answered by itself and nobody has recorded.
-    answered: Cell<u32>,
+    /// Requests that the core answered or refused by itself and nobody has recorded.
+    unrecorded: Cell<Unrecorded>,
+    /// The peer has said that it wants HTTP/1.1.
+    http11: Cell<bool>,
     /// Who waits for a stream to end, or for the peer to allow more.
     openers: Option<Rc<Openers>>,
 }
 
-/// Those who wait to open a stream, on any of the connections that may carry theirs.
+/// Those who wait to open a stream, on any of the connections that may carry theirs: the first to come is the first to go.
 pub(crate) struct Openers {
-    pub(super) waiting: Cell<usize>,
-    pub(super) changed: Notify,
+    /// By the order in which they came.
+    waiting: RefCell<BTreeMap<u64, Option<Waker>>>,
+    next: Cell<u64>,
     /// Streams that are opened on a connection whose peer has not yet said how many it takes: what it said last, on another.
     ungreeted_streams: Cell<usize>,
 }
@@ -42,7 +45,65 @@ pub(crate) struct Openers {
 impl Default for Openers {
     fn default() -> Self {
         let ungreeted_streams = Cell::new(UNGREETED_STREAMS);
-        Self { waiting: Cell::new(0), changed: Notify::new(), ungreeted_streams }
+        Self { waiting: RefCell::default(), next: Cell::new(0), ungreeted_streams }
+    }
+}
+
+impl Openers {
+    /// One more who waits, if there is room for one.
+    pub(super) fn enter(&self, most: usize) -> Option<Waiting<'_>> {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() >= most {
+            return None;
+        }
+        let place = self.next.replace(self.next.get() + 1);
+        waiting.insert(place, None);
+        Some(Waiting { openers: self, place })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.borrow().is_empty()
+    }
+
+    /// There may be a place for the first, who passes on what is left.
+    pub(super) fn wake_first(&self) {
+        if let Some((_, Some(first))) = self.waiting.borrow().first_key_value() {
+            first.wake_by_ref();
+        }
+    }
+
+    /// Something concerns all of them.
+    pub(super) fn wake_all(&self) {
+        self.waiting.borrow().values().flatten().for_each(Waker::wake_by_ref);
+    }
+}
+
+/// A place among those who wait.
+pub(super) struct Waiting<'o> {
+    openers: &'o Openers,
+    place: u64,
+}
+
+impl Waiting<'_> {
+    pub(super) fn is_first(&self) -> bool {
+        self.openers.waiting.borrow().first_key_value().is_some_and(|(first, _)| *first == self.place)
+    }
+
+    /// Whom to wake.
+    pub(super) fn register(&self, context: &Context<'_>) {
+        let mut waiting = self.openers.waiting.borrow_mut();
+        match waiting.get_mut(&self.place) {
+            Some(Some(waker)) if waker.will_wake(context.waker()) => {}
+            Some(place) => *place = Some(context.waker().clone()),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.openers.waiting.borrow_mut().remove(&self.place);
+        self.openers.wake_first();
     }
 }
 
@@ -60,6 +121,15 @@ pub(super) struct State {
     lent: bool,
     /// The peer's SETTINGS have come.
     greeted: bool,
+}
+
+/// Requests that never became one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Unrecorded {
+    /// Answered, because their heads were above the limits.
+    pub(crate) large: u32,
+    /// Reset, because their heads were malformed.
+    pub(crate) malformed: u32,
 }
 
 /// A request that a peer has begun.
@@ -84,7 +154,14 @@ impl Shared {
             greeted: false,
         };
         let (state, buffers) = (RefCell::new(state), Rc::clone(buffers));
-        Rc::new(Self { state, buffers, received: Cell::new(0), answered: Cell::new(0), openers })
+        Rc::new(Self {
+            state,
+            buffers,
+            received: Cell::new(0),
+            unrecorded: Cell::default(),
+            http11: Cell::default(),
+            openers,
+        })
     }
 
     /// Client: opens a stream with its request head; `encode` writes the field block.
@@ -186,9 +263,9 @@ impl Shared {
         self.state.borrow().core.settings_acknowledged()
     }
 
-    /// How many requests with heads above the limits the core has answered by itself since this was asked last.
-    pub(crate) fn take_answered(&self) -> u32 {
-        self.answered.take()
+    /// The requests that the core has dealt with by itself since this was asked last.
+    pub(crate) fn take_unrecorded(&self) -> Unrecorded {
+        self.unrecorded.take()
     }
 
     /// Bytes received so far.
@@ -200,11 +277,36 @@ impl Shared {
         self.state.borrow().retired
     }
 
+    pub(super) fn wants_http11(&self) -> bool {
+        self.http11.get()
+    }
+
     /// Whether bodies wait for the connection's window, either way: the peer does not read ours, or readers of ours that
     /// stall have left no room for what the others wait for.
     pub(super) fn is_braked(&self) -> bool {
         let core = &self.state.borrow().core;
         core.active() > 0 && (core.connection_window() == 0 || core.receive_room() < LEAST_ROOM)
+    }
+
+    /// Client, once per sweep: makes room where readers that stall stand in the way of others (decision 0102). May park `most`
+    /// bytes more than the window allows for; how many it parked.
+    pub(super) fn relieve(&self, most: u32) -> u32 {
+        let mut state = self.state();
+        let State { core, slots, lent, .. } = &mut *state;
+        if !core.look() {
+            return 0;
+        }
+        if !std::mem::replace(lent, true) {
+            core.lend_output(self.buffers.lend());
+        }
+        let parked = core.relieve(most, slots);
+        state.wake_driver();
+        parked
+    }
+
+    /// Bytes that are kept for readers that stall, beyond what the connection's window allows for.
+    pub(super) fn parked(&self) -> u32 {
+        self.state.borrow().core.parked()
     }
 
     /// Whether no stream is there.
@@ -218,12 +320,15 @@ impl Shared {
         state.lend_output(&self.buffers);
         let State { core, slots, greeted, .. } = &mut *state;
         let taken = core.receive(input, &mut self.buffers.heads.borrow_mut(), slots);
-        let News { settings, going_away, answered, .. } = std::mem::take(&mut slots.news);
-        self.answered.set(self.answered.get() + answered);
+        let News { settings, going_away, answered, refused, http11, .. } = std::mem::take(&mut slots.news);
+        let unrecorded = self.unrecorded.get();
+        self.unrecorded
+            .set(Unrecorded { large: unrecorded.large + answered, malformed: unrecorded.malformed + refused });
+        self.http11.set(self.http11.get() || http11);
         *greeted |= settings;
         if let Some(openers) = self.openers.as_ref().filter(|_| settings || going_away) {
             openers.ungreeted_streams.set(UNGREETED_STREAMS.min(core.peer_max_streams() as usize));
-            openers.changed.notify_waiters();
+            openers.wake_all();
         }
         drop(state);
         self.received.set(self.received.get() + input.len() as u64);
@@ -245,8 +350,9 @@ impl Shared {
             state.wake_driver();
         }
         state.take_output(&self.buffers);
-        if let Some(openers) = self.openers.as_ref().filter(|openers| openers.waiting.get() > 0) {
-            openers.changed.notify_one();
+        drop(state);
+        if let Some(openers) = &self.openers {
+            openers.wake_first();
         }
     }
 }

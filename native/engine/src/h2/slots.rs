@@ -32,10 +32,14 @@ pub(super) struct News {
     pub(super) settings: bool,
     /// The peer sent GOAWAY.
     pub(super) going_away: bool,
+    /// The peer wants HTTP/1.1, for a stream or for all.
+    pub(super) http11: bool,
     /// Our PING was answered.
     pub(super) pong: bool,
     /// Requests that the core answered by itself, for their heads were above the limits.
     pub(super) answered: u32,
+    /// Requests that the core refused, for their heads were malformed.
+    pub(super) refused: u32,
 }
 
 /// A request that has just begun.
@@ -175,12 +179,20 @@ impl Events for Slots {
     }
 
     fn reset(&mut self, id: StreamId, code: ErrorCode, by: Side) {
-        let Some(slot) = self.of(id) else { return };
+        self.news.http11 |= code == ErrorCode::HTTP_1_1_REQUIRED && by == Side::Peer;
+        let Some(&index) = self.by_id.get(&id) else { return };
+        let slot = &mut self.all[index];
         slot.end = Some(match by {
             Side::Peer if code == ErrorCode::REFUSED_STREAM => StreamEnd::Unprocessed,
             Side::Peer => StreamEnd::Reset(code),
+            Side::Local if code == ErrorCode::CANCEL => StreamEnd::Stalled,
             Side::Local => StreamEnd::Fault(code),
         });
+        if slot.end == Some(StreamEnd::Stalled) {
+            // What its reader has left is what was in the way.
+            (slot.taken, slot.ended) = (0, false);
+            self.buffers.give(std::mem::take(&mut slot.body));
+        }
         slot.wake();
     }
 
@@ -194,8 +206,9 @@ impl Events for Slots {
         self.news.settings = true;
     }
 
-    fn go_away(&mut self, _last: StreamId, _code: ErrorCode) {
+    fn go_away(&mut self, _last: StreamId, code: ErrorCode) {
         self.news.going_away = true;
+        self.news.http11 |= code == ErrorCode::HTTP_1_1_REQUIRED;
     }
 
     fn pong(&mut self) {
@@ -204,6 +217,10 @@ impl Events for Slots {
 
     fn answered(&mut self, _id: StreamId, _status: u16) {
         self.news.answered += 1;
+    }
+
+    fn refused(&mut self, _id: StreamId) {
+        self.news.refused += 1;
     }
 }
 

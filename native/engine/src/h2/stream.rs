@@ -23,6 +23,8 @@ pub(crate) enum StreamEnd {
     Reset(ErrorCode),
     /// The peer broke a rule on it, and we reset it.
     Fault(ErrorCode),
+    /// Its reader has stalled for long and stood in the way of others (decision 0102).
+    Stalled,
     /// The connection broke under it, or the peer broke a rule of the connection.
     Lost,
     /// The peer's certificate no longer leads to a root that is trusted.
@@ -159,6 +161,14 @@ impl StreamHandle {
         let slot = state.slots.at(self.slot);
         slot.register(context);
         slot.end.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Ready once the stream has ended and the end of what was to be read will never come.
+    pub(crate) fn poll_cut(&mut self, context: &mut Context<'_>) -> Poll<StreamEnd> {
+        let mut state = self.shared.state();
+        let slot = state.slots.at(self.slot);
+        slot.register(context);
+        slot.end.filter(|_| !slot.ended).map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Whether the stream has ended before its end.

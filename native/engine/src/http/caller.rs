@@ -18,7 +18,7 @@ use meshdp_model::sections::PortProtocol;
 use meshdp_proto::http1_head::Limits;
 
 use crate::connection::{Failure, Link, still_accepted};
-use crate::http::decide::{Head, Scratch, View, path_mode, read_head};
+use crate::http::decide::{Head, Scratch, View, is_normalised_alike, path_mode, read_head};
 use crate::http::forward;
 use crate::http::tokens;
 use crate::observe::outcome::Reason;
@@ -66,13 +66,15 @@ pub(crate) enum Refused {
 impl<'w> Caller<'w> {
     /// The caller of a connection that was accepted under `pinned`.
     pub(crate) fn new(link: Link, pinned: &Pinned, worker: &'w Rc<Worker>, protocol: &'static str) -> Self {
+        let limits = Limits::default();
+        let limits = if link.facts.peer.is_some() { limits.of_mesh_peer() } else { limits };
         Self {
             forwarded: forward::Forwarded::new(&link, pinned),
             policy_context: RefCell::new(pinned.snapshot.connection_context(&link.facts)),
             accepted_under: Cell::new(pinned.epoch),
             link,
             worker,
-            limits: Limits::default(),
+            limits,
             series: RefCell::default(),
             protocol,
         }
@@ -200,7 +202,13 @@ impl<'w> Caller<'w> {
             }
         };
         let judged = View::new(&head, text, &scratch, shown.as_ref()).authorize(&pinned.snapshot, facts);
-        judged.map(drop).map_err(|denial| Failure::new(Reason::PolicyChanged, denial.explanation()))
+        judged.map(drop).map_err(|denial| Failure::new(Reason::PolicyChanged, denial.explanation()))?;
+        let went = path_mode(request.pinned.snapshot.mesh().path_normalization);
+        if went == mode || is_normalised_alike(head.head.target.of(text), (went, mode)) {
+            return Ok(());
+        }
+        // What goes, or went, upstream is another path than the one that was judged now.
+        Err(Failure::new(Reason::PolicyChanged, "path_normalization"))
     }
 
     /// What was declared of the application's port, or of nothing for what goes elsewhere.

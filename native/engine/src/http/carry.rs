@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -146,7 +146,7 @@ impl Trial<'_, '_, '_> {
         let mut out = worker.buffers.lend();
         self.errand.encode_head(down.text(), &mut out);
         let key = target.pool_key(worker);
-        let acquired = self.errand.while_wanted(down, acquire(&key, target, worker, self.attempt)).await;
+        let acquired = self.errand.while_wanted(down, pin!(acquire(&key, target, worker, self.attempt))).await;
         let (stream, reused) = acquired.and_then(|acquired| acquired)?;
         self.errand.confirm(down)?;
         let chunked = request.head.head.framing == Framing::Chunked;
@@ -182,9 +182,9 @@ impl Trial<'_, '_, '_> {
     async fn over_http2<D: RequestSide>(&mut self, down: &mut D) -> Result<Transferred, Lost> {
         let Errand { caller, target, .. } = self.errand;
         let worker = caller.worker;
-        let acquired = self.errand.while_wanted(down, client::acquire(target, worker)).await;
+        let acquired = self.errand.while_wanted(down, pin!(client::acquire(target, worker))).await;
         let Acquired::Http2(connection) = acquired.and_then(|acquired| acquired)? else {
-            return self.over_http1(down).await;
+            return Box::pin(self.over_http1(down)).await;
         };
         self.errand.confirm(down)?;
         let ended = self.transfer.request_has_ended() && self.body.is_empty();
@@ -199,7 +199,11 @@ impl Trial<'_, '_, '_> {
         match run(self.errand, self.transfer, down, &mut up).await {
             Ok(done) => Ok(done),
             Err(broken) => {
-                let lost = broken.lost_to_reuse(connection.reused() && up.lost_with_connection());
+                let refused = connection.wants_http11() && broken.unanswered;
+                if refused {
+                    client::fall_back(&connection, target, worker);
+                }
+                let lost = refused || broken.lost_to_reuse(connection.reused() && up.lost_with_connection());
                 let lost = up.unprocessed() || lost && self.errand.is_idempotent(down.text());
                 let again = self.may_try_again() && lost;
                 if again {
@@ -270,8 +274,11 @@ impl<'e, 'w> Errand<'e, 'w> {
     }
 
     /// Waits for what comes before the request is sent, as long as somebody wants it.
-    async fn while_wanted<T>(&self, down: &mut impl RequestSide, wait: impl Future<Output = T>) -> Result<T, Reason> {
-        let mut wait = pin!(wait);
+    async fn while_wanted<T>(
+        &self,
+        down: &mut impl RequestSide,
+        mut wait: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Reason> {
         poll_fn(|context| match wait.as_mut().poll(context) {
             Poll::Ready(done) => Poll::Ready(Ok(done)),
             Poll::Pending if self.clock.until_ms <= self.caller.worker.coarse_ms() => {

@@ -108,6 +108,15 @@ pub fn path_mode(normalization: PathNormalization) -> PathMode {
     }
 }
 
+/// Whether two modes make the same of a target. Allocates: for the requests that are under way at a swap of the mode.
+pub(crate) fn is_normalised_alike(target: &[u8], (one, other): (PathMode, PathMode)) -> bool {
+    let form = |mode| {
+        let mut form = Vec::new();
+        normalise(target, mode, &mut form).ok().map(|_| form)
+    };
+    form(one).is_some_and(|normal| form(other) == Some(normal))
+}
+
 /// A head together with the bytes it points into.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
@@ -210,6 +219,14 @@ fn last_address(list: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_swap_of_the_mode_changes_is_not_alike() {
+        let alike = |target: &[u8]| is_normalised_alike(target, (PathMode::MergeSlashes, PathMode::Base));
+        assert!(alike(b"/a/b?c=//d") && alike(b"/a/../b"));
+        assert!(!alike(b"/a//b") && !alike(b"//admin"));
+        assert!(!is_normalised_alike(b"no path", (PathMode::None, PathMode::None)), "what cannot be read is not alike");
+    }
 
     #[test]
     fn the_last_forwarded_address_counts() {

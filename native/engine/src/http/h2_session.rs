@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::connection::{Failure, Secured};
 use crate::h2::driver::{Driver, Ended};
-use crate::h2::shared::Shared;
+use crate::h2::shared::{Shared, Unrecorded};
 use crate::h2::stream::StreamEnd;
 use crate::http::caller::Caller;
 use crate::http::h2_stream::{self, Arrived};
@@ -31,8 +31,8 @@ use crate::worker::{Pinned, Worker};
 ///
 /// # Errors
 /// What ended the connection, when it was neither side's wish; streams record their own outcomes.
-pub(crate) async fn run(secured: Secured, pinned: &Pinned, worker: &Rc<Worker>) -> Result<(), Failure> {
-    let Secured { stream, received, link } = secured;
+pub(crate) async fn run(secured: Box<Secured>, pinned: &Pinned, worker: &Rc<Worker>) -> Result<(), Failure> {
+    let Secured { stream, received, link } = *secured;
     link.entry.protocol.set("http/2");
     let mut caller = Caller::new(link, pinned, worker, "HTTP/2");
     caller.limits = Limits { any_method: true, ..caller.limits };
@@ -108,12 +108,12 @@ impl<'c, 'w, F: Future<Output = ()>, Serve: Fn(Arrived, Deadline) -> F> H2Sessio
         }
         self.keep_time();
         let received = self.driver.poll_receive(context, worker.coarse_ms());
+        self.record_unrecorded();
         if let Err(ended) = received {
             // What the peer is told of its fault leaves, if the socket takes it at once.
             let _ = self.driver.poll_flush(context);
             return Poll::Ready(ending(&ended));
         }
-        self.record_answered();
         for _ in 0..ROUNDS {
             self.accept();
             let polled = self.tasks.poll_woken();
@@ -132,14 +132,20 @@ impl<'c, 'w, F: Future<Output = ()>, Serve: Fn(Arrived, Deadline) -> F> H2Sessio
         Poll::Pending
     }
 
-    /// Records the requests that never became one, because their heads were above the limits: who asks so is not idle.
-    fn record_answered(&mut self) {
-        let answered = self.shared.take_answered();
-        for _ in 0..answered {
-            record::refused(self.caller, &self.caller.worker.pin(), &Outcome::of(Reason::RequestHeadTooLarge));
+    /// Records the requests that never became one, because their heads were malformed or above the limits: who asks so large
+    /// ones is not idle. The budget of patience bounds how many lines that can be.
+    fn record_unrecorded(&mut self) {
+        let Unrecorded { large, malformed } = self.shared.take_unrecorded();
+        for number in 0..large + malformed {
+            let outcome = if number < large {
+                Outcome::of(Reason::RequestHeadTooLarge)
+            } else {
+                Outcome::of(Reason::MalformedRequest).because("h2_head").answered(0)
+            };
+            record::refused(self.caller, &self.caller.worker.pin(), &outcome);
             self.caller.count_request();
         }
-        if answered > 0 && self.stage == Stage::Serving {
+        if large > 0 && self.stage == Stage::Serving {
             self.until_ms = self.caller.worker.coarse_ms() + self.caller.worker.settings.limits.idle_ms;
         }
     }

@@ -92,7 +92,7 @@ fn a_request_on_a_warm_connection_allocates_nothing() {
         let serving = Rc::clone(&worker);
         tokio::task::spawn_local(async move {
             let pinned = serving.pin();
-            let secured = Secured { stream: Stream::Plain(tcp), received: Vec::new(), link };
+            let secured = Box::new(Secured { stream: Stream::Plain(tcp), received: Vec::new(), link });
             run(secured, &pinned, &serving).await.unwrap();
             drop(admitted);
         });

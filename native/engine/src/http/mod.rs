@@ -28,6 +28,6 @@ use crate::stream::Stream;
 pub(crate) fn begins_as_http2(secured: &Secured) -> bool {
     match &secured.stream {
         Stream::Tls(_) => secured.stream.speaks_http2(),
-        Stream::Plain(_) => secured.link.sniffed.application.iter().any(|name| &**name == b"h2c"),
+        Stream::Plain(_) => secured.link.sniffed.application.iter().any(|name| name == b"h2c"),
     }
 }

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
+use meshdp_model::authz::Permit;
 use meshdp_model::sections::PortProtocol;
 use meshdp_model::version::Version;
 use meshdp_proto::HeadScan;
@@ -42,7 +43,7 @@ use crate::worker::{Pinned, Worker};
 ///
 /// # Errors
 /// What ended the connection, when it was not the end of a request; requests record their own outcomes.
-pub(crate) async fn run(secured: Secured, pinned: &Pinned, worker: &Rc<Worker>) -> Result<(), Failure> {
+pub(crate) async fn run(secured: Box<Secured>, pinned: &Pinned, worker: &Rc<Worker>) -> Result<(), Failure> {
     let mut session = HttpSession::open(secured, pinned, worker);
     loop {
         match session.request().await? {
@@ -54,7 +55,7 @@ pub(crate) async fn run(secured: Secured, pinned: &Pinned, worker: &Rc<Worker>) 
             Next::Cut => return Ok(()),
             Next::Http2 => {
                 let HttpSession { stream, received, caller } = *session;
-                let secured = Secured { stream, received, link: caller.link };
+                let secured = Box::new(Secured { stream, received, link: caller.link });
                 return Box::pin(h2_session::run(secured, pinned, worker)).await;
             }
         }
@@ -83,43 +84,73 @@ pub(crate) struct HttpSession<'w> {
 }
 
 impl<'w> HttpSession<'w> {
-    fn open(secured: Secured, pinned: &Pinned, worker: &'w Rc<Worker>) -> Box<Self> {
-        let Secured { stream, received, link } = secured;
+    fn open(secured: Box<Secured>, pinned: &Pinned, worker: &'w Rc<Worker>) -> Box<Self> {
+        let Secured { stream, received, link } = *secured;
         Box::new(Self { stream, received, caller: Caller::new(link, pinned, worker, "HTTP/1.1") })
     }
 
-    /// Answers of our own are boxed: idle connections must not keep room for them.
+    /// Answers of our own are boxed, and what is large is matched where it lies: idle connections must not keep room for the
+    /// former, nor twice for the latter.
     async fn request(&mut self) -> Result<Next, Failure> {
-        let request = match self.receive_head().await? {
-            Received::Head(request) => request,
-            Received::Refused(outcome, pinned) => return Ok(Box::pin(self.refuse(&outcome, &pinned)).await),
-            Received::Preface => return Ok(Next::Http2),
-            Received::Closed => {
-                Box::pin(reply::hang_up(&mut self.stream)).await;
-                return Ok(Next::Cut);
-            }
+        let mut received = self.receive_head().await;
+        let request = match &mut received {
+            Ok(request) => &*request,
+            Err(why) => return Box::pin(self.without_request(why)).await,
         };
-        let permit = match self.caller.authorize(&request, &self.received) {
-            Ok(permit) => permit,
-            Err(refused) => return Box::pin(self.deny(&request, &refused)).await,
+        let mut permitted = self.permitted(request);
+        let served = match &mut permitted {
+            Permitted::Carry(target) => self.carry(request, target).await,
+            Permitted::Serve(permit, target) => upstream::serve(self, request, permit, target).await,
+            Permitted::Unreachable(reason) => Ok(Served::Unanswered(*reason)),
+            Permitted::Denied(refused) => return Box::pin(self.deny(request, refused)).await,
         };
-        let next = match self.caller.route(&permit, &request, &self.received) {
-            Ok(target) if Errand::of_http1(&self.caller, &request, &target).version() == Version::Http2 => {
-                self.carry(&request, target).await?
-            }
-            Ok(target) => match upstream::serve(self, &request, &permit, target).await? {
-                Served::Next(next) => next,
-                Served::Unanswered(reason) => Box::pin(self.answer(&request, reason)).await?,
-                Served::UnansweredMidBody(reason) => Box::pin(self.answer_and_close(&request, reason)).await,
-            },
-            Err(reason) => Box::pin(self.answer(&request, reason)).await?,
+        let next = match served {
+            Ok(Served::Next(next)) => next,
+            unserved => Box::pin(self.unserved(request, unserved)).await?,
         };
         self.caller.count_request();
         Ok(if self.caller.worker.draining.get() && next == Next::Request { Next::Close } else { next })
     }
 
+    /// What becomes of a request, and by which way.
+    fn permitted(&self, request: &Request) -> Permitted {
+        let permit = match self.caller.authorize(request, &self.received) {
+            Ok(permit) => permit,
+            Err(refused) => return Permitted::Denied(refused),
+        };
+        match self.caller.route(&permit, request, &self.received) {
+            Ok(target) if Errand::of_http1(&self.caller, request, &target).version() == Version::Http2 => {
+                Permitted::Carry(target)
+            }
+            Ok(target) => Permitted::Serve(permit, target),
+            Err(reason) => Permitted::Unreachable(reason),
+        }
+    }
+
+    /// What follows when there is no request to serve.
+    async fn without_request(&mut self, why: &mut NoRequest) -> Result<Next, Failure> {
+        match std::mem::replace(why, NoRequest::Closed) {
+            NoRequest::Refused(outcome, pinned) => Ok(self.refuse(&outcome, &pinned).await),
+            NoRequest::Preface => Ok(Next::Http2),
+            NoRequest::Closed => {
+                reply::hang_up(&mut self.stream).await;
+                Ok(Next::Cut)
+            }
+            NoRequest::Broken(failure) => Err(failure),
+        }
+    }
+
+    /// Answers a request that its upstream has not answered.
+    async fn unserved(&mut self, request: &Request, served: Result<Served, Failure>) -> Result<Next, Failure> {
+        match served? {
+            Served::Next(next) => Ok(next),
+            Served::Unanswered(reason) => self.answer(request, reason).await,
+            Served::UnansweredMidBody(reason) => Ok(self.answer_and_close(request, reason).await),
+        }
+    }
+
     /// Reads one head, holding no buffer until its first byte.
-    async fn receive_head(&mut self) -> Result<Received, Failure> {
+    async fn receive_head(&mut self) -> Result<Request, NoRequest> {
         let entry = Rc::clone(&self.caller.link.entry);
         let limits = &self.caller.worker.settings.limits;
         entry.deadline_ms.set(self.caller.worker.coarse_ms() + limits.idle_ms);
@@ -127,26 +158,26 @@ impl<'w> HttpSession<'w> {
         let mut scan = None;
         loop {
             if self.received.is_empty() && self.wait_for_bytes().await? == Waited::Closed {
-                return Ok(Received::Closed);
+                return Err(NoRequest::Closed);
             }
             let started = *started.get_or_insert_with(|| {
                 entry.deadline_ms.set(self.caller.worker.coarse_ms() + limits.head_ms);
                 Instant::now()
             });
             match self.preface() {
-                Preface::Whole => return Ok(Received::Preface),
+                Preface::Whole => return Err(NoRequest::Preface),
                 Preface::Part => {}
                 Preface::No => {
-                    if let Some(received) = self.read_head(started, &mut scan)? {
-                        return Ok(received);
+                    if let Some(request) = self.read_head(started, &mut scan)? {
+                        return Ok(request);
                     }
                 }
             }
             match self.read_more().await? {
                 Waited::Bytes => {}
-                Waited::Closed => return Ok(Received::Closed),
+                Waited::Closed => return Err(NoRequest::Closed),
                 Waited::TimedOut => {
-                    return Ok(Received::Refused(Outcome::of(Reason::RequestTimeout), self.caller.pin_accepted()?));
+                    return Err(NoRequest::Refused(Outcome::of(Reason::RequestTimeout), self.caller.pin_accepted()?));
                 }
             }
         }
@@ -168,23 +199,23 @@ impl<'w> HttpSession<'w> {
     }
 
     /// What the bytes received so far are; `None` while they are part of a head.
-    fn read_head(&mut self, started: Instant, scan: &mut Option<HeadScan>) -> Result<Option<Received>, Failure> {
+    fn read_head(&mut self, started: Instant, scan: &mut Option<HeadScan>) -> Result<Option<Request>, NoRequest> {
         let pinned = self.caller.pin_accepted()?;
         let mode = path_mode(pinned.snapshot.mesh().path_normalization);
         let mut scratch = self.caller.worker.scratch.borrow_mut();
         let reading = (scan, &mut *scratch);
-        Ok(match read_head_from(&self.received, &self.caller.limits, mode, reading) {
-            Ok(None) => None,
+        match read_head_from(&self.received, &self.caller.limits, mode, reading) {
+            Ok(None) => Ok(None),
             Ok(Some(head)) => {
                 let worker = self.caller.worker;
                 self.caller.link.entry.deadline_ms.set(worker.coarse_ms() + worker.settings.limits.idle_ms);
                 let read = Cell::new(scratch.reads);
                 let content_type = view(&head, &self.received, &scratch).first(Known::ContentType);
                 let grpc = content_type.is_some_and(is_grpc);
-                Some(Received::Head(Request { head, pinned, started, read, grpc, tokens: OnceCell::new() }))
+                Ok(Some(Request { head, pinned, started, read, grpc, tokens: OnceCell::new() }))
             }
-            Err(refusal) => Some(Received::Refused(record::refusal(refusal), pinned)),
-        })
+            Err(refusal) => Err(NoRequest::Refused(record::refusal(refusal), pinned)),
+        }
     }
 
     async fn wait_for_bytes(&mut self) -> Result<Waited, Failure> {
@@ -232,7 +263,7 @@ impl<'w> HttpSession<'w> {
     }
 
     /// Serves a request whose upstream speaks HTTP/2.
-    async fn carry(&mut self, request: &Request, mut target: Target) -> Result<Next, Failure> {
+    async fn carry(&mut self, request: &Request, target: &mut Target) -> Result<Served, Failure> {
         let Self { stream, received, caller } = self;
         let head = &request.head.head;
         let start = Start {
@@ -246,9 +277,9 @@ impl<'w> HttpSession<'w> {
         let mut down = H1Request::new((stream, received), (head.len, head.framing), &caller.worker.buffers);
         let mut attempts = Attempts::default();
         let carried = loop {
-            match carry(&Errand::of_http1(caller, request, &target), &mut down, &start).await {
+            match carry(&Errand::of_http1(caller, request, target), &mut down, &start).await {
                 Carried::Unanswered(reason) => {
-                    if let Err(reason) = Box::pin(attempts.again(&mut target, reason, caller.worker)).await {
+                    if let Err(reason) = Box::pin(attempts.again(target, reason, caller.worker)).await {
                         break Carried::Unanswered(reason);
                     }
                 }
@@ -257,19 +288,19 @@ impl<'w> HttpSession<'w> {
         };
         let consumed = down.consumed();
         drop(down);
-        match carried {
+        Ok(match carried {
             Carried::Answered(outcome, done) => {
-                self.record(request, Some(&target), outcome);
+                self.record(request, Some(target), outcome);
                 self.consume(consumed);
-                Ok(if done.downstream_reusable { Next::Request } else { Next::Close })
+                Served::Next(if done.downstream_reusable { Next::Request } else { Next::Close })
             }
-            Carried::Unanswered(reason) => Box::pin(self.answer(request, reason)).await,
-            Carried::UnansweredMidBody(reason) => Ok(Box::pin(self.answer_and_close(request, reason)).await),
+            Carried::Unanswered(reason) => Served::Unanswered(reason),
+            Carried::UnansweredMidBody(reason) => Served::UnansweredMidBody(reason),
             Carried::Cut(outcome) => {
-                self.record(request, Some(&target), outcome);
-                Ok(Next::Cut)
+                self.record(request, Some(target), outcome);
+                Served::Next(Next::Cut)
             }
-        }
+        })
     }
 
     async fn deny(&mut self, request: &Request, refused: &Refused) -> Result<Next, Failure> {
@@ -364,17 +395,35 @@ fn has_waited_enough(entry: &Entry, worker: &Worker) -> bool {
     entry.deadline_ms.get() <= worker.coarse_ms()
 }
 
+/// The verdict on a request, and its way.
+enum Permitted {
+    /// Over HTTP/2.
+    Carry(Target),
+    /// HTTP/1.1 on both sides.
+    Serve(Permit, Target),
+    /// There is no way.
+    Unreachable(Reason),
+    Denied(Refused),
+}
+
 enum Preface {
     No,
     Part,
     Whole,
 }
 
-enum Received {
-    Head(Request),
+/// Why there is no request to serve.
+enum NoRequest {
     Refused(Outcome, Rc<Pinned>),
     Preface,
     Closed,
+    Broken(Failure),
+}
+
+impl From<Failure> for NoRequest {
+    fn from(failure: Failure) -> Self {
+        Self::Broken(failure)
+    }
 }
 
 #[derive(PartialEq, Eq)]

@@ -110,6 +110,11 @@ pub(crate) trait ResponseSide: Source + Sink {
     /// Whether its certificate still leads to a root that is trusted.
     fn still_trusted(&self, worker: &Worker) -> Result<(), Failure>;
 
+    /// Ready once the end of the answer will never come, where that is known without reading what comes before.
+    fn poll_cut(&mut self, _context: &mut Context<'_>) -> Poll<Reason> {
+        Poll::Pending
+    }
+
     /// How its heads come.
     fn came(&self) -> Came;
 }
@@ -257,7 +262,11 @@ impl Transfer {
         match self.poll_download(context, down, up, fields) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(self.finish())),
             Poll::Ready(Err(reason)) => Poll::Ready(Err(broken(reason, up))),
-            Poll::Pending => down.poll_gone(context).map(|()| Err(broken(Reason::DownstreamClosed, up))),
+            Poll::Pending => match up.poll_cut(context) {
+                // While what was read waits for its reader, too.
+                Poll::Ready(reason) if self.response == Response::Body => Poll::Ready(Err(broken(reason, up))),
+                _ => down.poll_gone(context).map(|()| Err(broken(Reason::DownstreamClosed, up))),
+            },
         }
     }
 

@@ -47,7 +47,7 @@ pub(crate) async fn serve(
     session: &mut HttpSession<'_>,
     request: &Request,
     _permit: &Permit,
-    target: Target,
+    target: &mut Target,
 ) -> Result<Served, Failure> {
     let worker = session.caller.worker;
     let mut lane = Lane::to(target, worker);
@@ -60,7 +60,7 @@ pub(crate) async fn serve(
             Ok(acquired) => acquired,
             Err(Reason::DownstreamClosed) => {
                 let left = exchange.broken(Reason::DownstreamClosed);
-                return Ok(broken_off(session, request, &lane.target, (exchange, left)));
+                return Ok(broken_off(session, request, lane.target, (exchange, left)));
             }
             Err(reason) => {
                 give_back(exchange, worker);
@@ -73,7 +73,7 @@ pub(crate) async fn serve(
                 return Box::pin(upgrade(session, request, lane.target, (exchange, exchanged, upstream))).await;
             }
             Ok(exchanged) => {
-                session.record(request, Some(&lane.target), completed(&exchange, exchanged));
+                session.record(request, Some(lane.target), completed(&exchange, exchanged));
                 session.consume(exchange.upload.consumed());
                 give_back(exchange, worker);
                 if exchanged.upstream_reusable {
@@ -88,7 +88,7 @@ pub(crate) async fn serve(
             {
                 exchange.rewind();
             }
-            Err(broken) => return Ok(broken_off(session, request, &lane.target, (exchange, broken))),
+            Err(broken) => return Ok(broken_off(session, request, lane.target, (exchange, broken))),
         }
     }
     Ok(Served::Unanswered(Reason::UpstreamResetBeforeResponse))
@@ -134,15 +134,15 @@ pub(crate) async fn acquire(
 }
 
 /// Where a request is sent: the target, the pool's key for it, and its place among the requests in flight there.
-struct Lane<'w> {
-    target: Target,
+struct Lane<'t, 'w> {
+    target: &'t mut Target,
     key: PoolKey,
-    _in_flight: InFlight<'w>,
+    in_flight: InFlight<'w>,
 }
 
-impl<'w> Lane<'w> {
-    fn to(target: Target, worker: &'w Worker) -> Self {
-        Self { key: target.pool_key(worker), _in_flight: worker.load.begin(target.address), target }
+impl<'t, 'w> Lane<'t, 'w> {
+    fn to(target: &'t mut Target, worker: &'w Worker) -> Self {
+        Self { key: target.pool_key(worker), in_flight: worker.load.begin(target.address), target }
     }
 }
 
@@ -150,7 +150,7 @@ impl<'w> Lane<'w> {
 async fn reach<'w>(
     session: &mut HttpSession<'w>,
     exchange: &Exchange,
-    lane: &mut Lane<'w>,
+    lane: &mut Lane<'_, 'w>,
     attempt: u32,
 ) -> Result<(Stream, bool), Reason> {
     let worker = session.caller.worker;
@@ -158,10 +158,11 @@ async fn reach<'w>(
     if let Some(stream) = pooled {
         return Ok((stream, true));
     }
-    let mut target = lane.target.clone();
-    let stream = Box::pin(connect(session, exchange, &mut target)).await?;
-    if target.address != lane.target.address {
-        *lane = Lane::to(target, worker);
+    let address = lane.target.address;
+    let stream = Box::pin(connect(session, exchange, lane.target)).await?;
+    if lane.target.address != address {
+        lane.key = lane.target.pool_key(worker);
+        lane.in_flight = worker.load.begin(lane.target.address);
     }
     Ok((stream, false))
 }
@@ -242,7 +243,7 @@ fn completed(exchange: &Exchange, exchanged: Exchanged) -> Outcome {
 async fn upgrade(
     session: &mut HttpSession<'_>,
     request: &Request,
-    target: Target,
+    target: &Target,
     (exchange, exchanged, mut upstream): (Exchange, Exchanged, Stream),
 ) -> Result<Served, Failure> {
     let mut outcome = completed(&exchange, exchanged);
@@ -261,7 +262,7 @@ async fn upgrade(
         outcome.reason = failure.reason;
         outcome.detail = failure.detail;
     }
-    session.record(request, Some(&target), outcome);
+    session.record(request, Some(target), outcome);
     Ok(Served::Next(Next::Cut))
 }
 

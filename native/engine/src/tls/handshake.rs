@@ -38,7 +38,7 @@ pub(crate) async fn accept(
     prefix: Vec<u8>,
     credentials: &Credentials,
     alpn: ServerAlpn,
-) -> Result<(TlsStream, PeerCertificate), TlsFailure> {
+) -> Result<(Box<TlsStream>, PeerCertificate), TlsFailure> {
     let session = Session::server(credentials.server_config(alpn))?;
     shake(TlsStream::new(tcp, session, prefix), credentials, Role::Client).await
 }
@@ -50,17 +50,17 @@ pub(crate) async fn connect(
     sni: &str,
     expected: &ExpectedPeer<'_>,
     alpn: ClientAlpn,
-) -> Result<(TlsStream, PeerCertificate), TlsFailure> {
+) -> Result<(Box<TlsStream>, PeerCertificate), TlsFailure> {
     let name = server_name(sni, &tcp)?;
     let session = Session::client(credentials.client_config(expected.identities)?, name, alpn.protocols())?;
     shake(TlsStream::new(tcp, session, Vec::new()), credentials, Role::Server).await
 }
 
 async fn shake(
-    mut stream: TlsStream,
+    mut stream: Box<TlsStream>,
     credentials: &Credentials,
     peer: Role,
-) -> Result<(TlsStream, PeerCertificate), TlsFailure> {
+) -> Result<(Box<TlsStream>, PeerCertificate), TlsFailure> {
     stream.handshake().await?;
     let chain = stream.session().peer_chain();
     let (leaf, intermediates) = chain.split_first().ok_or(TlsFailure::NoClientCertificate)?;

@@ -165,7 +165,7 @@ fn tl_01_no_client_certificate() {
 }
 
 /// Handshake, then a read: a TLS 1.3 client learns only there that the server refused its certificate.
-async fn shake_raw(mut stream: TlsStream) -> Result<(), TlsFailure> {
+async fn shake_raw(mut stream: Box<TlsStream>) -> Result<(), TlsFailure> {
     stream.handshake().await?;
     let mut buf = Vec::new();
     poll_fn(|cx| stream.poll_read(cx, &mut buf, 1)).await?;

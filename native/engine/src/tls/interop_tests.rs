@@ -96,7 +96,7 @@ fn tl_30_an_openssl_client_calls_us() {
             let alpn = ServerAlpn::select(&spoken, || offered.split(',').map(str::as_bytes));
             let (tls, peer) = accept(tcp, Vec::new(), &bob, alpn).await.unwrap();
             assert_eq!((peer.uri.as_str(), tls.alpn()), (ALICE, selected), "{version}");
-            let mut stream = Stream::Tls(Box::new(tls));
+            let mut stream = Stream::Tls(tls);
             assert_eq!(read_line(&mut stream).await, b"question\n");
             stream.write_all(b"answer\n").await.unwrap();
             stream.shutdown().await.unwrap();
@@ -132,7 +132,7 @@ fn tl_30_we_call_an_openssl_server() {
             let peer = ExpectedPeer { identities: &[BOB.to_owned()] };
             let (tls, server) = connect(tcp, &alice, "outbound_.80_._.bob", &peer, alpn).await.unwrap();
             assert_eq!((server.uri.as_str(), tls.alpn()), (BOB, selected), "{version}");
-            let mut stream = Stream::Tls(Box::new(tls));
+            let mut stream = Stream::Tls(tls);
             stream.write_all(b"question\n").await.unwrap();
             assert_eq!(read_line(&mut stream).await, b"noitseuq\n", "{version}");
             stream.shutdown().await.unwrap();

@@ -150,7 +150,7 @@ fn blank(name: &str) -> CertificateParams {
     params
 }
 
-pub(crate) type Shaken = Result<(TlsStream, PeerCertificate), TlsFailure>;
+pub(crate) type Shaken = Result<(Box<TlsStream>, PeerCertificate), TlsFailure>;
 
 /// A handshake over loopback: (server's view, client's view).
 pub(crate) async fn shake(server: &Credentials, client: &Credentials, expected: &[String]) -> (Shaken, Shaken) {
@@ -161,7 +161,7 @@ pub(crate) async fn shake(server: &Credentials, client: &Credentials, expected: 
 }
 
 /// Two streams after a handshake of Bob's server with Alice: (server, client).
-pub(crate) async fn streams() -> (TlsStream, TlsStream) {
+pub(crate) async fn streams() -> (Box<TlsStream>, Box<TlsStream>) {
     let ca = Authority::new("root");
     let (server, client) = shake(&ca.credentials(BOB), &ca.credentials(ALICE), &[BOB.to_owned()]).await;
     (server.unwrap().0, client.unwrap().0)

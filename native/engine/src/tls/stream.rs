@@ -21,11 +21,11 @@ use super::session::{Advance, Opened, RECORD_PLAINTEXT, Sealed, Session};
 use super::verify::RootId;
 use crate::stream::{nothing_arrived, uninterrupted};
 
-/// A TLS connection. Both directions are polled by one task.
+/// A TLS connection. Both directions are polled by one task. It lives in a box from its start: the futures that carry it
+/// through its handshake would otherwise keep room for it for ever.
 pub(crate) struct TlsStream {
     tcp: TcpStream,
-    /// Boxed, because the futures that carry a stream through its handshake would otherwise keep room for it for ever.
-    session: Box<Session>,
+    session: Session,
     /// Received bytes of an unfinished record or handshake message; no capacity when there are none.
     unfinished: Vec<u8>,
     /// Opened plaintext beyond what the reader asked for; no capacity when there is none.
@@ -44,10 +44,10 @@ pub(crate) struct TlsStream {
 
 impl TlsStream {
     /// `prefix` is what was read from the socket before, by the sniffer.
-    pub(crate) fn new(tcp: TcpStream, session: Session, prefix: Vec<u8>) -> Self {
-        Self {
+    pub(crate) fn new(tcp: TcpStream, session: Session, prefix: Vec<u8>) -> Box<Self> {
+        Box::new(Self {
             tcp,
-            session: Box::new(session),
+            session,
             unfinished: prefix,
             plaintext: Vec::new(),
             sealed: Vec::new(),
@@ -56,7 +56,7 @@ impl TlsStream {
             broken: None,
             peer_root: RootId::default(),
             peer_until_unix: 0,
-        }
+        })
     }
 
     pub(crate) fn tcp(&self) -> &TcpStream {

@@ -14,7 +14,7 @@ fn pattern(length: usize) -> Vec<u8> {
 
 async fn pair() -> (Stream, Stream) {
     let (server, client) = streams().await;
-    (Stream::Tls(Box::new(server)), Stream::Tls(Box::new(client)))
+    (Stream::Tls(server), Stream::Tls(client))
 }
 
 async fn write_in(stream: &mut Stream, bytes: &[u8], chunk: usize) {
@@ -350,8 +350,8 @@ fn measure_idle_memory() {
                 before = resident_bytes();
             }
             let (server, client) = shake(&bob, &alice, &[BOB.to_owned()]).await;
-            let mut server = Stream::Tls(Box::new(server.unwrap().0));
-            let mut client = Stream::Tls(Box::new(client.unwrap().0));
+            let mut server = Stream::Tls(server.unwrap().0);
+            let mut client = Stream::Tls(client.unwrap().0);
             client.write_all(&[7; 3000]).await.unwrap();
             buf.clear();
             while buf.len() < 3000 {

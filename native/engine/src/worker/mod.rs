@@ -249,7 +249,7 @@ impl Worker {
         self.registry.wake_expired(self.coarse_ms());
         self.pool.borrow_mut().sweep(self.coarse_ms(), self.wall_s.get());
         self.health.sweep(self.coarse_ms());
-        self.h2.sweep(self.coarse_ms(), self.wall_s.get());
+        self.h2.sweep((self.coarse_ms(), self.wall_s.get()), self.pressure.is_saving());
         self.retire_old_credentials();
         if matches!(self.own_credentials(), Err(Reason::CredentialsExpired)) {
             self.retire(|key| key.security.is_none());
@@ -364,8 +364,9 @@ async fn obey(
                 let _ = doors.send(Doors::Closed);
                 // Whoever asks for the connections after this sees those that were still in the queue.
                 doors.closed().await;
+                worker.h2.retire(|_| false);
             }
-            Command::Stop => return,
+            Command::Stop => return worker.h2.leave().await,
         }
     }
 }

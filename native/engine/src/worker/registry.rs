@@ -33,7 +33,7 @@ pub(crate) struct Entry {
     /// What the connection carries: `sniffing`, `tls`, `http/1.1`, `tcp`.
     pub(crate) protocol: Cell<&'static str>,
     /// TLS version and cipher, once known.
-    pub(crate) tls: RefCell<Option<Box<str>>>,
+    pub(crate) tls: Cell<Option<[&'static str; 2]>>,
     /// Requests answered so far.
     pub(crate) requests: Cell<u64>,
     /// Bytes were relayed opaquely, and the access log has its line.
@@ -78,7 +78,7 @@ pub struct ConnectionRow {
     /// Proven identity of the peer.
     pub peer: Option<Box<str>>,
     /// TLS version and cipher suite.
-    pub tls: Option<Box<str>>,
+    pub tls: Option<String>,
     /// Requests answered so far.
     pub requests: u64,
     /// Unix time of the accept, in seconds.
@@ -114,7 +114,7 @@ impl Registry {
             started: SystemTime::now(),
             peer: RefCell::new(None),
             protocol: Cell::new("sniffing"),
-            tls: RefCell::new(None),
+            tls: Cell::new(None),
             requests: Cell::new(0),
             relayed: Cell::new(false),
             deadline_ms: Cell::new(u64::MAX),
@@ -172,7 +172,7 @@ impl Registry {
             original_destination: entry.destination,
             protocol: entry.protocol.get(),
             peer: entry.peer.borrow().clone(),
-            tls: entry.tls.borrow().clone(),
+            tls: entry.tls.get().map(|words| words.join(" ")),
             requests: entry.requests.get(),
             started_unix_s: entry.started.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         }

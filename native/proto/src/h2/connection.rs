@@ -96,6 +96,8 @@ pub struct Connection {
     pub(super) active: usize,
     pub(super) send_window: SendWindow,
     pub(super) receive_window: ReceiveWindow,
+    /// Bytes unread that the window has been credited for all the same.
+    pub(super) parked: u32,
     pub(super) peer: PeerSettings,
     pub(super) budget: Budget,
 
@@ -147,6 +149,7 @@ impl Connection {
             active: 0,
             send_window: SendWindow::new(DEFAULT_WINDOW),
             receive_window: ReceiveWindow::new(connection_window),
+            parked: 0,
             peer: PeerSettings::new(),
             budget: Budget::new(),
             next_id: 1,

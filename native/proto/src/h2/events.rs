@@ -37,4 +37,9 @@ pub trait Events {
     fn answered(&mut self, id: StreamId, status: u16) {
         let _ = (id, status);
     }
+    /// A request that the core refused with `RST_STREAM`, because its head was malformed. For the log; no stream began. The
+    /// budget of patience bounds how often this comes.
+    fn refused(&mut self, id: StreamId) {
+        let _ = id;
+    }
 }

@@ -151,6 +151,7 @@ impl Connection {
             Ok(shape) if !head.on_itself && self.takes(head, shape) => shape,
             Err(fault) if fault.status().is_some() => return self.answer(head, fault, events),
             _ => {
+                events.refused(head.id);
                 self.charge(budget::RESET)?;
                 return self.refuse(head.id, ErrorCode::PROTOCOL_ERROR);
             }

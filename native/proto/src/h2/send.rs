@@ -160,8 +160,12 @@ impl Connection {
         // After a reset all credit has gone back already.
         let n = stream.unread.min(n as u32);
         stream.unread -= n;
+        stream.behind = stream.behind.saturating_sub(n);
+        let parked = stream.parked.min(n);
+        stream.parked -= parked;
+        self.parked -= parked;
         self.credit_stream(slot, n);
-        self.credit(n);
+        self.credit(n - parked);
     }
 
     /// The engine's work for this stream is over and it will not name it again. Once for each stream; a stream that is
@@ -171,8 +175,8 @@ impl Connection {
         let answered = self.role == Role::Server && !self.streams.get(slot).state.is(State::SENDS);
         self.reset(id, if answered { ErrorCode::NO_ERROR } else { ErrorCode::CANCEL });
         self.dequeue(slot);
+        self.credit_unread(slot);
         let stream = *self.streams.get(slot);
-        self.credit(stream.unread);
         if stream.state.is(State::RESET) || !stream.state.is_over() {
             self.active -= 1;
         }
@@ -195,16 +199,28 @@ impl Connection {
         stream.state.clear(State::OPEN);
         stream.state.clear(State::BLOCKED);
         stream.state.set(by);
-        let unread = std::mem::take(&mut stream.unread);
-        self.credit(unread);
+        self.credit_unread(slot);
+    }
+
+    /// Credit to the connection for all that a stream leaves unread.
+    fn credit_unread(&mut self, slot: u32) {
+        let stream = self.streams.at(slot);
+        let (unread, parked) = (std::mem::take(&mut stream.unread), std::mem::take(&mut stream.parked));
+        stream.behind = 0;
+        self.parked -= parked;
+        self.credit(unread - parked);
     }
 
     /// Credit to the connection for bytes that were read, or that nobody will read.
     pub(super) fn credit(&mut self, n: u32) {
-        if let Some(credit) = self.receive_window.give_back(n, MAX_CONNECTION_WINDOW)
-            && !self.failed
-        {
-            frame::put_window_update(&mut self.output.bytes, StreamId(0), credit);
+        let credit = self.receive_window.give_back(n, MAX_CONNECTION_WINDOW);
+        if self.failed {
+            return;
+        }
+        match credit {
+            Some(credit) => frame::put_window_update(&mut self.output.bytes, StreamId(0), credit),
+            None if self.receive_window.is_scarce() => self.credit_all(),
+            None => {}
         }
     }
 

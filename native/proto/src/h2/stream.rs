@@ -23,11 +23,23 @@ pub(super) struct Stream {
     pub(super) receive: ReceiveWindow,
     /// Given to the engine and not yet consumed.
     pub(super) unread: u32,
+    /// Of `unread`, what the connection's window has been credited for already: its reader stalls.
+    pub(super) parked: u32,
+    /// Of `unread`, what was there when the reader's lag began, and the looks since.
+    pub(super) behind: u32,
+    pub(super) looks: u32,
     /// Neighbours in the queue of those who wait for their turn; `next` also chains free slots.
     pub(super) previous: u32,
     pub(super) next: u32,
     /// What the declared length says is still to come, or [`UNDECLARED`].
     pub(super) body_left: u64,
+}
+
+impl Stream {
+    /// Whether its reader has not read for so many looks what was there before them.
+    pub(super) fn is_stalled(&self, looks: u32) -> bool {
+        self.behind > 0 && self.looks >= looks && !self.state.is(State::RESET)
+    }
 }
 
 /// The facts of a stream's state, each a bit.
@@ -110,6 +122,16 @@ impl Streams {
         &self.slots[slot as usize]
     }
 
+    /// The slots in use, in no order.
+    pub(super) fn all(&self) -> impl Iterator<Item = u32> {
+        self.table.iter().filter_map(|slot| slot.checked_sub(1))
+    }
+
+    /// How many slots there are, in use or free.
+    pub(super) fn places(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     /// The slots in use.
     pub(super) fn in_use(&self) -> impl Iterator<Item = u32> + use<> {
         let mut slots: Vec<u32> = self.table.iter().filter(|slot| **slot != 0).map(|slot| slot - 1).collect();
@@ -119,7 +141,9 @@ impl Streams {
 
     pub(super) fn insert(&mut self, id: StreamId, state: State, send: SendWindow, receive: ReceiveWindow) -> u32 {
         let (previous, next) = (NONE, NONE);
-        let stream = Stream { id, state, send, receive, unread: 0, previous, next, body_left: UNDECLARED };
+        let (unread, parked, behind, looks) = (0, 0, 0, 0);
+        let stream =
+            Stream { id, state, send, receive, unread, parked, behind, looks, previous, next, body_left: UNDECLARED };
         if (self.count + 1) * 2 > self.table.len() {
             self.grow();
         }

@@ -298,6 +298,7 @@ impl<'b> H2Response<'b> {
         match end {
             StreamEnd::Distrusted => Reason::TrustChanged,
             StreamEnd::Fault(_) => Reason::MalformedResponse,
+            StreamEnd::Stalled => Reason::Overload,
             _ if self.started => Reason::UpstreamClosedMidResponse,
             _ => Reason::UpstreamResetBeforeResponse,
         }
@@ -359,7 +360,8 @@ impl ResponseSide for H2Response<'_> {
         self.started = true;
         self.text.extend_from_slice(b"\r\n");
         fields.resume(None);
-        let parsed = parse_response(&self.text, limits, kind, fields);
+        let limits = if self.came == Came::FromMesh { limits.of_mesh_peer() } else { *limits };
+        let parsed = parse_response(&self.text, &limits, kind, fields);
         let Ok(Some(mut head)) = parsed else { return Poll::Ready(Err(Reason::MalformedResponse)) };
         head.framing = read.shape.framing(kind, read.end);
         head.keep_alive = true;
@@ -382,6 +384,10 @@ impl ResponseSide for H2Response<'_> {
 
     fn still_trusted(&self, _worker: &Worker) -> Result<(), Failure> {
         Ok(()) // the pool ends the streams of a connection whose peer is not (`StreamEnd::Distrusted`)
+    }
+
+    fn poll_cut(&mut self, context: &mut Context<'_>) -> Poll<Reason> {
+        self.flow.handle.poll_cut(context).map(|end| self.lost(end))
     }
 
     fn came(&self) -> Came {
