@@ -5,7 +5,7 @@
 //! for; `MAX_JWKS_BYTES`, `DISCOVERY_BYTES`; one GET each, no redirect, no proxy, no cookie.
 //! Fails: a sentence. Addresses that are no place for an issuer are refused after resolution, and the connection goes to the
 //! address that was looked at (attack cases JW-15, JW-16, JW-17).
-//! Source: OpenID Connect Discovery 1.0 §4; RFC 9112; decision 0122.
+//! Source: `OpenID` Connect Discovery 1.0 §4; RFC 9112; decision 0122.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};

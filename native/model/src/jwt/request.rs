@@ -31,6 +31,9 @@ pub(crate) enum Place<'r> {
     Cookie(&'r str),
 }
 
+/// What is done with a token that was found.
+pub(crate) type Each<'f, 'r> = dyn FnMut(Place<'r>, &[u8]) -> Result<(), TokenRefusal> + 'f;
+
 impl Place<'_> {
     /// Whether a rule looks here too.
     pub(crate) fn is_of(&self, rule: &CompiledRule) -> bool {
@@ -57,11 +60,7 @@ impl TokenRequest<'_> {
     }
 
     /// Shows every token in the places of a rule until `each` is an error.
-    pub(crate) fn each_token<'r>(
-        &self,
-        rule: &'r CompiledRule,
-        each: &mut dyn FnMut(Place<'r>, &[u8]) -> Result<(), TokenRefusal>,
-    ) -> Result<(), TokenRefusal> {
+    pub(crate) fn each_token<'r>(&self, rule: &'r CompiledRule, each: &mut Each<'_, 'r>) -> Result<(), TokenRefusal> {
         for header in &rule.rule.headers {
             self.in_header(header, &mut |token| each(Place::Header(header), token))?;
         }

@@ -101,7 +101,7 @@ fn jw_05_the_end_of_a_token_is_a_number_and_the_clocks_may_differ_by_so_much() {
     assert_eq!(judged(json!(-1)), Some(TokenRefusal::ExpiryNotPositive));
     assert_eq!(judged(json!(1e308)), Some(TokenRefusal::ExpiryNotPositive));
     assert_eq!(judged(json!(0)), Some(TokenRefusal::Expired));
-    assert_eq!(judged(json!(NOW_S as f64 - 1000.5)), Some(TokenRefusal::Expired));
+    assert_eq!(judged(json!(1_767_224_600.5)), Some(TokenRefusal::Expired));
     let last = NOW_S - CLOCK_SKEW_S;
     let around = [last - 1, last, last + 1].map(|exp| judged(json!(exp)));
     assert_eq!(around, [Some(TokenRefusal::Expired), None, None]);
@@ -194,10 +194,10 @@ fn jw_11_only_the_compact_form_is_a_token() {
         format!("{token}="),
         format!("{token} "),
         token.replacen('.', " .", 1),
-        format!("{}.{}.{}", parts[0], parts[1], parts[2].replace(|letter: char| letter == '-' || letter == '_', "+")),
+        format!("{}.{}.{}", parts[0], parts[1], parts[2].replace(['-', '_'], "+")),
     ] {
         let judged = judge_bearer(&rules, &bad);
-        assert!(judged.is_err() || !token.contains(['-', '_']) && bad == token, "{bad}");
+        assert!(judged.is_err() || bad == token, "{bad}");
     }
 }
 
