@@ -36,6 +36,7 @@ VERBS = {
     "certs": "show the certificates of a mesh, and renew them or their root",
     "down": "stop a mesh and remove all it made",
     "check": "find every mistake in Kubernetes and Istio YAML",
+    "authz": "say what policies decide about a request, and why",
     "demo": "walk through interception, mutual TLS and authorization on real packets",
     "sidecar": "carry one workload's traffic (what `up` starts for you)",
 }

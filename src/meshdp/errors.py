@@ -149,6 +149,42 @@ CODES: dict[str, Code] = {
         "warning",
         "Until there is one, tokens of this issuer are refused; those without a token pass.",
     ),
+    # security: what `meshdp authz check` finds in what policies do
+    "MDP0350": Code("rule never matches", "warning", "Correct what contradicts itself, or remove the rule."),
+    "MDP0351": Code("value never matches", "warning", "Write the value as requests have it."),
+    "MDP0352": Code(
+        "ALLOW denies all TCP",
+        "warning",
+        "Add a rule without HTTP fields for the TCP ports, or select workloads that have none.",
+    ),
+    "MDP0353": Code(
+        "DENY wider on TCP",
+        "warning",
+        "Add ports to the rule, so that it concerns HTTP ports alone, or select workloads without TCP ports.",
+    ),
+    "MDP0354": Code("host without port", "warning", "List the host with its port too, or with ':*' after it."),
+    "MDP0355": Code(
+        "token condition without RequestAuthentication",
+        "warning",
+        "Add a RequestAuthentication that selects the same workloads, or remove the condition.",
+    ),
+    "MDP0356": Code(
+        "identity where plaintext is accepted",
+        "warning",
+        "Demand mutual TLS of the workload: PeerAuthentication with mode STRICT.",
+    ),
+    "MDP0357": Code("duplicate rule", "warning", "Keep one of the two."),
+    "MDP0358": Code("shadowed rule", "warning", "Remove it, or narrow the rule that covers it."),
+    # TLS towards services
+    "MDP0380": Code(
+        "DestinationRule not accepted",
+        "error",
+        "Correct it; until then nothing is sent to its host if it asks for TLS.",
+    ),
+    "MDP0381": Code(
+        "TLS that cannot be honoured", "warning", "Name files instead; connections to its host are refused."
+    ),
+    "MDP0382": Code("server not verified", "warning", "Remove insecureSkipVerify and name the server's authority."),
     # traffic
     "MDP0401": Code("kind not honoured yet", "warning", "Traffic behaves as if the document were absent."),
     "MDP0402": Code("field not honoured yet", "warning", "Traffic behaves as if the field were absent."),

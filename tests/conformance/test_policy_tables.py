@@ -183,7 +183,7 @@ def test_values(case: str) -> None:
 
 WEBHOOK = {
     f"{kind}/{name}": (kind, row)
-    for kind in ("AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "WorkloadEntry")
+    for kind in ("AuthorizationPolicy", "DestinationRule", "PeerAuthentication", "RequestAuthentication", "WorkloadEntry")
     for name, row in _named(
         "webhook", table("validation/networking_validation_cases.json", f"TestValidate{kind}")
     ).items()
@@ -203,14 +203,27 @@ def test_what_the_webhook_says(case: str) -> None:
     _settle("validation", case, None if (not errors) is row["valid"] else f"valid={row['valid']}, got {errors}")
 
 
+TLS = _named("tls", table("validation/mesh_validation_cases.json", "TestValidateTLS"))
+
+
+@pytest.mark.parametrize("case", params("validation", list(TLS)))
+def test_tls_of_a_destination_rule(case: str) -> None:
+    row = TLS[case]
+    tls = {name: value for name, value in row["tls"].items() if name != "$type"}
+    document = _object("DestinationRule", {"name": "x"}, {"host": "h", "trafficPolicy": {"tls": tls}})
+    errors = load([("in.yaml", yaml.safe_dump(document))]).errors
+    _settle("validation", case, None if (not errors) is row["valid"] else f"valid={row['valid']}, got {errors}")
+
+
 def _crd_cases() -> dict[str, tuple[bool, Json]]:
     found = {}
-    for name in ("authz", "peerauth", "reqauth"):
+    for name in ("authz", "destinationrule", "peerauth", "reqauth"):
         for valid in (True, False):
             path = ROOT / "validation" / "api-crd" / f"{name}-{'valid' if valid else 'invalid'}.yaml"
             documents = yaml.safe_load_all(path.read_text()) if path.exists() else ()
             for document in (document for document in documents if document):
-                found[f"api-crd/{name}/{document['metadata']['name']}"] = (valid, document)
+                case = f"api-crd/{name}/{document['metadata']['name']}"
+                found[case if case not in found else f"{case}-{len(found)}"] = (valid, document)
     return found
 
 
@@ -244,7 +257,7 @@ def _policy(kind: str, config: Json, index: str) -> Json:
 
 
 def _object(kind: str, metadata: Json, spec: Json) -> Json:
-    group = "networking" if kind == "WorkloadEntry" else "security"
+    group = "networking" if kind in ("DestinationRule", "WorkloadEntry") else "security"
     return {"apiVersion": f"{group}.istio.io/v1", "kind": kind, "metadata": metadata, "spec": spec}
 
 

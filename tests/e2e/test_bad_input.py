@@ -181,7 +181,7 @@ def test_port_in_use(mesh: Mesh) -> None:
     assert mesh.status() == 200
 
 
-def test_no_configuration_yet(mesh: Mesh) -> None:
+def test_az_13_no_configuration_yet(mesh: Mesh) -> None:
     """A sidecar that knows nothing lets nothing through, in either direction, and says that it is not ready."""
     for side in (mesh.pair.client, mesh.pair.server):
         before, peers = mesh.origin.received(), len(mesh.opaque.peers)

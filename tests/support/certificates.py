@@ -36,6 +36,14 @@ class Root:
         secret = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         return leaf.sign(self._key, hashes.SHA256()).public_bytes(PEM), secret
 
+    def server(self, name: str) -> tuple[bytes, bytes]:
+        """A certificate of a server outside any mesh, for a DNS name, and its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        leaf = self._builder(x509.Name([]), key.public_key(), timedelta(hours=1))
+        leaf = leaf.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=True)
+        secret = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        return leaf.sign(self._key, hashes.SHA256()).public_bytes(PEM), secret
+
     def certify(self, csr: bytes, identity: str, lifetime: timedelta = timedelta(hours=1)) -> str:
         """Signs whatever it is asked for, as an authority that checks nothing would."""
         key = x509.load_pem_x509_csr(csr).public_key()

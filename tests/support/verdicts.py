@@ -15,7 +15,7 @@ from typing import Any
 from meshdp.compiler import compile_workload
 from meshdp.compiler.select import Workload
 from meshdp.errors import Finding
-from meshdp.resources import load
+from meshdp.resources import Loaded, load
 from tests.support.conformance import Entry
 
 Json = dict[str, Any]
@@ -49,8 +49,8 @@ PORTS = {
 }
 
 
-def compiled(case: Json) -> tuple[bytes, list[Finding]]:
-    """Compiles a set for its workload; findings of its own resources only."""
+def loaded(case: Json) -> Loaded:
+    """The documents of a set with the mesh around them: its settings, and a service for the ports of the recorded pods."""
     namespace, mesh = case["workload"]["namespace"], case["mesh"]
     files = [(f"{index}.json", json.dumps(resource)) for index, resource in enumerate(case["resources"])]
     settings = {
@@ -66,17 +66,22 @@ def compiled(case: Json) -> tuple[bytes, list[Finding]]:
         _object("v1", "Service", "w", namespace, spec=_service(case["workload"]["labels"])),
     ]
     files.extend((f"surroundings{index}.json", json.dumps(item)) for index, item in enumerate(surroundings))
-    loaded = load(files)
+    return load(files)
+
+
+def compiled(case: Json) -> tuple[bytes, list[Finding]]:
+    """Compiles a set for its workload; findings of its own resources only."""
+    found = loaded(case)
     workload = Workload(
         name="w",
-        namespace=namespace,
+        namespace=case["workload"]["namespace"],
         service_account="w",
         labels={**case["workload"]["labels"], "security.istio.io/tlsMode": "istio"},
         addresses=(ADDRESS,),
     )
-    findings = [item for item in loaded.findings if not item.where.file.startswith("surroundings")]
-    assert len(findings) == len(loaded.findings), loaded.findings
-    return compile_workload(loaded.resources, workload).transaction(None), findings
+    findings = [item for item in found.findings if not item.where.file.startswith("surroundings")]
+    assert len(findings) == len(found.findings), found.findings
+    return compile_workload(found.resources, workload).transaction(None), findings
 
 
 def feature_of(case: Json) -> Entry | None:

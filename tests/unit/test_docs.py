@@ -13,7 +13,7 @@ import pytest
 from meshdp import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/sidecar.md", "docs/certificates.md", "docs/check.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "docs/sidecar.md", "docs/certificates.md", "docs/check.md", "docs/authz.md", "CONTRIBUTING.md")
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 # Shown, parsed, and not run here, each with its reason.

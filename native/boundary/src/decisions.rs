@@ -1,6 +1,6 @@
 //! The data plane's decisions as pure functions over a snapshot, for the command line, pytest and the conformance runner.
 //!
-//! In: a transaction with an empty base, and a request as JSON.  Out: JSON.
+//! In: a transaction with an empty base, and a request (or many) as JSON.  Out: JSON.
 //! Fails: `SnapshotError` for the transaction, `NativeError` for a request document that cannot be read.
 //! The stages and their order are those of `engine/connection.rs`, without sockets.
 
@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use meshdp_engine::http::decide::{Head, Scratch, View, path_mode, read_head};
 use meshdp_engine::http::tokens::judge_tokens;
-use meshdp_model::authz::Denial;
+use meshdp_model::authz::{Denial, Permit};
 use meshdp_model::facts::{ConnectionFacts, Direction};
 use meshdp_model::identity::Peer;
 use meshdp_model::jwt::{Authenticated, KeySet, KeyTable, TokenRefusal, VerifiedTokens};
@@ -43,6 +43,19 @@ pub(crate) fn authorize<'py>(python: Python<'py>, transaction: &[u8], request: &
     Ok(answer(python, &judge(&snapshot, &asked)))
 }
 
+/// The same for many requests of one snapshot, which is decoded once: arrays of the documents that `authorize` takes and gives.
+#[pyfunction]
+pub(crate) fn authorize_all<'py>(
+    python: Python<'py>,
+    transaction: &[u8],
+    requests: &[u8],
+) -> PyResult<Bound<'py, PyBytes>> {
+    let snapshot = snapshot(transaction)?;
+    let asked: Vec<Asked> = serde_json::from_slice(requests).map_err(|error| unreadable(&error))?;
+    let judged = asked.into_iter().map(|asked| asked.written().map(|asked| judge(&snapshot, &asked)));
+    Ok(answer(python, &Value::Array(judged.collect::<PyResult<_>>()?)))
+}
+
 /// Where an outbound request would go.
 #[pyfunction]
 pub(crate) fn route<'py>(python: Python<'py>, transaction: &[u8], request: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
@@ -63,24 +76,20 @@ pub(crate) fn route<'py>(python: Python<'py>, transaction: &[u8], request: &[u8]
     Ok(answer(python, &describe_route(&route)))
 }
 
-/// Every policy, rule and condition with whether it held.
+/// The verdict, and every policy, rule and condition with whether it held; nothing of them where it ended before policy.
 #[pyfunction]
 pub(crate) fn explain<'py>(python: Python<'py>, transaction: &[u8], request: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
     let (snapshot, asked) = (snapshot(transaction)?, asked(request)?);
-    let facts = asked.facts()?;
     let mut scratch = Scratch::default();
-    let head = asked.read(&snapshot, &mut scratch).map_err(|status| {
-        NativeError::new_err(format!("head: the data plane refuses it with status {status}; send a valid request head"))
-    })?;
-    let explanation = match &head {
-        None => snapshot.explain_connection(&facts),
-        Some(head) => {
-            let tokens = asked.authenticate(&snapshot, head, &mut scratch).ok().flatten();
-            let view = asked.view(head, &scratch, tokens.as_ref());
-            snapshot.explain_request(&facts, &view.facts(&facts))
+    let standing = Standing::of(&snapshot, &asked, &mut scratch);
+    let explanation = match &standing {
+        Standing::Over(_) => None,
+        Standing::Opaque { facts, .. } => Some(snapshot.explain_connection(facts)),
+        Standing::Request { facts, head, tokens, .. } => {
+            Some(snapshot.explain_request(facts, &asked.view(head, &scratch, tokens.as_ref()).facts(facts)))
         }
     };
-    let verdict = judge(&snapshot, &asked);
+    let verdict = standing.verdict(&snapshot, &asked, &scratch);
     Ok(answer(python, &json!({"verdict": verdict, "explanation": explanation})))
 }
 
@@ -128,6 +137,21 @@ struct Detected {
 }
 
 impl Asked {
+    /// With its bytes as they would come over the wire.
+    fn written(mut self) -> PyResult<Self> {
+        if let Some(fields) = &self.fields {
+            let mut list = FieldList::new();
+            for (name, value) in fields {
+                list.push(&bytes_of("fields", name)?, &bytes_of("fields", value)?, false);
+            }
+            let written = write_request(&list, &self.limits(), &mut self.bytes);
+            self.malformed = written.err().map(|fault| fault.status().unwrap_or(0));
+        } else if let Some(head) = &self.head {
+            self.bytes = bytes_of("head", head)?;
+        }
+        Ok(self)
+    }
+
     fn facts(&self) -> PyResult<ConnectionFacts> {
         let peer = self.peer.as_deref().map(Peer::parse).transpose();
         Ok(ConnectionFacts {
@@ -203,77 +227,123 @@ impl Asked {
 }
 
 fn judge(snapshot: &Snapshot, asked: &Asked) -> Value {
-    let Ok(facts) = asked.facts() else { return closed("peer_identity", "") };
-    let Some(chain) = asked.chain(snapshot) else { return closed("filter_chain_not_found", "") };
-    if chain.terminate {
-        let Some(peer) = &facts.peer else { return closed("tls_no_client_certificate", &chain.name) };
-        if !snapshot.mesh().trusts(peer) {
-            return closed("tls_trust_domain", &chain.name);
-        }
-    } else if facts.peer.is_some() {
-        // Bytes of a TLS session that does not end here prove nothing to us.
-        return judge_as(snapshot, asked, &ConnectionFacts { peer: None, ..facts }, chain);
-    }
-    judge_as(snapshot, asked, &facts, chain)
+    let mut scratch = Scratch::default();
+    Standing::of(snapshot, asked, &mut scratch).verdict(snapshot, asked, &scratch)
 }
 
-fn judge_as(snapshot: &Snapshot, asked: &Asked, facts: &ConnectionFacts, chain: &Chain) -> Value {
-    if chain.protocol == ChainProtocol::Tcp {
-        return match snapshot.authorize_connection(facts) {
-            Ok(_) => {
-                json!({"allowed": true, "status": 0, "detail": "", "chain": &*chain.name, "policy": null,
-                       "upstream_path": null, "grpc_status": null})
+/// Where something stands once its chain is chosen and its head is read: it is over already, or policy decides.
+enum Standing<'a> {
+    Over(Value),
+    Opaque { chain: &'a Chain, facts: ConnectionFacts },
+    Request { chain: &'a Chain, facts: ConnectionFacts, head: Head, tokens: Option<Authenticated> },
+}
+
+impl<'a> Standing<'a> {
+    fn of(snapshot: &'a Snapshot, asked: &Asked, scratch: &mut Scratch) -> Self {
+        let Ok(mut facts) = asked.facts() else { return Self::Over(closed("peer_identity", "")) };
+        let Some(chain) = asked.chain(snapshot) else { return Self::Over(closed("filter_chain_not_found", "")) };
+        if chain.terminate {
+            let Some(peer) = &facts.peer else { return Self::Over(closed("tls_no_client_certificate", &chain.name)) };
+            if !snapshot.mesh().trusts(peer) {
+                return Self::Over(closed("tls_trust_domain", &chain.name));
             }
-            Err(denial) => denied(&denial, &chain.name, (0, None)),
-        };
+        } else {
+            // Bytes of a TLS session that does not end here prove nothing to us.
+            facts.peer = None;
+        }
+        if chain.protocol == ChainProtocol::Tcp {
+            return Self::Opaque { chain, facts };
+        }
+        match asked.read(snapshot, scratch) {
+            Ok(Some(head)) => match asked.authenticate(snapshot, &head, scratch) {
+                Ok(tokens) => Self::Request { chain, facts, head, tokens },
+                Err(refusal) => Self::Over(refused(refusal, chain, &asked.view(&head, scratch, None))),
+            },
+            Ok(None) => Self::Over(closed("no request head", &chain.name)),
+            Err(status) => Self::Over(Value::from(Verdict { status, detail: "refused", ..Verdict::of(chain) })),
+        }
     }
-    let mut scratch = Scratch::default();
-    let head = match asked.read(snapshot, &mut scratch) {
-        Ok(Some(head)) => head,
-        Ok(None) => return closed("no request head", &chain.name),
-        Err(status) => {
-            return json!({"allowed": false, "status": status, "detail": "refused", "chain": &*chain.name,
-                          "policy": null, "upstream_path": null, "grpc_status": null});
+
+    fn verdict(&self, snapshot: &Snapshot, asked: &Asked, scratch: &Scratch) -> Value {
+        match self {
+            Self::Over(verdict) => verdict.clone(),
+            Self::Opaque { chain, facts } => {
+                let shadow = json!(snapshot.shadow_connection(facts));
+                match snapshot.authorize_connection(facts) {
+                    Ok(permit) => Verdict { shadow, ..Verdict::permitted(chain, &permit, 0) }.into(),
+                    Err(denial) => Verdict { shadow, ..Verdict::of(chain) }.denied(&denial),
+                }
+            }
+            Self::Request { chain, facts, head, tokens } => {
+                let view = asked.view(head, scratch, tokens.as_ref());
+                let sendable = tokens.as_ref().map_or(Ok(()), Authenticated::sendable);
+                let shadow = json!(snapshot.shadow_request(facts, &view.facts(facts)));
+                let is_grpc = view.first(Known::ContentType).is_some_and(is_grpc);
+                let (status, grpc_status) = if is_grpc { (200, Some(grpc_status(403))) } else { (403, None) };
+                match view.authorize(snapshot, facts) {
+                    Ok(_) if sendable.is_err() => refused(TokenRefusal::HeaderValue, chain, &view),
+                    Ok(permit) => {
+                        let upstream_path = Some(latin1(&scratch.target));
+                        Verdict { upstream_path, shadow, ..Verdict::permitted(chain, &permit, 200) }.into()
+                    }
+                    Err(denial) => Verdict { status, grpc_status, shadow, ..Verdict::of(chain) }.denied(&denial),
+                }
+            }
         }
-    };
-    let tokens = match asked.authenticate(snapshot, &head, &mut scratch) {
-        Ok(tokens) => tokens,
-        Err(refusal) => return refused(refusal, &chain.name, &asked.view(&head, &scratch, None)),
-    };
-    let view = asked.view(&head, &scratch, tokens.as_ref());
-    let sendable = tokens.as_ref().map_or(Ok(()), Authenticated::sendable);
-    match view.authorize(snapshot, facts) {
-        Ok(_) if sendable.is_err() => refused(TokenRefusal::HeaderValue, &chain.name, &view),
-        Err(denial) if view.first(Known::ContentType).is_some_and(is_grpc) => {
-            denied(&denial, &chain.name, (200, Some(grpc_status(403))))
-        }
-        Err(denial) => denied(&denial, &chain.name, (403, None)),
-        Ok(_) => json!({"allowed": true, "status": 200, "detail": "", "chain": &*chain.name, "policy": null,
-                        "upstream_path": latin1(&scratch.target), "grpc_status": null}),
+    }
+}
+
+/// One verdict, on its way to JSON.
+#[derive(Default)]
+struct Verdict<'a> {
+    allowed: bool,
+    /// What the application's client sees; 0 where it is no HTTP answer.
+    status: u16,
+    detail: &'a str,
+    chain: &'a str,
+    /// Of the policies that decided; none where there is none.
+    action: Option<&'static str>,
+    policy: Option<Value>,
+    upstream_path: Option<String>,
+    grpc_status: Option<u8>,
+    shadow: Value,
+}
+
+impl<'a> Verdict<'a> {
+    fn of(chain: &'a Chain) -> Self {
+        Self { chain: &chain.name, ..Self::default() }
+    }
+
+    fn permitted(chain: &'a Chain, permit: &Permit, status: u16) -> Self {
+        let policy = permit.policy().map(|policy| json!(policy));
+        Self { allowed: true, status, action: policy.as_ref().map(|_| "ALLOW"), policy, ..Self::of(chain) }
+    }
+
+    fn denied(self, denial: &Denial) -> Value {
+        let action = Some(if denial.policy.is_some() { "DENY" } else { "ALLOW" });
+        let policy = denial.policy.as_ref().map(|policy| json!(policy));
+        Verdict { detail: &denial.detail(), action, policy, ..self }.into()
+    }
+}
+
+impl From<Verdict<'_>> for Value {
+    fn from(verdict: Verdict<'_>) -> Self {
+        json!({"allowed": verdict.allowed, "status": verdict.status, "detail": verdict.detail, "chain": verdict.chain,
+               "action": verdict.action, "policy": verdict.policy, "upstream_path": verdict.upstream_path,
+               "grpc_status": verdict.grpc_status, "shadow": verdict.shadow})
     }
 }
 
 /// A request whose token does not count.
-fn refused(refusal: TokenRefusal, chain: &str, view: &View<'_>) -> Value {
+fn refused(refusal: TokenRefusal, chain: &Chain, view: &View<'_>) -> Value {
     let grpc = view.first(Known::ContentType).is_some_and(is_grpc);
     let (status, grpc_status) =
         if grpc { (200, Some(grpc_status(refusal.status()))) } else { (refusal.status(), None) };
-    json!({"allowed": false, "status": status, "detail": refusal.detail(), "chain": chain, "policy": null,
-           "upstream_path": null, "grpc_status": grpc_status})
+    Verdict { status, grpc_status, detail: &refusal.detail(), ..Verdict::of(chain) }.into()
 }
 
 fn closed(detail: &str, chain: &str) -> Value {
-    json!({"allowed": false, "status": 0, "detail": detail, "chain": chain, "policy": null, "upstream_path": null,
-           "grpc_status": null})
-}
-
-/// answer: the status, and the gRPC status where the client speaks gRPC.
-fn denied(denial: &Denial, chain: &str, (status, grpc_status): (u16, Option<u8>)) -> Value {
-    let policy = denial.policy.as_ref().map(|policy| {
-        json!({"namespace": &*policy.namespace, "name": &*policy.name, "rule": policy.rule, "where": &*policy.where_})
-    });
-    json!({"allowed": false, "status": status, "detail": denial.detail(), "chain": chain, "policy": policy,
-           "upstream_path": null, "grpc_status": grpc_status})
+    Verdict { detail, chain, ..Verdict::default() }.into()
 }
 
 fn describe_route(route: &Route<'_>) -> Value {
@@ -294,19 +364,12 @@ fn snapshot(transaction: &[u8]) -> PyResult<Snapshot> {
 }
 
 fn asked(request: &[u8]) -> PyResult<Asked> {
-    let mut asked: Asked = serde_json::from_slice(request)
-        .map_err(|error| NativeError::new_err(format!("request document: {error}; see docs/snapshot.md")))?;
-    if let Some(fields) = &asked.fields {
-        let mut list = FieldList::new();
-        for (name, value) in fields {
-            list.push(&bytes_of("fields", name)?, &bytes_of("fields", value)?, false);
-        }
-        let written = write_request(&list, &asked.limits(), &mut asked.bytes);
-        asked.malformed = written.err().map(|fault| fault.status().unwrap_or(0));
-    } else if let Some(head) = &asked.head {
-        asked.bytes = bytes_of("head", head)?;
-    }
-    Ok(asked)
+    let asked: Asked = serde_json::from_slice(request).map_err(|error| unreadable(&error))?;
+    asked.written()
+}
+
+fn unreadable(error: &serde_json::Error) -> PyErr {
+    NativeError::new_err(format!("request document: {error}; see docs/snapshot.md"))
 }
 
 fn bytes_of(what: &str, text: &str) -> PyResult<Vec<u8>> {

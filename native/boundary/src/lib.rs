@@ -13,7 +13,7 @@ mod errors;
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::decisions::{authorize, digest, explain, route};
+    use super::decisions::{authorize, authorize_all, digest, explain, route};
     #[pymodule_export]
     use super::engine::Engine;
     #[pymodule_export]

@@ -8,11 +8,11 @@
 //! section, which the pooled connection keeps alive, so a swap that changes it can never match an old connection.
 //! Our source address belongs to it: from 127.0.0.6 our own address is the application, from elsewhere it is our listener.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use meshdp_model::sections::Cluster;
+use meshdp_model::wordhash::WordMap;
 
 use crate::stream::Stream;
 
@@ -53,7 +53,7 @@ struct Bucket {
 
 /// The idle connections of one worker.
 pub(crate) struct Pool {
-    buckets: HashMap<Fingerprint, Bucket>,
+    buckets: WordMap<Fingerprint, Bucket>,
     /// Idle connections in all buckets.
     count: usize,
     per_endpoint: usize,
@@ -64,7 +64,7 @@ pub(crate) struct Pool {
 impl Pool {
     /// An empty pool with its bounds.
     pub(crate) fn new(per_endpoint: usize, total: usize, idle_ms: u64) -> Self {
-        Self { buckets: HashMap::new(), count: 0, per_endpoint, total, idle_ms }
+        Self { buckets: WordMap::default(), count: 0, per_endpoint, total, idle_ms }
     }
 
     /// Takes the most recently used connection that has nothing unread; surplus bytes or a close retire it.

@@ -21,7 +21,7 @@ use crate::worker::buffers::{Buffers, FIRST};
 pub(crate) enum Stream {
     /// Bytes as they are on the wire.
     Plain(TcpStream),
-    /// Mutual TLS.
+    /// TLS.
     Tls(Box<TlsStream>),
 }
 
@@ -143,11 +143,11 @@ impl Stream {
         }
     }
 
-    /// What the peer's certificate led to and until when it is valid; plain bytes prove nothing.
+    /// What the peer's certificate led to and until when it is valid; plain bytes and servers outside the mesh prove nothing.
     pub(crate) fn proof(&self) -> Option<(&RootId, u64)> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(tls) => Some((tls.peer_root(), tls.peer_until_unix())),
+            Self::Tls(tls) => tls.proof(),
         }
     }
 

@@ -11,6 +11,10 @@ use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The address a redirected connection was meant for, as conntrack remembers it.
 ///
@@ -77,6 +81,44 @@ pub(crate) fn bind_address_without_port(socket: BorrowedFd<'_>) -> io::Result<()
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A descriptor that becomes readable every so often, by the kernel's own clock: whoever waits for it and for sockets need not
+/// set a timer for each wait.
+///
+/// # Errors
+/// The kernel's, or that of the runtime, which must be there.
+pub(crate) fn ticker(period: Duration) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: timerfd_create takes two numbers.
+    let made = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) };
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made and belongs to nobody else.
+    let timer = unsafe { OwnedFd::from_raw_fd(made) };
+    let seconds = libc::time_t::try_from(period.as_secs()).unwrap_or(libc::time_t::MAX);
+    let every = libc::timespec { tv_sec: seconds, tv_nsec: period.subsec_nanos().into() };
+    let times = libc::itimerspec { it_interval: every, it_value: every };
+    // SAFETY: the pointer describes one readable itimerspec that outlives the call; nobody asks for the old value.
+    let set = unsafe { libc::timerfd_settime(timer.as_raw_fd(), 0, &raw const times, std::ptr::null_mut()) };
+    if set != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives.
+    let registered = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) };
+    Ok(registered?)
+}
+
+/// How often a [`ticker`] has ticked since this was asked last.
+///
+/// # Errors
+/// `WouldBlock` when it has not.
+pub(crate) fn ticks(timer: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut count = 0_u64;
+    let room = mem::size_of::<u64>();
+    // SAFETY: the pointer and the size describe one writable u64 that outlives the call.
+    let read = unsafe { libc::read(timer.as_raw_fd(), (&raw mut count).cast::<libc::c_void>(), room) };
+    if read < 0 { Err(io::Error::last_os_error()) } else { Ok(count) }
 }
 
 /// Puts a mark on what a socket sends, and on the sockets that it accepts; takes `CAP_NET_ADMIN`.

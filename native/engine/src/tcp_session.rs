@@ -47,10 +47,16 @@ fn authorize(link: &Link, pinned: &Pinned, worker: &Worker) -> Result<Permit, Fa
     let facts = &link.facts;
     match facts.direction {
         Direction::Outbound => Ok(pinned.snapshot.permit_outbound(facts)),
-        Direction::Inbound => pinned.snapshot.authorize_connection(facts).map_err(|denial| {
-            worker.telemetry.borrow_mut().denied(&record::policy_name(&denial));
-            Failure::new(Reason::RbacDenied, denial.explanation())
-        }),
+        Direction::Inbound => {
+            let shadow = pinned.snapshot.shadow_connection(facts);
+            if !shadow.is_empty() {
+                *link.entry.shadow.borrow_mut() = Some(record::shadow(&shadow, worker));
+            }
+            pinned.snapshot.authorize_connection(facts).map_err(|denial| {
+                worker.telemetry.borrow_mut().denied(&record::policy_name(&denial));
+                Failure::new(Reason::RbacDenied, denial.explanation())
+            })
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! In: a `Permit` and the pinned snapshot.  Out: `Target`, then an open `Stream`, pooled or fresh.
 //! Limits: connect time-out of the cluster; handshake bound of the settings.
 //! Fails: a `Reason` naming what did not work, before any byte of the request was sent.
-//! Source: istio-semantics A.5 (127.0.0.6), B.2 (ALPN, SNI), B.4 (client-side mTLS per endpoint).
+//! Source: istio-semantics A.5 (127.0.0.6), B.2 (ALPN, SNI), B.4 (client-side mTLS per endpoint), B.5 (TLS of a `DestinationRule`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use meshdp_model::authz::Permit;
 use meshdp_model::balance::{self, EndpointSet};
-use meshdp_model::sections::{Cluster, Endpoint, PortProtocol};
+use meshdp_model::sections::{Cluster, Endpoint, Origination, PortProtocol};
 use meshdp_model::version::{Use, Version};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
@@ -24,7 +24,7 @@ use crate::pool::PoolKey;
 use crate::settings::Settings;
 use crate::stream::Stream;
 use crate::sys;
-use crate::tls::{self, ClientAlpn, ExpectedPeer, TlsFailure};
+use crate::tls::{self, ClientAlpn, ExpectedPeer, TlsFailure, TlsStream};
 use crate::worker::Worker;
 
 /// Where a permitted connection or request goes.
@@ -139,14 +139,16 @@ impl Target {
 
     /// The key under which connections to this target may be shared.
     pub(crate) fn pool_key(&self, worker: &Worker) -> PoolKey {
-        let security = self.secure_cluster().map(|cluster| {
+        let originating = self.origination().map(|(cluster, _)| cluster);
+        let security = self.secure_cluster().or(originating).map(|cluster| {
             let epoch = worker.credentials.load().map_or(0, |credentials| credentials.epoch);
             (Arc::clone(cluster), epoch)
         });
         PoolKey { address: self.address, source: self.source, security }
     }
 
-    /// Opens a fresh connection: TCP, then TLS to an expected identity where the endpoint speaks it.
+    /// Opens a fresh connection: TCP, then TLS to an expected identity where the endpoint speaks it, or TLS as a
+    /// `DestinationRule` asks for it.
     ///
     /// # Errors
     /// The reason, before any byte of the request was sent.
@@ -163,32 +165,59 @@ impl Target {
     }
 
     async fn connect_as(&self, alpn: ClientAlpn, worker: &Worker) -> Result<Stream, Reason> {
+        // What cannot begin is known before anything is dialled.
+        let originating = self.origination().map(|(_, asked)| {
+            let config = worker.originations.borrow_mut().config(asked);
+            config.map(|config| (config, asked)).map_err(|failure| refused(&failure, worker))
+        });
+        let originating = originating.transpose()?;
         let tcp = match timeout(self.connect_timeout, dial(self.address, self.source, &worker.settings)).await {
             Err(_) => return Err(Reason::UpstreamConnectTimeout),
             Ok(Err(_)) => return Err(Reason::UpstreamConnectFailed),
             Ok(Ok(tcp)) => tcp,
         };
+        if let Some((config, asked)) = originating {
+            return within(tls::originate(tcp, config, &asked.sni, alpn), worker).await;
+        }
         let Some(cluster) = self.secure_cluster() else { return Ok(Stream::Plain(tcp)) };
         let credentials = worker.own_credentials()?;
         let identities: Vec<String> = cluster.identities.iter().map(ToString::to_string).collect();
         let expected = ExpectedPeer { identities: &identities };
         let handshake = tls::connect(tcp, &credentials, &cluster.sni, &expected, alpn);
-        match timeout(worker.settings.handshake(), handshake).await {
-            Err(_) => Err(Reason::UpstreamTlsTimeout),
-            Ok(Err(failure)) => {
-                let reason = reason_of(&failure);
-                worker.telemetry.borrow().tls_failed(reason);
-                Err(reason)
-            }
-            Ok(Ok((stream, _peer))) => Ok(Stream::Tls(stream)),
-        }
+        within(async { handshake.await.map(|(stream, _peer)| stream) }, worker).await
     }
+}
+
+/// A handshake in the time that it may take.
+async fn within(
+    handshake: impl Future<Output = Result<Box<TlsStream>, TlsFailure>>,
+    worker: &Worker,
+) -> Result<Stream, Reason> {
+    match timeout(worker.settings.handshake(), handshake).await {
+        Err(_) => Err(Reason::UpstreamTlsTimeout),
+        Ok(Err(failure)) => Err(refused(&failure, worker)),
+        Ok(Ok(stream)) => Ok(Stream::Tls(stream)),
+    }
+}
+
+/// The reason of a failure, counted.
+fn refused(failure: &TlsFailure, worker: &Worker) -> Reason {
+    let reason = reason_of(failure);
+    worker.telemetry.borrow().tls_failed(reason);
+    reason
 }
 
 impl Target {
     /// The cluster whose identities the peer must prove; `None` dials plaintext.
     fn secure_cluster(&self) -> Option<&Arc<Cluster>> {
-        self.member.as_ref().filter(|member| member.endpoint().mtls).map(|member| &member.cluster)
+        let mesh = |member: &&Member| member.endpoint().mtls && member.cluster.origination.is_none();
+        self.member.as_ref().filter(mesh).map(|member| &member.cluster)
+    }
+
+    /// TLS to be begun for the application.
+    fn origination(&self) -> Option<(&Arc<Cluster>, &Origination)> {
+        let cluster = self.member.as_ref().map(|member| &member.cluster)?;
+        cluster.origination.as_ref().map(|asked| (cluster, asked))
     }
 }
 
@@ -224,6 +253,7 @@ async fn dial(address: SocketAddr, source: Option<IpAddr>, settings: &Settings) 
 fn reason_of(failure: &TlsFailure) -> Reason {
     match failure.code() {
         "tls_identity_mismatch" => Reason::UpstreamTlsIdentity,
+        "tls_material" => Reason::UpstreamTlsUnusable,
         "tls_untrusted_chain" | "tls_expired" | "tls_trust_domain" => Reason::UpstreamTlsUntrusted,
         _ => Reason::UpstreamTlsFailed,
     }

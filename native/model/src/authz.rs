@@ -12,6 +12,7 @@ pub(crate) mod matching;
 pub(crate) mod patterns;
 #[doc(hidden)]
 pub mod reference;
+pub mod shadow;
 
 use std::fmt;
 use std::sync::Arc;

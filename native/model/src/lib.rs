@@ -22,6 +22,7 @@ pub mod route;
 pub mod sections;
 pub mod snapshot;
 pub mod version;
+pub mod wordhash;
 
 pub use authz::explain::{Explanation, PolicyExplanation, PredicateExplanation, RuleExplanation};
 pub use authz::{ConnectionContext, Denial, Permit, PolicyRef};

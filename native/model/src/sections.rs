@@ -7,6 +7,7 @@
 
 mod authn;
 mod policy;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use crate::identity::Peer;
 
 pub use authn::{Authn, ClaimHeader, TokenHeader, TokenRule};
 pub use policy::{Action, Authz, Field, Policy, Predicate, Rule, Value, ValueKind};
+pub use tls::Origination;
 
 /// `mesh`: what holds for the whole mesh.
 #[derive(Clone, Debug, Deserialize)]
@@ -331,6 +333,9 @@ pub struct Cluster {
     pub identities: Arc<[Arc<str>]>,
     /// How long a connect may take.
     pub connect_timeout_ms: u64,
+    /// TLS towards every endpoint in place of the mesh's own. Absent in schema 1.
+    #[serde(default)]
+    pub origination: Option<Origination>,
 }
 
 /// How an endpoint is chosen.

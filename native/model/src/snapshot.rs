@@ -11,7 +11,6 @@ pub(crate) mod services;
 mod set;
 mod transaction;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use crate::snapshot::link::Linked;
 use crate::snapshot::services::ServiceIndex;
 use crate::snapshot::set::{Section, SectionSet};
 use crate::snapshot::transaction::Transaction;
+use crate::wordhash::WordMap;
 
 /// One version of a workload's configuration. Immutable; put it in an `Arc` to share it.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl Snapshot {
         &self.linked.policies
     }
 
-    pub(crate) fn inbound_ports(&self) -> &HashMap<u16, Arc<Inbound>> {
+    pub(crate) fn inbound_ports(&self) -> &WordMap<u16, Arc<Inbound>> {
         &self.linked.inbound
     }
 

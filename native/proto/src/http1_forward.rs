@@ -192,8 +192,19 @@ fn push_framing(out: &mut Vec<u8>, framing: Framing) {
 }
 
 fn push_length(out: &mut Vec<u8>, length: u64) {
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "content-length: {length}\r\n");
+    out.extend_from_slice(b"content-length: ");
+    // 2^64 has 20 digits. The formatter of the standard library would cost more than all the rest of a small head.
+    let (mut digits, mut at, mut left) = ([0; 20], 20, length);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(b"\r\n");
 }
 
 fn push_all(out: &mut Vec<u8>, fields: &[(&str, &[u8])]) {

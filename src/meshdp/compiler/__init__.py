@@ -12,7 +12,7 @@ from ipaddress import IPv6Address
 from typing import Literal
 
 from meshdp.compiler.authz import authz
-from meshdp.compiler.clusters import upstreams
+from meshdp.compiler.clusters import Upstreams
 from meshdp.compiler.listeners import inbound
 from meshdp.compiler.routes import services
 from meshdp.compiler.select import Directory, Workload, workloads
@@ -21,43 +21,58 @@ from meshdp.compiler.tokens import authn
 from meshdp.resources import ResourceSet
 from meshdp.resources.mesh import duration_ms
 
-__all__ = ["Snapshot", "Workload", "compile_all", "compile_workload", "workloads"]
+__all__ = ["Snapshot", "Workload", "compile_all", "compile_inbound", "compile_workload", "workloads"]
 
 
 def compile_workload(resources: ResourceSet, workload: Workload) -> Snapshot:
     """Compiles what one workload's sidecar needs."""
     directory = Directory(resources)
-    return _compile(directory, workload, _shared(directory))
+    upstreams = Upstreams(directory)
+    return _compile(directory, workload, _shared(directory, upstreams), upstreams)
+
+
+def compile_inbound(resources: ResourceSet, workload: Workload) -> Snapshot:
+    """Compiles of one workload's snapshot what decides on those who call it; it can call nobody."""
+    directory = Directory(resources)
+    return Snapshot(
+        encoded({"mesh": _mesh(directory), "telemetry": _telemetry(directory), **_inbound(directory, workload)})
+    )
 
 
 def compile_all(resources: ResourceSet) -> dict[tuple[str, str], Snapshot]:
     """Compiles every workload of the set that has a sidecar, by (namespace, name)."""
     directory = Directory(resources)
-    shared = _shared(directory)
+    upstreams = Upstreams(directory)
+    shared = _shared(directory, upstreams)
     chosen = (workload for workload in directory.workloads if workload.in_mesh)
-    return {(workload.namespace, workload.name): _compile(directory, workload, shared) for workload in chosen}
+    return {
+        (workload.namespace, workload.name): _compile(directory, workload, shared, upstreams) for workload in chosen
+    }
 
 
-def _shared(directory: Directory) -> dict[str, bytes]:
+def _shared(directory: Directory, upstreams: Upstreams) -> dict[str, bytes]:
     """Sections that are the same for every workload, encoded once."""
     sections: dict[str, Section] = {
         "mesh": _mesh(directory),
         **_peers(directory),
         "telemetry": _telemetry(directory),
-        **upstreams(directory),
+        **upstreams.shared(),
     }
     return encoded(sections)
 
 
-def _compile(directory: Directory, workload: Workload, shared: Mapping[str, bytes]) -> Snapshot:
-    sections: dict[str, Section] = {
+def _compile(directory: Directory, workload: Workload, shared: Mapping[str, bytes], upstreams: Upstreams) -> Snapshot:
+    sections: dict[str, Section] = {**_inbound(directory, workload), **services(directory, workload)}
+    return Snapshot({**shared, **upstreams.of(workload), **encoded(sections)})
+
+
+def _inbound(directory: Directory, workload: Workload) -> dict[str, Section]:
+    return {
         "workload": _self(directory, workload),
         "authz": authz(directory, workload),
         **authn(directory, workload),
         **inbound(directory, workload),
-        **services(directory, workload),
     }
-    return Snapshot({**shared, **encoded(sections)})
 
 
 def _mesh(directory: Directory) -> Mesh:

@@ -69,6 +69,11 @@ def namespace_mode(resources: ResourceSet, namespace: str) -> Mode:
     return mode
 
 
+def in_force(resources: ResourceSet, namespace: str, labels: Mapping[str, str]) -> list[PeerAuthentication]:
+    """The policies behind `Modes`, from the mesh's to the workload's: for those who explain a mode."""
+    return _scopes(resources, namespace, labels)
+
+
 def _scopes(resources: ResourceSet, namespace: str, labels: Mapping[str, str]) -> list[PeerAuthentication]:
     """The policies in force: at most one each of mesh, namespace and workload scope, in this order."""
     root = resources.root_namespace

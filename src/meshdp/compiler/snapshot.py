@@ -203,6 +203,18 @@ class ServiceRoutes(msgspec.Struct, frozen=True):
     rules: list[Route]
 
 
+class Origination(msgspec.Struct, frozen=True):
+    """TLS begun for the application; files are named, never carried."""
+
+    refused: str
+    sni: str
+    names: list[str]
+    authorities: str
+    certificate: str
+    key: str
+    verify: bool
+
+
 class Cluster(msgspec.Struct, frozen=True):
     """Section `cluster/<key>`."""
 
@@ -217,6 +229,7 @@ class Cluster(msgspec.Struct, frozen=True):
     sni: str
     identities: list[str]
     connect_timeout_ms: int
+    origination: Origination | None
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -18,6 +18,8 @@ from meshdp.resources.decode import decode
 from meshdp.resources.mesh import DEFAULT_ROOT_NAMESPACE, MeshConfig, MeshSpec
 from meshdp.resources.meta import Key, Meta, Resource
 from meshdp.resources.security import PeerAuthentication
+from meshdp.resources.service import Service
+from meshdp.resources.traffic import DestinationRule
 
 __all__ = ["Key", "Loaded", "Meta", "Resource", "ResourceSet", "decode", "load"]
 
@@ -119,7 +121,21 @@ class ResourceSet:
             for policy in self.all(PeerAuthentication)
             if policy.namespace == self.root_namespace and policy.spec.selector.match_labels
         )
+        found.extend(
+            _without_effect(rule, f"no service that is routed to has the host {rule.host[:80]}: nothing gets TLS by it")
+            for rule in self.all(DestinationRule)
+            if rule.asks_for_tls and not self._is_routed(rule.host)
+        )
         return found
+
+    def _is_routed(self, host: str) -> bool:
+        """Whether clients are routed to a service with this host; a host may begin with a star."""
+        names = (
+            f"{service.name}.{service.namespace}.svc.cluster.local"
+            for service in self.all(Service)
+            if not service.headless and service.spec.type != "ExternalName"
+        )
+        return any(name == host or (host.startswith("*") and name.endswith(host[1:])) for name in names)
 
 
 def load(files: Iterable[tuple[str, str | bytes]]) -> Loaded:

@@ -13,7 +13,7 @@ from typing import Any
 
 from meshdp.documents import RawDocument, embedded
 from meshdp.errors import Finding
-from meshdp.resources import mesh, security, service, shape, validate, workload
+from meshdp.resources import mesh, security, service, shape, traffic, validate, workload
 from meshdp.resources.meta import NAME_LIMIT, Meta, Resource, as_text, problems_of
 from meshdp.resources.shape import Problem
 
@@ -85,7 +85,7 @@ def _title(kind: str, meta: Meta, namespaced: bool) -> str:
 
 
 def _fail_closed(resource: Resource) -> Resource | None:
-    """A refused document yields nothing, but a refused security policy still binds what it selects."""
+    """A refused document yields nothing, but a refused security policy or wish for TLS still binds what it selects."""
     match resource:
         case security.AuthorizationPolicy():
             return security.AuthorizationPolicy(resource.meta, resource.where, resource.spec, broken=True)
@@ -93,6 +93,8 @@ def _fail_closed(resource: Resource) -> Resource | None:
             return security.PeerAuthentication(resource.meta, resource.where, resource.spec, broken=True)
         case security.RequestAuthentication():
             return security.RequestAuthentication(resource.meta, resource.where, resource.spec, broken=True)
+        case traffic.DestinationRule() if resource.asks_for_tls:
+            return traffic.DestinationRule(resource.meta, resource.where, resource.spec, broken=True)
     return None
 
 
@@ -156,6 +158,15 @@ def _request_authentication(raw: RawDocument, meta: Meta) -> Decoded:
         return security.RequestAuthentication(meta, raw.where, fallback, broken=True), problems
     policy = security.RequestAuthentication(meta, raw.where, spec)
     return policy, list(validate.request_authentication(policy, _spec(raw)))
+
+
+def _destination_rule(raw: RawDocument, meta: Meta) -> Decoded:
+    spec, problems = shape.read(raw, ("spec",), traffic.DestinationRuleSpec)
+    if spec is None:
+        fallback = traffic.salvaged(_spec(raw))
+        kept = None if fallback is None else traffic.DestinationRule(meta, raw.where, fallback, broken=True)
+        return kept, problems
+    return traffic.DestinationRule(meta, raw.where, spec), list(traffic.problems_of(spec))
 
 
 def _spec(raw: RawDocument) -> dict[str, Any]:
@@ -234,7 +245,7 @@ _KINDS: dict[tuple[str, str], tuple[tuple[str, ...], Reader, bool]] = {
     ("security.istio.io", "RequestAuthentication"): (_SECURITY, _request_authentication, True),
     ("networking.istio.io", "WorkloadEntry"): (_NETWORKING, _workload_entry, True),
     ("networking.istio.io", "VirtualService"): (_NETWORKING, _unhonoured("a later milestone"), True),
-    ("networking.istio.io", "DestinationRule"): (_NETWORKING, _unhonoured("M4"), True),
+    ("networking.istio.io", "DestinationRule"): (_NETWORKING, _destination_rule, True),
     ("networking.istio.io", "ServiceEntry"): (_NETWORKING, _unhonoured("a later milestone"), True),
     ("networking.istio.io", "Gateway"): (_NETWORKING, _unhonoured("a later milestone"), True),
     ("networking.istio.io", "Sidecar"): (_NETWORKING, _unhonoured("a later milestone"), True),

@@ -1,7 +1,7 @@
 """The one door to Rust: the data plane and its decisions, as the rest of the package sees them.
 
 In:     settings, transactions and requests as bytes.
-Out:    `Engine`, the pure decisions `authorize`, `route`, `explain`, `digest`, and the errors they raise.
+Out:    `Engine`, the pure decisions `authorize`, `authorize_all`, `route`, `explain`, `digest`, and their errors.
 Fails:  with ImportError where the extension was not built, saying how to build it.
 """
 
@@ -12,6 +12,7 @@ try:
         NativeError,
         SnapshotError,
         authorize,
+        authorize_all,
         digest,
         explain,
         route,
@@ -26,6 +27,7 @@ __all__ = [
     "NativeError",
     "SnapshotError",
     "authorize",
+    "authorize_all",
     "digest",
     "explain",
     "route",

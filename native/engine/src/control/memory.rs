@@ -94,11 +94,16 @@ impl Group {
         })
     }
 
-    /// What is used of what is allowed; `None` without a limit.
+    /// What is used of what is allowed; `None` without a limit. Caches are looked up only where they matter: the kernel sums
+    /// that file up anew for each reader.
     fn percent(&self) -> Option<u64> {
         let limit = self.number(self.limit)?;
-        let used = self.number(self.used)?.saturating_sub(self.droppable());
-        (limit > 0).then(|| (u128::from(used) * 100 / u128::from(limit)) as u64)
+        let used = self.number(self.used)?;
+        let of_limit = |used: u64| (limit > 0).then(|| (u128::from(used) * 100 / u128::from(limit)) as u64);
+        match of_limit(used)? {
+            SHORT_PERCENT.. => of_limit(used.saturating_sub(self.droppable())),
+            comfortable => Some(comfortable),
+        }
     }
 
     fn number(&self, name: &str) -> Option<u64> {

@@ -8,10 +8,10 @@
 //! A connection whose key no longer holds takes no new stream; those under way end as they would, then it says GOAWAY.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use meshdp_model::wordhash::WordMap;
 use meshdp_proto::h2::NotOpened;
 use tokio::time::{sleep, timeout};
 
@@ -23,7 +23,7 @@ use crate::tls::verify::RootId;
 
 /// All connections.
 pub(crate) struct Connections {
-    groups: RefCell<HashMap<Fingerprint, Rc<Group>>>,
+    groups: RefCell<WordMap<Fingerprint, Rc<Group>>>,
     total: usize,
     idle_ms: u64,
 }

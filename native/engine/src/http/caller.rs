@@ -22,6 +22,7 @@ use crate::http::decide::{Head, Scratch, View, is_normalised_alike, path_mode, r
 use crate::http::forward;
 use crate::http::tokens;
 use crate::observe::outcome::Reason;
+use crate::observe::record;
 use crate::observe::telemetry::SeriesCache;
 use crate::tls::ClientAlpn;
 use crate::upstream::Target;
@@ -53,6 +54,8 @@ pub(crate) struct Request {
     pub(crate) grpc: bool,
     /// What its tokens have shown, where tokens are asked for.
     pub(crate) tokens: OnceCell<Authenticated>,
+    /// What policies in the shadow said of it, as the access log has it.
+    pub(crate) shadow: RefCell<Option<Box<str>>>,
 }
 
 /// Why a request is not let in.
@@ -133,6 +136,10 @@ impl<'w> Caller<'w> {
                     let _ = request.tokens.set(judged.map_err(Refused::Token)?);
                 }
                 let view = View::new(&request.head, text, &scratch, request.tokens.get());
+                let shadow = snapshot.shadow_request(facts, &view.facts(facts));
+                if !shadow.is_empty() {
+                    *request.shadow.borrow_mut() = Some(record::shadow(&shadow, self.worker));
+                }
                 let context = &mut *self.policy_context.borrow_mut();
                 let judged = snapshot.authorize_request_in(context, facts, &view.facts(facts));
                 let permit = judged.map_err(Refused::Policy)?;

@@ -75,7 +75,12 @@ impl Forwarded {
         if !composed.is_empty() {
             add("x-forwarded-client-cert", &composed[..]);
         }
-        let drop: &[Known] = if self.inbound { &[Known::XForwardedClientCert] } else { &[] };
+        let drop: &[Known] = match (self.inbound, self.client_certificate.is_empty()) {
+            (false, _) => &[],
+            (true, false) => &[Known::XForwardedClientCert],
+            // Envoy's words to itself, from somebody who proved nothing (HD-09, PN-17).
+            (true, true) => &[Known::XForwardedClientCert, Known::XEnvoy],
+        };
         let host = if head.authority_in_target { head.authority.map(|span| span.of(text)) } else { None };
         let edits = RequestEdits { target, host, drop, append: &append[..count], ..RequestEdits::default() };
         match tokens.filter(|tokens| tokens.changes_request()) {

@@ -5,7 +5,7 @@
 //! Fails: refusals and denials are answered in the words of gRPC where the request is a call (D.6, RT-09).
 //! CONNECT is refused, as over HTTP/1.1 (decision 0092); an extended one for WebSocket is an upgrade (decision 0112).
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -111,6 +111,7 @@ fn read(caller: &Caller<'_>, pinned: &Rc<Pinned>, text: &[u8]) -> Result<Request
                 read,
                 grpc: false,
                 tokens: OnceCell::new(),
+                shadow: RefCell::default(),
             })
         }
         Ok(None) => Err(Outcome::of(Reason::Bug).answered(500)),

@@ -6,7 +6,7 @@
 //! Each request pins the snapshot in force, so that its route and its policy come from the same version.
 //! Source: RFC 9112 §9; attack-cases 2.1; DESIGN section 3.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -212,7 +212,8 @@ impl<'w> HttpSession<'w> {
                 let read = Cell::new(scratch.reads);
                 let content_type = view(&head, &self.received, &scratch).first(Known::ContentType);
                 let grpc = content_type.is_some_and(is_grpc);
-                Ok(Some(Request { head, pinned, started, read, grpc, tokens: OnceCell::new() }))
+                let (tokens, shadow) = (OnceCell::new(), RefCell::default());
+                Ok(Some(Request { head, pinned, started, read, grpc, tokens, shadow }))
             }
             Err(refusal) => Err(NoRequest::Refused(record::refusal(refusal), pinned)),
         }

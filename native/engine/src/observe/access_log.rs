@@ -70,6 +70,8 @@ pub struct Entry<'a> {
     pub sni: &'a str,
     /// The rule of the service that was taken.
     pub route: &'a str,
+    /// What policies in dry run would have decided, and which AUDIT rule matched.
+    pub shadow: &'a str,
 }
 
 /// What a line says of an HTTP request, as the peer sent it.

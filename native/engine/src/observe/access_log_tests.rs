@@ -51,6 +51,7 @@ fn entry<'a>(outcome: &'a Outcome, path: &'a [u8]) -> Entry<'a> {
         principal: "spiffe://cluster.local/ns/default/sa/bookinfo-productpage",
         sni: "outbound_.9080_._.details.default.svc.cluster.local",
         route: "default",
+        shadow: "deny=allowed",
     }
 }
 
@@ -69,26 +70,34 @@ fn lines(mode: Mode, entries: &[Entry<'_>]) -> String {
 }
 
 #[test]
-fn a_request_becomes_istios_text_columns_and_two_more() {
+fn a_request_becomes_istios_text_columns_and_three_more() {
     let outcome = outcome();
     assert_eq!(
         lines(Mode::Text, &[entry(&outcome, b"/details/0")]),
         "[2026-02-27T23:59:59.042Z] \"GET /details/0 HTTP/1.1\" 403 - rbac_denied default/details_viewer \"-\" 0 19 1 1 \
          \"-\" \"curl/8\" \"-\" \"details:9080\" \"127.0.0.1:9080\" inbound|9080|| - 10.0.0.2:9080 [fd00::1]:4711 \
          outbound_.9080_._.details.default.svc.cluster.local default inbound \
-         \"spiffe://cluster.local/ns/default/sa/bookinfo-productpage\"\n"
+         \"spiffe://cluster.local/ns/default/sa/bookinfo-productpage\" deny=allowed\n"
     );
 }
 
 #[test]
 fn an_opaque_connection_has_dashes_and_the_tcp_flags() {
     let outcome = outcome().answered(0);
-    let connection =
-        Entry { http: None, upstream: None, cluster: "", sni: "", route: "", principal: "", ..entry(&outcome, b"") };
+    let connection = Entry {
+        http: None,
+        upstream: None,
+        cluster: "",
+        sni: "",
+        route: "",
+        principal: "",
+        shadow: "",
+        ..entry(&outcome, b"")
+    };
     assert_eq!(
         lines(Mode::Text, &[connection]),
         "[2026-02-27T23:59:59.042Z] \"- - -\" 0 UAEX rbac_denied default/details_viewer \"-\" 0 19 1 - \
-         \"-\" \"-\" \"-\" \"-\" \"-\" - - 10.0.0.2:9080 [fd00::1]:4711 - - inbound \"-\"\n"
+         \"-\" \"-\" \"-\" \"-\" \"-\" - - 10.0.0.2:9080 [fd00::1]:4711 - - inbound \"-\" -\n"
     );
 }
 
@@ -105,7 +114,7 @@ fn json_has_istios_keys_types_and_nulls() {
     assert_eq!(value["upstream_service_time"], 1);
     assert_eq!(value["downstream_remote_address"], "[fd00::1]:4711");
     assert!(value["request_id"].is_null() && value["upstream_local_address"].is_null());
-    assert_eq!(value.as_object().map(serde_json::Map::len), Some(26));
+    assert_eq!(value.as_object().map(serde_json::Map::len), Some(27));
 }
 
 #[test]

@@ -83,6 +83,8 @@ pub enum Reason {
     UpstreamTlsIdentity,
     /// The upstream did not finish its handshake in time.
     UpstreamTlsTimeout,
+    /// What TLS with the upstream needs cannot be used.
+    UpstreamTlsUnusable,
     /// The upstream closed before it answered.
     UpstreamResetBeforeResponse,
     /// The upstream closed in the middle of its answer.

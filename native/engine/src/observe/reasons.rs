@@ -29,7 +29,7 @@ pub struct Row {
 }
 
 /// Every reason, in the order of the enum.
-pub(crate) const TABLE: [Row; 39] = [
+pub(crate) const TABLE: [Row; 40] = [
     Row {
         reason: Reason::Completed,
         code: "completed",
@@ -414,6 +414,17 @@ pub(crate) const TABLE: [Row; 39] = [
         retryable: true,
         sentence: "The endpoint did not finish its TLS handshake in time.",
         cure: "Check the load of the endpoint and the network to it.",
+    },
+    Row {
+        reason: Reason::UpstreamTlsUnusable,
+        code: "upstream_tls_unusable",
+        flags_http: "UF",
+        flags_tcp: "UF",
+        status: 503,
+        side: Side::Local,
+        retryable: false,
+        sentence: "A DestinationRule asks for TLS that cannot begin: a file it names is missing or wrong, or what it says is not honoured.",
+        cure: "Run `meshdp check` on the rule; the files it names must be readable by the sidecar. Nothing is sent in plaintext instead.",
     },
     Row {
         reason: Reason::UpstreamResetBeforeResponse,

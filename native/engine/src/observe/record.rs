@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use meshdp_model::authz::Denial;
+use meshdp_model::authz::shadow::Shadow;
 use meshdp_model::facts::{ConnectionFacts, Direction};
 use meshdp_model::identity::Peer;
 use meshdp_model::snapshot::Snapshot;
@@ -40,6 +41,16 @@ pub(crate) fn denied(worker: &Worker, refused: &Refused) -> (Outcome, &'static s
             (Outcome::of(Reason::TokenRefused).because(refusal.detail()).answered(refusal.status()), refusal.text())
         }
     }
+}
+
+/// Counts what policies in the shadow said, and words it for the access log.
+pub(crate) fn shadow(shadow: &Shadow, worker: &Worker) -> Box<str> {
+    let mut telemetry = worker.telemetry.borrow_mut();
+    for (action, verdict, policy) in shadow.findings() {
+        let name = policy.map_or_else(|| "none".to_owned(), |policy| format!("{}/{}", policy.namespace, policy.name));
+        telemetry.shadowed(action, verdict, &name);
+    }
+    shadow.to_string().into_boxed_str()
 }
 
 /// The end of one request.
@@ -107,7 +118,9 @@ impl RequestRecord<'_, '_> {
             upstream_service_us: None,
         };
         let line = line(&self.caller.link, self.target, &self.outcome);
-        worker.access_log.borrow_mut().write(&LogEntry { http: Some(http), ..line });
+        let shadow = self.request.shadow.borrow();
+        let shadow = shadow.as_deref().unwrap_or_default();
+        worker.access_log.borrow_mut().write(&LogEntry { http: Some(http), shadow, ..line });
     }
 }
 
@@ -162,7 +175,13 @@ impl TcpRecord {
         outcome.bytes_in = moved.0;
         outcome.bytes_out = moved.1;
         outcome.duration_us = self.started.elapsed().as_micros() as u64;
-        let entry = LogEntry { upstream: Some(self.upstream), cluster: &self.cluster, ..line(link, None, &outcome) };
+        let shadow = link.entry.shadow.borrow();
+        let entry = LogEntry {
+            upstream: Some(self.upstream),
+            cluster: &self.cluster,
+            shadow: shadow.as_deref().unwrap_or_default(),
+            ..line(link, None, &outcome)
+        };
         worker.access_log.borrow_mut().write(&entry);
     }
 }
@@ -186,6 +205,7 @@ pub(crate) fn connection_end(worker: &Worker, entry: &Entry, ended: Result<(), F
         return;
     }
     let peer = entry.peer.borrow();
+    let shadow = entry.shadow.borrow();
     let outcome = Outcome::of(reason).because(detail).answered(0);
     let line = LogEntry {
         time: entry.started,
@@ -200,6 +220,7 @@ pub(crate) fn connection_end(worker: &Worker, entry: &Entry, ended: Result<(), F
         principal: peer.as_deref().unwrap_or_default(),
         sni: "",
         route: "",
+        shadow: shadow.as_deref().unwrap_or_default(),
     };
     worker.access_log.borrow_mut().write(&line);
 }
@@ -219,6 +240,7 @@ fn line<'a>(link: &'a Link, target: Option<&'a Target>, outcome: &'a Outcome) ->
         principal: facts.peer.as_ref().map_or("", Peer::uri),
         sni: facts.sni.as_deref().unwrap_or_default(),
         route: "",
+        shadow: "",
     }
 }
 

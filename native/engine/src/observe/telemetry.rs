@@ -45,7 +45,13 @@ impl Telemetry {
     pub fn worker(&self) -> WorkerTelemetry {
         let block = Arc::new(Block::default());
         locked(&self.workers).push(Arc::clone(&block));
-        WorkerTelemetry { block, series: Vec::new(), known: HashMap::new(), policies: HashMap::new() }
+        WorkerTelemetry {
+            block,
+            series: Vec::new(),
+            known: HashMap::new(),
+            policies: HashMap::new(),
+            shadows: HashMap::new(),
+        }
     }
 
     /// A configuration came into force.
@@ -105,6 +111,7 @@ pub struct WorkerTelemetry {
     /// Hash of a key to its id; of keys with equal hashes the later ones stand at the next free number.
     known: HashMap<u64, SeriesId>,
     policies: HashMap<Box<str>, Arc<Cell>>,
+    shadows: HashMap<Box<str>, Arc<Cell>>,
 }
 
 /// A series of one worker; meaningless to any other.
@@ -211,17 +218,14 @@ impl WorkerTelemetry {
 
     /// A policy (`namespace/name`, or `none`) denied a request or a connection.
     pub fn denied(&mut self, policy: &str) {
-        if let Some(cell) = self.policies.get(policy) {
-            return cell.add(1);
-        }
-        let name = if self.policies.len() < MAX_POLICIES { policy } else { OTHER };
-        let block = &self.block;
-        let cell = self.policies.entry(name.into()).or_insert_with(|| {
-            let cell = Arc::<Cell>::default();
-            locked(&block.policies).push((name.into(), Arc::clone(&cell)));
-            cell
-        });
-        cell.add(1);
+        count(&mut self.policies, &self.block.policies, policy, OTHER);
+    }
+
+    /// A policy in the shadow (or `none` of an action's) said what it would have done.
+    pub fn shadowed(&mut self, action: &str, verdict: &str, policy: &str) {
+        let labels =
+            |policy: &str| format!("action=\"{action}\",result=\"{verdict}\",policy=\"{}\"", render::escape(policy));
+        count(&mut self.shadows, &self.block.shadows, &labels(policy), &labels(OTHER));
     }
 
     /// A TLS handshake failed, on either side.
@@ -276,7 +280,8 @@ impl SeriesCache {
 #[derive(Debug, Default)]
 struct Block {
     series: Mutex<Vec<Arc<Series>>>,
-    policies: Mutex<Vec<(Box<str>, Arc<Cell>)>>,
+    policies: Counted,
+    shadows: Counted,
     active: [Cell; 2],
     /// Connections to upstreams that speak HTTP/2, which belong to no downstream connection.
     shared_upstreams: Cell,
@@ -299,6 +304,23 @@ impl Default for ByReason {
     fn default() -> Self {
         Self(std::array::from_fn(|_| Cell::default()))
     }
+}
+
+/// Counters by a text that only the worker adds to.
+type Counted = Mutex<Vec<(Box<str>, Arc<Cell>)>>;
+
+/// Adds one to the counter of a name; where there are as many as may be, to that of `other`.
+fn count(known: &mut HashMap<Box<str>, Arc<Cell>>, shared: &Counted, name: &str, full: &str) {
+    if let Some(cell) = known.get(name) {
+        return cell.add(1);
+    }
+    let name = if known.len() < MAX_POLICIES { name } else { full };
+    let cell = known.entry(name.into()).or_insert_with(|| {
+        let cell = Arc::<Cell>::default();
+        locked(shared).push((name.into(), Arc::clone(&cell)));
+        cell
+    });
+    cell.add(1);
 }
 
 /// The lock's content, also after a panic elsewhere: counters have no invariant that a panic could break.

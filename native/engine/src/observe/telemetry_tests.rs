@@ -186,6 +186,7 @@ fn connections_denials_failures_and_the_sidecars_own() {
     worker.connection_closed(Direction::Inbound, Reason::RbacDenied);
     worker.denied("default/deny-all");
     worker.denied("default/deny-all");
+    worker.shadowed("deny", "denied", "default/\"x");
     worker.tls_failed(Reason::DownstreamTlsUntrusted);
     worker.panicked();
     telemetry.panicked();
@@ -202,6 +203,7 @@ fn connections_denials_failures_and_the_sidecars_own() {
         ("meshdp_active_connections", "direction=\"outbound\"", "1"),
         ("meshdp_connections_total", "direction=\"inbound\",reason=\"rbac_denied\"", "1"),
         ("meshdp_requests_denied_total", "policy=\"default/deny-all\"", "2"),
+        ("meshdp_policy_shadow_total", r#"action="deny",result="denied",policy="default/\"x""#, "1"),
         ("meshdp_tls_failures_total", "reason=\"downstream_tls_untrusted\"", "1"),
         ("meshdp_config_info", "digest=\"def\"", "1"),
         ("meshdp_config_swaps_total", "", "2"),
@@ -227,8 +229,10 @@ fn policies_are_bounded() {
     let mut worker = telemetry.worker();
     for n in 0..MAX_POLICIES + 3 {
         worker.denied(&format!("ns/p{n}"));
+        worker.shadowed("allow", "denied", &format!("ns/p{n}"));
     }
     assert_eq!(value(&telemetry.prometheus(), "meshdp_requests_denied_total", &["policy=\"other\""]), "3");
+    assert_eq!(value(&telemetry.prometheus(), "meshdp_policy_shadow_total", &["policy=\"other\""]), "3");
 }
 
 #[test]

@@ -73,6 +73,14 @@ impl ClientAlpn {
         };
         names.iter().map(|name| name.to_vec()).collect()
     }
+
+    /// What is offered to a server that is no sidecar (B.5): HTTP/2 where that is spoken, else nothing.
+    pub(crate) fn outside_the_mesh(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Http2 => vec![b"h2".to_vec()],
+            Self::Http11 | Self::Tcp => Vec::new(),
+        }
+    }
 }
 
 /// What every configuration made from one set of credentials shares.

@@ -33,6 +33,8 @@ pub(crate) enum TlsFailure {
     Protocol(String),
     /// The socket failed.
     Socket(String),
+    /// What a `DestinationRule` names for TLS cannot be used; nothing was sent.
+    Material(String),
 }
 
 impl TlsFailure {
@@ -50,6 +52,7 @@ impl TlsFailure {
             Self::ServerName(_) => "tls_server_name",
             Self::Protocol(_) => "tls_protocol",
             Self::Socket(_) => "tls_socket",
+            Self::Material(_) => "tls_material",
         }
     }
 }
@@ -79,6 +82,7 @@ impl fmt::Display for TlsFailure {
             Self::ServerName(name) => write!(f, "{name:?} cannot be sent as SNI; a DNS name of at most 253 bytes can"),
             Self::Protocol(why) => write!(f, "the TLS protocol was broken ({why})"),
             Self::Socket(why) => write!(f, "the socket failed under TLS ({why})"),
+            Self::Material(why) => write!(f, "TLS that a DestinationRule asks for cannot begin: {why}"),
         }
     }
 }

@@ -4,6 +4,9 @@
 //! Limits: no time limit of its own; the caller sets one around the whole handshake.
 //! Fails: with the [`TlsFailure`] that ended the handshake; the peer was told by an alert where it still listens.
 
+use std::sync::Arc;
+
+use rustls::ClientConfig;
 use rustls::pki_types::{DnsName, ServerName};
 use tokio::net::TcpStream;
 
@@ -54,6 +57,20 @@ pub(crate) async fn connect(
     let name = server_name(sni, &tcp)?;
     let session = Session::client(credentials.client_config(expected.identities)?, name, alpn.protocols())?;
     shake(TlsStream::new(tcp, session, Vec::new()), credentials, Role::Server).await
+}
+
+/// Opens a handshake for an application: what the server proves is for the configuration's verifier to judge, and is no
+/// identity of the mesh.
+pub(crate) async fn originate(
+    tcp: TcpStream,
+    config: Arc<ClientConfig>,
+    sni: &str,
+    alpn: ClientAlpn,
+) -> Result<Box<TlsStream>, TlsFailure> {
+    let name = server_name(sni, &tcp)?;
+    let mut stream = TlsStream::new(tcp, Session::client(config, name, alpn.outside_the_mesh())?, Vec::new());
+    stream.handshake().await?;
+    Ok(stream)
 }
 
 async fn shake(

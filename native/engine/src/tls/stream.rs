@@ -37,9 +37,8 @@ pub(crate) struct TlsStream {
     closing: bool,
     /// What ended the session. Its buffers may be out of step with rustls then, so nothing is opened any more.
     broken: Option<TlsFailure>,
-    /// What the peer's chain led to, and its last second; zero before the handshake's end.
-    peer_root: RootId,
-    peer_until_unix: u64,
+    /// The mesh's root that the peer's chain led to, and its last second; a server outside the mesh proves none.
+    proof: Option<(RootId, u64)>,
 }
 
 impl TlsStream {
@@ -54,8 +53,7 @@ impl TlsStream {
             peer_closed: false,
             closing: false,
             broken: None,
-            peer_root: RootId::default(),
-            peer_until_unix: 0,
+            proof: None,
         })
     }
 
@@ -70,17 +68,12 @@ impl TlsStream {
 
     /// Notes what the handshake proved of the peer.
     pub(crate) fn proven(&mut self, root: RootId, until_unix: u64) {
-        (self.peer_root, self.peer_until_unix) = (root, until_unix);
+        self.proof = Some((root, until_unix));
     }
 
-    /// The root that the peer's chain led to.
-    pub(crate) fn peer_root(&self) -> &RootId {
-        &self.peer_root
-    }
-
-    /// The last second of the peer's certificate.
-    pub(crate) fn peer_until_unix(&self) -> u64 {
-        self.peer_until_unix
+    /// The mesh's root that the peer's chain led to, and the last second of the peer's certificate.
+    pub(crate) fn proof(&self) -> Option<(&RootId, u64)> {
+        self.proof.as_ref().map(|(root, until_unix)| (root, *until_unix))
     }
 
     pub(crate) fn session(&self) -> &Session {

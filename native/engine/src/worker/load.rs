@@ -4,13 +4,14 @@
 //! Limits: one row per endpoint address with a request in flight.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
+
+use meshdp_model::wordhash::WordMap;
 
 /// Counts per endpoint address.
 #[derive(Default)]
 pub(crate) struct Load {
-    in_flight: RefCell<HashMap<SocketAddr, u32>>,
+    in_flight: RefCell<WordMap<SocketAddr, u32>>,
 }
 
 impl Load {

@@ -11,7 +11,7 @@ pub(crate) mod registry;
 
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use meshdp_model::facts::Direction;
 use meshdp_model::jwt::VerifiedTokens;
 use meshdp_model::snapshot::Snapshot;
+use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
@@ -41,6 +42,7 @@ use crate::settings::Settings;
 use crate::stream::Stream;
 use crate::sys;
 use crate::tls::credentials::{CredentialStore, Credentials};
+use crate::tls::origination::Originations;
 use crate::tls::verify::RootId;
 use crate::worker::buffers::Buffers;
 use crate::worker::health::Health;
@@ -95,6 +97,8 @@ pub(crate) struct Worker {
     pub(crate) h2: Connections,
     pub(crate) load: Load,
     pub(crate) health: Health,
+    /// TLS begun for applications.
+    pub(crate) originations: RefCell<Originations>,
     pub(crate) scratch: RefCell<Scratch>,
     pub(crate) telemetry: RefCell<WorkerTelemetry>,
     pub(crate) access_log: RefCell<AccessLog>,
@@ -131,6 +135,7 @@ impl Worker {
             h2: Connections::new(pool_total, limits.pool_idle_ms),
             load: Load::default(),
             health: Health::default(),
+            originations: RefCell::default(),
             scratch: RefCell::default(),
             telemetry: RefCell::new(telemetry),
             access_log: RefCell::new(access_log),
@@ -330,7 +335,9 @@ pub(crate) fn run(mut setup: Setup) -> std::io::Result<()> {
         }
         drop(seen);
         let ticking = Rc::clone(&worker);
-        last(&worker, move || tick(Rc::clone(&ticking)));
+        // tokio would set the kernel's timer for each wait, as long as it had one of ours to think of.
+        let ticker = Rc::new(sys::ticker(SWEEP)?);
+        last(&worker, move || tick(Rc::clone(&ticking), Rc::clone(&ticker)));
         obey(&worker, commands, &doors).await;
         worker.access_log.borrow_mut().flush();
         Ok(())
@@ -371,12 +378,13 @@ async fn obey(
     }
 }
 
-async fn tick(worker: Rc<Worker>) {
-    let mut interval = tokio::time::interval(SWEEP);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+async fn tick(worker: Rc<Worker>, ticker: Rc<AsyncFd<OwnedFd>>) {
     loop {
-        interval.tick().await;
-        worker.sweep();
+        let Ok(mut ticked) = ticker.readable().await else { return }; // the runtime ends
+        // Ticks that were missed count as one.
+        if let Ok(Ok(_)) = ticked.try_io(|timer| sys::ticks(timer.as_fd())) {
+            worker.sweep();
+        }
     }
 }
 

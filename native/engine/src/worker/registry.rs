@@ -34,6 +34,8 @@ pub(crate) struct Entry {
     pub(crate) protocol: Cell<&'static str>,
     /// TLS version and cipher, once known.
     pub(crate) tls: Cell<Option<[&'static str; 2]>>,
+    /// What policies in the shadow said of an opaque connection, as the access log has it.
+    pub(crate) shadow: RefCell<Option<Box<str>>>,
     /// Requests answered so far.
     pub(crate) requests: Cell<u64>,
     /// Bytes were relayed opaquely, and the access log has its line.
@@ -115,6 +117,7 @@ impl Registry {
             peer: RefCell::new(None),
             protocol: Cell::new("sniffing"),
             tls: Cell::new(None),
+            shadow: RefCell::default(),
             requests: Cell::new(0),
             relayed: Cell::new(false),
             deadline_ms: Cell::new(u64::MAX),

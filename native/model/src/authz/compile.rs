@@ -21,6 +21,8 @@ pub(crate) struct Policies {
     pub(crate) tcp: Layer,
     /// How many value lists there are, hence marks.
     pub(crate) list_count: usize,
+    /// The policies in dry run, compiled as if they were enforced, and those of action AUDIT, where there are any.
+    pub(crate) shadow: Option<Box<Policies>>,
 }
 
 /// The enforced rules of one kind of traffic.
@@ -28,6 +30,8 @@ pub(crate) struct Policies {
 pub(crate) struct Layer {
     pub(crate) deny: RuleSet,
     pub(crate) allow: RuleSet,
+    /// Rules that are recorded; empty but in the shadow.
+    pub(crate) audit: RuleSet,
     /// The ALLOW policies that exist, though none of their rules may be left, as people are told of them: `ns/name (file:line)`.
     pub(crate) allow_policies: Option<Arc<str>>,
 }
@@ -35,16 +39,28 @@ pub(crate) struct Layer {
 impl Policies {
     /// Compiles a section.
     pub(crate) fn compile(section: Authz) -> Result<Self, String> {
+        Self::of(section, false)
+    }
+
+    /// `in_shadow`: every policy counts, so that it can be told what it would do.
+    fn of(section: Authz, in_shadow: bool) -> Result<Self, String> {
         section.policies.iter().try_for_each(check_lists)?;
-        section.policies.iter().filter(|policy| !is_enforced(policy)).try_for_each(check_values)?;
         let mut lists = ListTable::default();
-        let http = Layer::compile(&section, &mut lists, |field| field == Field::Unsupported);
-        let tcp = Layer::compile(&section, &mut lists, Field::is_http_only);
+        let counts = |policy: &Policy| in_shadow || is_enforced(policy);
+        let http = Layer::compile(&section, &mut lists, |field| field == Field::Unsupported, counts);
+        let tcp = Layer::compile(&section, &mut lists, Field::is_http_only, counts);
         // Values are checked where they are compiled; only then, when one is wrong, is its policy looked for.
         let matchers = Matchers::build(&lists.lists);
-        let matchers =
-            matchers.or_else(|reason| section.policies.iter().try_for_each(check_values).and(Err(reason)))?;
-        Ok(Self { matchers, http, tcp, list_count: lists.lists.len(), section })
+        let named = |reason: String| section.policies.iter().try_for_each(check_values).err().unwrap_or(reason);
+        let matchers = matchers.map_err(named)?;
+        let shadow = if in_shadow { None } else { Self::shadow_of(&section)? };
+        Ok(Self { matchers, http, tcp, list_count: lists.lists.len(), shadow, section })
+    }
+
+    fn shadow_of(section: &Authz) -> Result<Option<Box<Self>>, String> {
+        let tried = section.policies.iter().filter(|policy| !is_enforced(policy));
+        let policies: Vec<Policy> = tried.map(|policy| Policy { dry_run: false, ..policy.clone() }).collect();
+        if policies.is_empty() { Ok(None) } else { Self::of(Authz { policies }, true).map(|made| Some(Box::new(made))) }
     }
 
     /// Denies everything: one ALLOW policy without rules.
@@ -62,19 +78,25 @@ impl Policies {
 }
 
 impl Layer {
-    fn compile(section: &Authz, lists: &mut ListTable, cannot_hold: impl Fn(Field) -> bool) -> Self {
-        let (mut deny, mut allow, mut names) = (Vec::new(), Vec::new(), Vec::new());
-        for policy in section.policies.iter().filter(|policy| is_enforced(policy)) {
+    /// Compiles those of the policies that `counts` names; fields that `cannot_hold` names do not exist in this kind of traffic.
+    pub(crate) fn compile(
+        section: &Authz,
+        lists: &mut ListTable,
+        cannot_hold: impl Fn(Field) -> bool,
+        counts: impl Fn(&Policy) -> bool,
+    ) -> Self {
+        let (mut deny, mut allow, mut audit, mut names) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for policy in section.policies.iter().filter(|policy| counts(policy)) {
             let place = match policy.action {
                 Action::Allow => &mut allow,
                 Action::Deny => &mut deny,
-                Action::Audit => continue,
+                Action::Audit => &mut audit,
             };
             if policy.action == Action::Allow {
                 names.push(format!("{}/{} ({})", policy.namespace, policy.name, policy.where_));
             }
             for (index, rule) in policy.rules.iter().enumerate() {
-                if policy.action == Action::Allow && predicates(rule).any(|predicate| cannot_hold(predicate.field)) {
+                if is_dropped(policy.action, rule, &cannot_hold) {
                     continue;
                 }
                 let policy = Arc::new(PolicyRef::new(policy, index));
@@ -82,7 +104,7 @@ impl Layer {
             }
         }
         let allow_policies = (!names.is_empty()).then(|| told(&names).into());
-        Self { deny: RuleSet::new(deny), allow: RuleSet::new(allow), allow_policies }
+        Self { deny: RuleSet::new(deny), allow: RuleSet::new(allow), audit: RuleSet::new(audit), allow_policies }
     }
 }
 
@@ -139,9 +161,14 @@ impl RuleSet {
     }
 }
 
+/// D.5: an ALLOW rule with a predicate that cannot hold goes whole, rules of other actions go on without it.
+pub(crate) fn is_dropped(action: Action, rule: &Rule, cannot_hold: impl Fn(Field) -> bool) -> bool {
+    action == Action::Allow && predicates(rule).any(|predicate| cannot_hold(predicate.field))
+}
+
 /// One rule over marks.
 #[derive(Debug)]
-struct CompiledRule {
+pub(crate) struct CompiledRule {
     policy: Arc<PolicyRef>,
     from: AnyOf,
     to: AnyOf,
@@ -156,15 +183,21 @@ type AllOf = Vec<Test>;
 
 /// A list of values, and whether it must be marked or must not.
 #[derive(Clone, Copy, Debug)]
-struct Test {
+pub(crate) struct Test {
     list: u32,
     negate: bool,
     /// How few requests mark the list, roughly; lower is fewer.
     rank: u8,
 }
 
+impl Test {
+    pub(crate) fn holds(self, marks: &Marks) -> bool {
+        marks.has(self.list) != self.negate
+    }
+}
+
 impl CompiledRule {
-    fn compile(
+    pub(crate) fn compile(
         policy: Arc<PolicyRef>,
         rule: &Rule,
         lists: &mut ListTable,
@@ -185,8 +218,8 @@ impl CompiledRule {
         }
     }
 
-    fn matches(&self, marks: &Marks) -> bool {
-        let all = |tests: &AllOf| tests.iter().all(|test| marks.has(test.list) != test.negate);
+    pub(crate) fn matches(&self, marks: &Marks) -> bool {
+        let all = |tests: &AllOf| tests.iter().all(|test| test.holds(marks));
         let any = |alternatives: &AnyOf| alternatives.is_empty() || alternatives.iter().any(all);
         any(&self.from) && any(&self.to) && all(&self.when)
     }
@@ -210,13 +243,14 @@ fn rarest(tests: &AllOf) -> Option<Test> {
 
 /// The distinct value lists; a negated list is the same list.
 #[derive(Default)]
-struct ListTable {
-    lists: Vec<Predicate>,
+pub(crate) struct ListTable {
+    pub(crate) lists: Vec<Predicate>,
     numbers: HashMap<Predicate, u32>,
 }
 
 impl ListTable {
-    fn test(&mut self, predicate: &Predicate) -> Test {
+    /// The test for a predicate; its list is taken in when it is new.
+    pub(crate) fn test(&mut self, predicate: &Predicate) -> Test {
         let list = Predicate { negate: false, ..predicate.clone() };
         let next = self.lists.len() as u32;
         let number = *self.numbers.entry(list.clone()).or_insert(next);
@@ -272,6 +306,6 @@ fn of_policy(policy: &Policy, reason: &str) -> String {
 }
 
 /// All predicates of a rule.
-fn predicates(rule: &Rule) -> impl Iterator<Item = &Predicate> {
+pub(crate) fn predicates(rule: &Rule) -> impl Iterator<Item = &Predicate> {
     rule.from.iter().chain(&rule.to).flatten().chain(&rule.when)
 }

@@ -15,6 +15,7 @@ use crate::authz::patterns::{Pattern, PatternList};
 use crate::bytemap::ByteMap;
 use crate::facts::{ConnectionFacts, RequestFacts};
 use crate::sections::{Field, Predicate, Value, ValueKind};
+use crate::wordhash::WordMap;
 
 /// All value lists of the policies, by attribute.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub(crate) struct Matchers {
     sni: TextMatcher,
     source_ip: NetMatcher,
     destination_ip: NetMatcher,
-    destination_port: HashMap<u16, Lists>,
+    destination_port: WordMap<u16, Lists>,
     remote_ip: NetMatcher,
     host: TextMatcher,
     method: TextMatcher,
@@ -238,8 +239,8 @@ pub(crate) fn network(field: Field, value: &Value) -> Result<IpNet, String> {
     }
 }
 
-fn ports(lists: &[Predicate]) -> Result<HashMap<u16, Lists>, String> {
-    let mut ports: HashMap<u16, Lists> = HashMap::new();
+fn ports(lists: &[Predicate]) -> Result<WordMap<u16, Lists>, String> {
+    let mut ports: WordMap<u16, Lists> = WordMap::default();
     for (number, list) in (0..).zip(lists).filter(|(_, list)| list.field == Field::DestinationPort) {
         for value in &list.values {
             ports.entry(port(value)?).or_default().push(number);

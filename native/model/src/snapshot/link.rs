@@ -18,6 +18,7 @@ use crate::snapshot::peers::PeerTable;
 use crate::snapshot::services::ServiceIndex;
 use crate::snapshot::set::SectionSet;
 use crate::snapshot::transaction::Transaction;
+use crate::wordhash::WordMap;
 
 /// The tables of one snapshot.
 #[derive(Clone, Debug)]
@@ -28,7 +29,7 @@ pub(crate) struct Linked {
     pub(crate) peers: PeerTable,
     pub(crate) policies: Arc<Policies>,
     pub(crate) tokens: Option<Arc<TokenRules>>,
-    pub(crate) inbound: HashMap<u16, Arc<Inbound>>,
+    pub(crate) inbound: WordMap<u16, Arc<Inbound>>,
     pub(crate) passthrough: Option<Arc<Inbound>>,
     pub(crate) services: Arc<ServiceIndex>,
     pub(crate) clusters: HashMap<Arc<str>, (Arc<Cluster>, Arc<EndpointSet>)>,
@@ -44,7 +45,7 @@ impl Linked {
             peers: PeerTable::default(),
             policies: Arc::new(Policies::closed()),
             tokens: None,
-            inbound: HashMap::new(),
+            inbound: WordMap::default(),
             passthrough: None,
             services: Arc::new(ServiceIndex::default()),
             clusters: HashMap::new(),

@@ -3,24 +3,25 @@
 //! In:      the services of a snapshot, from `link`.      Out: `ServiceIndex`, read by `listener` and `route`.
 //! Source:  istio-semantics F.1.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::bytemap::ByteMap;
 use crate::listener::Outbound;
 use crate::sections::{PortProtocol, Service};
+use crate::wordhash::WordMap;
 
 /// Services by what names them. Where two claim the same name or address, the first in the order of section names has
 /// it.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceIndex {
     services: Vec<Arc<Service>>,
-    by_address: HashMap<(IpAddr, u16), usize>,
+    by_address: WordMap<(IpAddr, u16), usize>,
     /// Opaque and sniffed services without an address.
-    by_port: HashMap<u16, usize>,
+    by_port: WordMap<u16, usize>,
     http_ports: HashSet<u16>,
-    domains: HashMap<u16, Domains>,
+    domains: WordMap<u16, Domains>,
 }
 
 /// The Host names of one port.

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::{Entry, HttpFields, MAX_FIELD_BYTES};
 use crate::observe::outcome::Reason;
 
-/// Appends Istio's default text line, with direction and identity as two more columns at its end.
+/// Appends Istio's default text line, with direction, identity and shadow as three more columns at its end.
 pub(super) fn text(out: &mut Vec<u8>, clock: &mut Clock, entry: &Entry<'_>) {
     out.push(b'[');
     out.extend_from_slice(clock.stamp(entry.time));
@@ -67,6 +67,7 @@ fn text_peers(out: &mut Vec<u8>, entry: &Entry<'_>) {
         bare(out, text);
     }
     quoted(out, entry.principal.as_bytes());
+    bare(out, entry.shadow);
 }
 
 /// Appends one JSON object with Istio's keys and ours; missing values are `null`.
@@ -94,6 +95,7 @@ pub(super) fn json(out: &mut Vec<u8>, clock: &mut Clock, entry: &Entry<'_>) {
     json_text(out, "requested_server_name", entry.sni.as_bytes());
     json_text(out, "route_name", entry.route.as_bytes());
     json_text(out, "source_principal", entry.principal.as_bytes());
+    json_text(out, "shadow_policy", entry.shadow.as_bytes());
     out.extend_from_slice(b"}\n");
 }
 
@@ -120,7 +122,8 @@ fn transport_failure<'a>(entry: &Entry<'a>) -> &'a str {
         Reason::UpstreamTlsFailed
         | Reason::UpstreamTlsUntrusted
         | Reason::UpstreamTlsIdentity
-        | Reason::UpstreamTlsTimeout => &entry.outcome.detail,
+        | Reason::UpstreamTlsTimeout
+        | Reason::UpstreamTlsUnusable => &entry.outcome.detail,
         _ => "",
     }
 }

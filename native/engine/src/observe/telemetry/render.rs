@@ -56,6 +56,7 @@ pub(super) fn json(telemetry: &Telemetry) -> Value {
         "connections": Map::from_iter(ways),
         "upstream_http2": sums.shared_upstreams,
         "denied": sums.denied,
+        "shadow": sums.shadow,
         "tls_failures": by_reason(&sums.tls_failures),
         "config": {
             "digest": *locked(&telemetry.config),
@@ -82,6 +83,8 @@ fn by_reason(counts: &[u64; Reason::COUNT]) -> BTreeMap<&'static str, u64> {
 struct Sums {
     series: BTreeMap<Labels, Sum>,
     denied: BTreeMap<String, u64>,
+    /// By labels, as Prometheus has them.
+    shadow: BTreeMap<String, u64>,
     active: [u64; 2],
     shared_upstreams: u64,
     closed: [[u64; Reason::COUNT]; 2],
@@ -95,6 +98,7 @@ impl Sums {
         let mut sums = Self {
             series: BTreeMap::new(),
             denied: BTreeMap::new(),
+            shadow: BTreeMap::new(),
             active: [0; 2],
             shared_upstreams: 0,
             closed: [[0; Reason::COUNT]; 2],
@@ -116,6 +120,9 @@ impl Sums {
         }
         for (policy, cell) in locked(&block.policies).iter() {
             *self.denied.entry(policy.to_string()).or_default() += cell.read();
+        }
+        for (labels, cell) in locked(&block.shadows).iter() {
+            *self.shadow.entry(labels.to_string()).or_default() += cell.read();
         }
         for way in DIRECTIONS.map(|way| way as usize) {
             self.active[way] += block.active[way].read();
@@ -293,6 +300,10 @@ impl Page {
         for (policy, count) in &sums.denied {
             self.line("meshdp_requests_denied_total", &format!("policy=\"{}\"", escape(policy)), *count);
         }
+        self.family("meshdp_policy_shadow_total", "counter", "What policies in dry run or of action AUDIT said.");
+        for (labels, count) in &sums.shadow {
+            self.line("meshdp_policy_shadow_total", labels, *count);
+        }
         self.family("meshdp_tls_failures_total", "counter", "TLS handshakes that failed.");
         for (code, count) in by_reason(&sums.tls_failures) {
             self.line("meshdp_tls_failures_total", &format!("reason=\"{code}\""), count);
@@ -363,7 +374,7 @@ fn label_text(labels: &Labels) -> String {
 }
 
 /// A label's value; control characters but the line feed become `_`.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
