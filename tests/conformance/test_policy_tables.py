@@ -183,7 +183,13 @@ def test_values(case: str) -> None:
 
 WEBHOOK = {
     f"{kind}/{name}": (kind, row)
-    for kind in ("AuthorizationPolicy", "DestinationRule", "PeerAuthentication", "RequestAuthentication", "WorkloadEntry")
+    for kind in (
+        "AuthorizationPolicy",
+        "DestinationRule",
+        "PeerAuthentication",
+        "RequestAuthentication",
+        "WorkloadEntry",
+    )
     for name, row in _named(
         "webhook", table("validation/networking_validation_cases.json", f"TestValidate{kind}")
     ).items()
