@@ -131,20 +131,20 @@ def put_in_force(mesh: Mesh, tls: str) -> None:
         mesh.pair.replace("policies.yaml", documents, mesh.pair.client)
 
 
-def ask(mesh: Mesh, port: int = HTTP, host: str = "outside") -> int:
+def ask(mesh: Mesh, port: int = HTTP, host: str = "outside", target: str = "/") -> int:
     """The status of a request of the application, which speaks plain HTTP."""
     with mesh.pair.client.connect((ADDRESS, port)) as connection:
-        wire.send_pieces(connection, [get("/", host=host)])
+        wire.send_pieces(connection, [get(target, host=host)])
         heard = wire.listen(connection, 1, 5)
         return heard.statuses[0] if heard.statuses else 0
 
 
-def reason(mesh: Mesh, at: int) -> str:
-    return str(
-        mesh.logged(mesh.pair.client, at, lambda line: line["response_code_details"] != "completed")[
-            "response_code_details"
-        ]
-    )
+def refused(mesh: Mesh, host: str = "outside") -> tuple[int, str]:
+    """The status of a request, and the reason that the log gives for this very one."""
+    at, target = position(mesh.pair.client), f"/{wire.nonce().decode()}"
+    status = ask(mesh, host=host, target=target)
+    line = mesh.logged(mesh.pair.client, at, lambda line: line["path"] == target)
+    return status, str(line["response_code_details"])
 
 
 @pytest.mark.parametrize("port", [HTTP, OPAQUE])
@@ -170,9 +170,7 @@ def test_connections_are_kept_and_shared_and_a_rule_that_changes_ends_that(mesh:
 def test_tl_02_a_server_of_another_authority_gets_nothing(mesh: Mesh, outside: Outside) -> None:
     put_in_force(mesh, f"mode: SIMPLE, caCertificates: {outside.folder}/ca.pem")
     outside.serve(HOST, Root("somebody else"))
-    at = position(mesh.pair.client)
-    assert ask(mesh) == 503
-    assert (reason(mesh, at), outside.requests) == ("upstream_tls_untrusted", 0)
+    assert (*refused(mesh), outside.requests) == (503, "upstream_tls_untrusted", 0)
 
 
 @pytest.mark.parametrize("more", ["", ", sni: elsewhere.example", ", subjectAltNames: [elsewhere.example]"])
@@ -180,10 +178,8 @@ def test_tl_04_a_server_with_another_name_gets_nothing(mesh: Mesh, outside: Outs
     put_in_force(mesh, f"mode: SIMPLE, caCertificates: {outside.folder}/ca.pem{more}")
     if not more:
         outside.serve("elsewhere.example")
-    at = position(mesh.pair.client)
     # The name in the request does not choose the name that is looked for.
-    assert ask(mesh, host=HOST) == 503
-    assert (reason(mesh, at), outside.requests) == ("upstream_tls_identity", 0)
+    assert (*refused(mesh, HOST), outside.requests) == (503, "upstream_tls_identity", 0)
 
 
 def test_mutual_shows_the_certificate_that_is_named_and_not_the_sidecars_own(mesh: Mesh, outside: Outside) -> None:
@@ -212,17 +208,16 @@ def test_what_cannot_be_honoured_is_refused_and_never_sent_in_plaintext(mesh: Me
     # A good rule of the same name would stay in force where the next one is not accepted.
     mesh.pair.replace("policies.yaml", f"{SERVICE}# {tls}\n", mesh.pair.client)
     put_in_force(mesh, tls)
-    at, before = position(mesh.pair.client), len(outside.asked)
-    assert [ask(mesh, port) for port in (HTTP, OPAQUE)] == [503, 0]
-    assert (reason(mesh, at), outside.requests, len(outside.asked)) == ("upstream_tls_unusable", 0, before)
+    before = len(outside.asked)
+    assert (*refused(mesh), ask(mesh, OPAQUE)) == (503, "upstream_tls_unusable", 0)
+    assert (outside.requests, len(outside.asked)) == (0, before)
 
 
 def test_without_a_bundle_the_systems_authorities_are_asked_and_do_not_know_ours(mesh: Mesh, outside: Outside) -> None:
     put_in_force(mesh, "mode: SIMPLE")
-    at = position(mesh.pair.client)
-    assert (ask(mesh), outside.requests) == (503, 0)
     there = os.path.exists("/etc/ssl/certs/ca-certificates.crt")
-    assert reason(mesh, at) == ("upstream_tls_untrusted" if there else "upstream_tls_unusable")
+    expected = "upstream_tls_untrusted" if there else "upstream_tls_unusable"
+    assert (*refused(mesh), outside.requests) == (503, expected, 0)
 
 
 def test_unverified_servers_are_taken_where_the_rule_says_so(mesh: Mesh, outside: Outside) -> None:
