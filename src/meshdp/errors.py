@@ -143,10 +143,12 @@ CODES: dict[str, Code] = {
         "condition not honoured yet", "warning", "An ALLOW rule with it never matches, a DENY rule matches without it."
     ),
     "MDP0303": Code("CUSTOM not honoured before M4", "warning", "Until then its rules deny what they match."),
-    "MDP0304": Code(
-        "RequestAuthentication not honoured before M4", "warning", "Until then requests to what it selects are denied."
-    ),
     "MDP0305": Code("policy without effect", "warning", "Remove it, or change the field that is named."),
+    "MDP0330": Code(
+        "no key for tokens",
+        "warning",
+        "Until there is one, tokens of this issuer are refused; those without a token pass.",
+    ),
     # security: what `meshdp authz check` finds in what policies do
     "MDP0350": Code("rule never matches", "warning", "Correct what contradicts itself, or remove the rule."),
     "MDP0351": Code("value never matches", "warning", "Write the value as requests have it."),

@@ -47,7 +47,10 @@ ROWS: dict[str, tuple[str, ...]] = {
         "test_2_19_a_certificate_that_names_nobody_or_several_is_refused",
     ),
     "PeerAuthentication unreadable": ("test_2_19_an_unreadable_peer_authentication_is_strict",),
-    "JWKS unavailable": ("waits: M4: tokens; until then test_2_19_what_waits_for_tokens_denies",),
+    "JWKS unavailable": (
+        "test_2_19_without_keys_tokens_are_refused_and_nothing_else",
+        "test_2_19_a_request_authentication_that_cannot_be_honoured_denies",
+    ),
     "ext-authz unavailable": ("waits: M4: CUSTOM; until then test_2_19_what_waits_for_an_external_authorizer_denies",),
     "own certificate expired, no renewal": (f"{BAD_INPUT}::test_own_certificate_that_expires",),
     "CRL expected but absent/stale": ("waits: M4: revocation lists are not read",),
@@ -145,7 +148,10 @@ def opaque(mesh: Mesh, direction: str = "outbound") -> bytes:
         return b""
 
 
-UNKNOWN = ['when: [{key: "request.auth.claims[group]", values: [a]}]', 'from: [{source: {requestPrincipals: ["*"]}}]']
+UNKNOWN = [
+    'when: [{key: "experimental.envoy.filters.a[b]", values: [a]}]',
+    'when: [{key: "experimental.envoy.filters.http.jwt_authn[payload]", values: ["*"]}]',
+]
 
 
 @pytest.mark.parametrize("condition", UNKNOWN)
@@ -176,11 +182,21 @@ def test_2_19_a_rule_about_http_on_a_port_that_is_not(quiet: Mesh) -> None:
     assert (opaque(quiet), quiet.status()) == (b"", 200)
 
 
-def test_2_19_what_waits_for_tokens_denies(quiet: Mesh) -> None:
+def test_2_19_a_request_authentication_that_cannot_be_honoured_denies(quiet: Mesh) -> None:
     head = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: r, namespace: default}\n"
-    rule = 'jwtRules: [{issuer: "i", jwksUri: "https://127.0.0.1:1/keys"}]'
-    quiet.pair.configure(f"{head}spec: {{selector: {{matchLabels: {{app: server}}}}, {rule}}}\n")
+    quiet.pair.configure(f"{head}spec: {{selector: {{matchLabels: {{app: server}}}}, jwtRules: [{{issuer: ''}}]}}\n")
     assert quiet.status("/any") == 403
+
+
+def test_2_19_without_keys_tokens_are_refused_and_nothing_else(quiet: Mesh) -> None:
+    head = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: r, namespace: default}\n"
+    rule = "jwtRules: [{issuer: i, jwksUri: 'https://127.0.0.1:1/keys'}]"
+    quiet.pair.configure(f"{head}spec: {{selector: {{matchLabels: {{app: server}}}}, {rule}}}\n")
+    # {"alg":"ES256"} and {"iss":"i"}
+    token = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJpIn0.AAAA"
+    refused = quiet.ask(get("/any", f"Authorization: Bearer {token}")).answers[0]
+    assert (refused.status, refused.body) == (401, b"Jwks remote fetch is failed")
+    assert quiet.status("/any") == 200
 
 
 def test_2_19_what_waits_for_an_external_authorizer_denies(quiet: Mesh) -> None:

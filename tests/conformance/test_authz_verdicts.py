@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
 from tests.support.conformance import FOREIGN, ROOT, Unsupported, params
 from tests.support.judges import judge
-from tests.support.verdicts import as_seen, compiled, feature_of, request_feature_of, request_of
+from tests.support.verdicts import as_seen, compiled, feature_of, recorded_set, request_feature_of, request_of
 
 TOPIC = "authz-verdicts"
 FOLDER = ROOT / TOPIC
@@ -19,7 +18,7 @@ JUDGE, JUDGED_BY = judge()
 
 @pytest.mark.parametrize("case", params(TOPIC, IDS))
 def test_a_recorded_set(case: str) -> None:
-    recorded = json.loads((FOLDER / f"{case}.json").read_text())
+    recorded = recorded_set(FOLDER / f"{case}.json")
     unsupported = Unsupported.of(TOPIC)
     transaction, findings = compiled(recorded)
     if not recorded["admission"]["accepted"]:

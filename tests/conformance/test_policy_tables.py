@@ -183,7 +183,13 @@ def test_values(case: str) -> None:
 
 WEBHOOK = {
     f"{kind}/{name}": (kind, row)
-    for kind in ("AuthorizationPolicy", "DestinationRule", "PeerAuthentication", "WorkloadEntry")
+    for kind in (
+        "AuthorizationPolicy",
+        "DestinationRule",
+        "PeerAuthentication",
+        "RequestAuthentication",
+        "WorkloadEntry",
+    )
     for name, row in _named(
         "webhook", table("validation/networking_validation_cases.json", f"TestValidate{kind}")
     ).items()
@@ -194,6 +200,9 @@ WEBHOOK = {
 def test_what_the_webhook_says(case: str) -> None:
     kind, row = WEBHOOK[case]
     spec = {name: value for name, value in row["in"].items() if name != "$type"}
+    for rule in spec.get("jwtRules", []):
+        if rule.get("issuer") == "":
+            del rule["issuer"]  # what is empty in Go is absent in a document, where the schema refuses it written out
     metadata = {"name": "x", "namespace": "default", "annotations": row.get("annotations") or {}}
     document = _object(kind, metadata, spec)
     errors = load([("in.yaml", yaml.safe_dump(document))]).errors
@@ -214,10 +223,11 @@ def test_tls_of_a_destination_rule(case: str) -> None:
 
 def _crd_cases() -> dict[str, tuple[bool, Json]]:
     found = {}
-    for name in ("authz", "destinationrule", "peerauth"):
+    for name in ("authz", "destinationrule", "peerauth", "reqauth"):
         for valid in (True, False):
             path = ROOT / "validation" / "api-crd" / f"{name}-{'valid' if valid else 'invalid'}.yaml"
-            for document in yaml.safe_load_all(path.read_text()) if path.exists() else ():
+            documents = yaml.safe_load_all(path.read_text()) if path.exists() else ()
+            for document in (document for document in documents if document):
                 case = f"api-crd/{name}/{document['metadata']['name']}"
                 found[case if case not in found else f"{case}-{len(found)}"] = (valid, document)
     return found

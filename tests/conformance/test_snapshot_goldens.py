@@ -25,6 +25,7 @@ TYPES: dict[str, type[msgspec.Struct]] = {
     "mesh": sections.Mesh,
     "workload": sections.Self,
     "peers": sections.Peers,
+    "authn": sections.Authn,
     "authz": sections.Authz,
     "telemetry": sections.Telemetry,
     "inbound": sections.Inbound,

@@ -259,15 +259,17 @@ def test_policy_with_an_unknown_field_denies(mesh: Mesh) -> None:
 
 
 def unsupported(action: str) -> str:
-    """A policy that decodes and cannot be honoured yet: it asks for a token's claims."""
+    """A policy that decodes and cannot be honoured: it asks for what a filter of Envoy says."""
     return f"""
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
-metadata: {{name: with-token, namespace: default}}
+metadata: {{name: with-metadata, namespace: default}}
 spec:
   selector: {{matchLabels: {{app: server}}}}
   action: {action}
-  rules: [{{from: [{{source: {{requestPrincipals: ["*"]}}}}], to: [{{operation: {{paths: ["/guarded"]}}}}]}}]
+  rules:
+  - to: [{{operation: {{paths: ["/guarded"]}}}}]
+    when: [{{key: "experimental.envoy.filters.a[b]", values: [c]}}]
 """
 
 

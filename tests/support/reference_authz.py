@@ -158,7 +158,7 @@ def _hits(policy: Json, facts: Json, http: bool) -> list[str]:
 
 def _rule_matches(rule: Json, facts: Json, http: bool, allow: bool) -> bool:
     def dropped(predicate: Json) -> bool:
-        http_only = predicate["field"] in ("host", "method", "path", "header", "unsupported")
+        http_only = predicate["field"] in HTTP_ONLY
         return predicate["field"] == "unsupported" or (http_only and not http)
 
     def holds(predicates: list[Json]) -> bool:
@@ -186,6 +186,8 @@ def _facts(predicate: Json, facts: Json) -> list[str]:
             return [facts["peer"]] if facts["peer"] else []
         case "header":
             return [value for name, value in facts["headers"] if name == predicate["name"]]
+        case "request_principal" | "claim":
+            return []  # tokens are not read here: a request has none
     return [facts[predicate["field"]]]
 
 
@@ -223,4 +225,5 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
+HTTP_ONLY = ("host", "method", "path", "header", "request_principal", "claim", "unsupported")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})

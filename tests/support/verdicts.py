@@ -7,6 +7,9 @@ Out:    `compiled`: the transaction of its workload and the findings; `request_o
 from __future__ import annotations
 
 import json
+import re
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from meshdp.compiler import compile_workload
@@ -84,8 +87,8 @@ def compiled(case: Json) -> tuple[bytes, list[Finding]]:
 def feature_of(case: Json) -> Entry | None:
     """What a set needs that is not built yet."""
     text = json.dumps(case["resources"])
-    if any(word in text for word in ("RequestAuthentication", "request.auth", "equestPrincipals", "experimental.")):
-        return {"reason": "tokens are not verified: fails closed", "milestone": "M4"}
+    if "experimental." in text:
+        return {"reason": "metadata of Envoy's filters: fails closed", "milestone": "by design"}
     if '"CUSTOM"' in text:
         return {"reason": "external authorizers are not called: fails closed", "milestone": "M4"}
     return None
@@ -98,6 +101,9 @@ def request_feature_of(recorded: Json) -> Entry | None:
     if "\t" in recorded["request"].get("path", ""):
         return {"reason": "a tab before the version is refused (attack case H1-49)", "milestone": "by design"}
     note = recorded.get("note", "")
+    if note == "crit header":
+        reason = "a token with extensions that must be understood is refused (decision 0121)"
+        return {"reason": reason, "milestone": "by design"}
     if note == "two Host headers":
         return {"reason": "two Host headers are refused (attack case H1-51)", "milestone": "by design"}
     if "certificate with" in note:
@@ -120,6 +126,20 @@ def request_of(recorded: Json) -> Json:
         "fields": _fields(request, source["xff"], recorded["tls"]) if http2 else None,
         "detected": {"tls": recorded["tls"], "alpn": _detected(recorded, http, http2)},
     }
+
+
+def recorded_set(path: Path) -> Json:
+    """A set with the tokens that stand in it by name put in."""
+    return dict(json.loads(_TOKEN.sub(lambda found: _tokens(path.parent)[found[1]], path.read_text())))
+
+
+@cache
+def _tokens(folder: Path) -> dict[str, str]:
+    written = json.loads((folder / "tokens.json").read_text())
+    return {name: ".".join(parts) for name, parts in written.items()}
+
+
+_TOKEN = re.compile(r"\{\{token:(\w+)\}\}")
 
 
 def _detected(recorded: Json, http: bool, http2: bool) -> list[str]:

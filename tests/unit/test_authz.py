@@ -113,7 +113,26 @@ def test_selection_is_by_namespace_and_labels_and_not_by_target() -> None:
         ),
         ("ipBlocks: [10.1.2.3/8, '::1']", [("source_ip", False, [("cidr", "10.0.0.0/8"), ("cidr", "::1/128")])]),
         ("notRemoteIpBlocks: [1.2.3.4]", [("remote_ip", True, [("cidr", "1.2.3.4/32")])]),
-        ("requestPrincipals: [a], notRequestPrincipals: [b]", [("unsupported", False, []), ("unsupported", True, [])]),
+        (
+            "requestPrincipals: [i/s, i/*, i/s*, '*/s', '*i/s', '*s', 'i*', i], notRequestPrincipals: ['*']",
+            [
+                (
+                    "request_principal",
+                    False,
+                    [
+                        ("exact", "i\0s"),
+                        ("regex", r"i\x00[^\x00]+"),
+                        ("prefix", "i\0s"),
+                        ("suffix", "\0s"),
+                        ("suffix", "i\0s"),
+                        ("suffix", "s"),
+                        ("prefix", "i"),
+                        ("exact", "i"),
+                    ],
+                ),
+                ("request_principal", True, [("regex", r"[^\x00]+\x00[^\x00]+")]),
+            ],
+        ),
     ],
 )
 def test_sources(text: str, expected: list[Any]) -> None:
@@ -156,7 +175,10 @@ def test_operations(text: str, expected: list[Any]) -> None:
         ("key: connection.sni, values: [A, '*']", [("sni", False, [("exact", "A"), ("present", "")])]),
         ("key: source.principal, values: [a]", [("principal", False, [("exact", "a")])]),
         ("key: source.namespace, notValues: [a]", [("identity", True, [("regex", ".*/ns/a/.*")])]),
-        ("key: request.auth.principal, values: [a]", [("unsupported", False, [])]),
+        ("key: request.auth.principal, values: [a/b]", [("request_principal", False, [("exact", "a\0b")])]),
+        ("key: request.auth.audiences, values: [a]", [("claim", False, [("exact", "a")])]),
+        ("key: 'request.auth.claims[a][b]', notValues: ['x*']", [("claim", True, [("prefix", "x")])]),
+        ("key: 'experimental.envoy.filters.a[b]', values: [a]", [("unsupported", False, [])]),
     ],
 )
 def test_conditions(text: str, expected: list[Any]) -> None:
@@ -197,9 +219,23 @@ def test_custom_denies_what_its_rules_match_until_providers_are_called() -> None
     assert _flat(found["rules"][0]["to"][0]) == [("path", False, [("exact", "/a")])]
 
 
-def test_a_request_authentication_closes_what_it_selects_until_tokens_are_verified() -> None:
-    (found,) = _policies(policy("RequestAuthentication", "{jwtRules: [{issuer: a}]}", "jwt"))
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "{jwtRules: [{}]}",
+        "{jwtRules: [{issuer: https://a, jwksUrl: https://b}]}",
+        "{jwtRules: [{issuer: https://a, outputClaimToHeaders: [{header: Host, claim: sub}]}]}",
+    ],
+)
+def test_a_request_authentication_that_cannot_be_honoured_closes_what_it_selects(spec: str) -> None:
+    (found,) = _policies(policy("RequestAuthentication", spec, "jwt"))
     assert (found["name"], found["action"], found["rules"]) == ("RequestAuthentication/jwt", "DENY", ALWAYS)
+
+
+def test_more_rules_than_the_engine_takes_close_what_they_select() -> None:
+    rules = ", ".join(f"{{issuer: https://i{number}}}" for number in range(33))
+    texts = [policy("RequestAuthentication", f"{{jwtRules: [{rules}]}}", name) for name in ("a", "b")]
+    assert [found["action"] for found in _policies("---\n".join(texts))] == ["DENY", "DENY"]
 
 
 def test_aliases_expand_principals_and_exact_trust_domains() -> None:

@@ -4,10 +4,16 @@
 //! Fails: `SnapshotError` for the transaction, `NativeError` for a request document that cannot be read.
 //! The stages and their order are those of `engine/connection.rs`, without sockets.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use meshdp_engine::http::decide::{Head, Scratch, View, path_mode, read_head};
+use meshdp_engine::http::tokens::judge_tokens;
 use meshdp_model::authz::{Denial, Permit};
 use meshdp_model::facts::{ConnectionFacts, Direction};
 use meshdp_model::identity::Peer;
+use meshdp_model::jwt::{Authenticated, KeySet, KeyTable, TokenRefusal, VerifiedTokens};
 use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
 use meshdp_model::sections::{Chain, ChainProtocol};
@@ -59,7 +65,7 @@ pub(crate) fn route<'py>(python: Python<'py>, transaction: &[u8], request: &[u8]
     let mut scratch = Scratch::default();
     let head = asked.read(&snapshot, &mut scratch).ok().flatten();
     let authority = match &head {
-        Some(head) => asked.view(head, &scratch).authority().to_vec(),
+        Some(head) => asked.view(head, &scratch, None).authority().to_vec(),
         None => Vec::new(),
     };
     let route = match snapshot.outbound(facts.destination) {
@@ -79,8 +85,8 @@ pub(crate) fn explain<'py>(python: Python<'py>, transaction: &[u8], request: &[u
     let explanation = match &standing {
         Standing::Over(_) => None,
         Standing::Opaque { facts, .. } => Some(snapshot.explain_connection(facts)),
-        Standing::Request { facts, head, .. } => {
-            Some(snapshot.explain_request(facts, &asked.view(head, &scratch).facts(facts)))
+        Standing::Request { facts, head, tokens, .. } => {
+            Some(snapshot.explain_request(facts, &asked.view(head, &scratch, tokens.as_ref()).facts(facts)))
         }
     };
     let verdict = standing.verdict(&snapshot, &asked, &scratch);
@@ -103,6 +109,12 @@ struct Asked {
     fields: Option<Vec<(String, String)>>,
     #[serde(default)]
     detected: Detected,
+    /// The time at which tokens are judged, in seconds since 1970; by default now.
+    #[serde(default)]
+    now_s: Option<u64>,
+    /// Key sets by the address that they would be fetched from; without them such tokens are refused.
+    #[serde(default)]
+    key_sets: HashMap<String, String>,
     #[serde(skip)]
     bytes: Vec<u8>,
     /// The status that the fields are refused with; 0 resets the stream.
@@ -171,8 +183,27 @@ impl Asked {
         Limits { any_method: self.fields.is_some(), ..Limits::default() }
     }
 
-    fn view<'a>(&'a self, head: &'a Head, scratch: &'a Scratch) -> View<'a> {
-        View { buffer: &self.bytes, head, fields: &scratch.fields, target: &scratch.target }
+    /// What the request's tokens show, where tokens are asked for; the scratch is changed by it.
+    fn authenticate(
+        &self,
+        snapshot: &Snapshot,
+        head: &Head,
+        scratch: &mut Scratch,
+    ) -> Result<Option<Authenticated>, TokenRefusal> {
+        let Some(rules) = snapshot.token_rules() else { return Ok(None) };
+        let readable = |(address, text): (&String, &String)| {
+            KeySet::parse(text.as_bytes()).ok().map(|keys| (address.as_str().into(), Arc::new(keys)))
+        };
+        let keys = KeyTable { generation: 0, sets: self.key_sets.iter().filter_map(readable).collect() };
+        let now_s = self
+            .now_s
+            .unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
+        let mut known = VerifiedTokens::default();
+        judge_tokens(rules, (&self.bytes, head), scratch, (&keys, now_s), &mut known).map(Some)
+    }
+
+    fn view<'a>(&'a self, head: &'a Head, scratch: &'a Scratch, tokens: Option<&'a Authenticated>) -> View<'a> {
+        View::new(head, &self.bytes, scratch, tokens)
     }
 
     /// The chain that takes the connection, as sniffing would choose it.
@@ -204,7 +235,7 @@ fn judge(snapshot: &Snapshot, asked: &Asked) -> Value {
 enum Standing<'a> {
     Over(Value),
     Opaque { chain: &'a Chain, facts: ConnectionFacts },
-    Request { chain: &'a Chain, facts: ConnectionFacts, head: Head },
+    Request { chain: &'a Chain, facts: ConnectionFacts, head: Head, tokens: Option<Authenticated> },
 }
 
 impl<'a> Standing<'a> {
@@ -224,7 +255,10 @@ impl<'a> Standing<'a> {
             return Self::Opaque { chain, facts };
         }
         match asked.read(snapshot, scratch) {
-            Ok(Some(head)) => Self::Request { chain, facts, head },
+            Ok(Some(head)) => match asked.authenticate(snapshot, &head, scratch) {
+                Ok(tokens) => Self::Request { chain, facts, head, tokens },
+                Err(refusal) => Self::Over(refused(refusal, chain, &asked.view(&head, scratch, None))),
+            },
             Ok(None) => Self::Over(closed("no request head", &chain.name)),
             Err(status) => Self::Over(Value::from(Verdict { status, detail: "refused", ..Verdict::of(chain) })),
         }
@@ -240,12 +274,14 @@ impl<'a> Standing<'a> {
                     Err(denial) => Verdict { shadow, ..Verdict::of(chain) }.denied(&denial),
                 }
             }
-            Self::Request { chain, facts, head } => {
-                let view = asked.view(head, scratch);
+            Self::Request { chain, facts, head, tokens } => {
+                let view = asked.view(head, scratch, tokens.as_ref());
+                let sendable = tokens.as_ref().map_or(Ok(()), Authenticated::sendable);
                 let shadow = json!(snapshot.shadow_request(facts, &view.facts(facts)));
                 let is_grpc = view.first(Known::ContentType).is_some_and(is_grpc);
                 let (status, grpc_status) = if is_grpc { (200, Some(grpc_status(403))) } else { (403, None) };
                 match view.authorize(snapshot, facts) {
+                    Ok(_) if sendable.is_err() => refused(TokenRefusal::HeaderValue, chain, &view),
                     Ok(permit) => {
                         let upstream_path = Some(latin1(&scratch.target));
                         Verdict { upstream_path, shadow, ..Verdict::permitted(chain, &permit, 200) }.into()
@@ -296,6 +332,14 @@ impl From<Verdict<'_>> for Value {
                "action": verdict.action, "policy": verdict.policy, "upstream_path": verdict.upstream_path,
                "grpc_status": verdict.grpc_status, "shadow": verdict.shadow})
     }
+}
+
+/// A request whose token does not count.
+fn refused(refusal: TokenRefusal, chain: &Chain, view: &View<'_>) -> Value {
+    let grpc = view.first(Known::ContentType).is_some_and(is_grpc);
+    let (status, grpc_status) =
+        if grpc { (200, Some(grpc_status(refusal.status()))) } else { (refusal.status(), None) };
+    Verdict { status, grpc_status, detail: &refusal.detail(), ..Verdict::of(chain) }.into()
 }
 
 fn closed(detail: &str, chain: &str) -> Value {

@@ -24,6 +24,7 @@ use crate::control::admin::{self, Face};
 use crate::control::client::{self, Scope};
 use crate::control::force::Force;
 use crate::control::memory;
+use crate::keys;
 use crate::lasting::lasting;
 use crate::observe::notice;
 use crate::settings::Settings;
@@ -166,6 +167,7 @@ impl Engine {
             access_log: self.force.access_log_of_worker(),
             connection_limit: connection_limit(sys::open_file_limit(), settings.concurrency),
             pressure: Arc::clone(&self.force.pressure),
+            keys: Arc::clone(&self.force.keys),
         }
     }
 }
@@ -311,6 +313,7 @@ fn run_control(force: &Arc<Force>, faces: Vec<(Face, TcpListener)>, stopped: one
             last(force, move |force| client::follow(signer.clone(), Scope::Certificates, force));
         }
         last(force, watch_certificate);
+        last(force, keys::follow);
         last(force, |force| memory::watch(Arc::clone(&force.pressure)));
         let _ = stopped.await;
         Ok(())

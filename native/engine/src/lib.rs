@@ -15,6 +15,7 @@ mod engine;
 mod fault;
 mod h2;
 pub mod http;
+mod keys;
 mod lasting;
 mod listener;
 pub mod observe;

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::identity::Peer;
+use crate::jwt::Claims;
 
 /// Which way a connection goes, relative to our workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +55,8 @@ pub struct RequestFacts<'a> {
     pub remote_ip: IpAddr,
     /// The headers.
     pub headers: &'a dyn HeaderValues,
+    /// The claims of its token, once proven; none without one.
+    pub claims: Option<&'a Claims>,
 }
 
 /// Reads header values by name.

@@ -110,5 +110,6 @@ pub(crate) fn request<'a>(method: &'a str, path: &'a str, headers: &'a Headers<'
         authority: b"details:9080",
         remote_ip: [10, 0, 0, 1].into(),
         headers,
+        claims: None,
     }
 }

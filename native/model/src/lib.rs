@@ -15,6 +15,7 @@ pub mod facts;
 #[cfg(test)]
 mod fixtures;
 pub mod identity;
+pub mod jwt;
 pub mod listener;
 pub mod retry;
 pub mod route;

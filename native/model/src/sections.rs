@@ -5,6 +5,7 @@
 //! Fails:   `serde_json` errors, for an unknown field, a missing field or a wrong type.
 //! Field meanings are given once, in docs/snapshot.md; here stands what a reader of code needs.
 
+mod authn;
 mod policy;
 mod tls;
 
@@ -16,6 +17,7 @@ use serde::Deserialize;
 
 use crate::identity::Peer;
 
+pub use authn::{Authn, ClaimHeader, TokenHeader, TokenRule};
 pub use policy::{Action, Authz, Field, Policy, Predicate, Rule, Value, ValueKind};
 pub use tls::Origination;
 

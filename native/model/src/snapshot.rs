@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use crate::authz::compile::Policies;
 use crate::balance::EndpointSet;
+use crate::jwt::TokenRules;
 use crate::sections::{Cluster, Inbound, Mesh, PeerEntry, Telemetry, Workload};
 use crate::snapshot::link::Linked;
 use crate::snapshot::services::ServiceIndex;
@@ -101,6 +102,11 @@ impl Snapshot {
     /// A cluster and its endpoints.
     pub fn cluster(&self, key: &str) -> Option<(&Arc<Cluster>, &Arc<EndpointSet>)> {
         self.linked.clusters.get(key).map(|(cluster, endpoints)| (cluster, endpoints))
+    }
+
+    /// The rules for tokens; none where no token is asked for.
+    pub fn token_rules(&self) -> Option<&Arc<TokenRules>> {
+        self.linked.tokens.as_ref()
     }
 
     pub(crate) fn policies(&self) -> &Arc<Policies> {

@@ -240,6 +240,13 @@ impl FieldTable {
         self.iter().filter(move |field| field.known == known)
     }
 
+    /// Ends fields at this hop, as if `Connection` listed them: no decision sees them and they are not forwarded. Host stays.
+    pub fn withhold(&mut self, buf: &[u8], mut taken: impl FnMut(&[u8], &[u8]) -> bool) {
+        for field in self.fields.iter_mut().filter(|field| field.known != Known::Host && !field.listed_in_connection) {
+            field.listed_in_connection = taken(field.name.of(buf), field.value.of(buf));
+        }
+    }
+
     /// Reads the field lines that the scan found, the first of which begins at `start`.
     pub(crate) fn read(&mut self, buf: &[u8], start: usize, limits: &Limits) -> Result<(), Refusal> {
         self.fields.clear();

@@ -17,6 +17,7 @@ from meshdp.compiler.listeners import inbound
 from meshdp.compiler.routes import services
 from meshdp.compiler.select import Directory, Workload, workloads
 from meshdp.compiler.snapshot import Mesh, Peer, Peers, Section, Self, Snapshot, Telemetry, encoded
+from meshdp.compiler.tokens import authn
 from meshdp.resources import ResourceSet
 from meshdp.resources.mesh import duration_ms
 
@@ -69,6 +70,7 @@ def _inbound(directory: Directory, workload: Workload) -> dict[str, Section]:
     return {
         "workload": _self(directory, workload),
         "authz": authz(directory, workload),
+        **authn(directory, workload),
         **inbound(directory, workload),
     }
 

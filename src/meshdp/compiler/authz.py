@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import Literal
 
 from meshdp.compiler.predicates import Predicates
-from meshdp.compiler.select import Directory, Workload
+from meshdp.compiler.select import Directory, Workload, selects
 from meshdp.compiler.snapshot import Authz, Policy, Rule
-from meshdp.resources.meta import matches
+from meshdp.compiler.tokens import selected as token_resources
+from meshdp.compiler.tokens import too_many
 from meshdp.resources.security import AuthorizationPolicy, RequestAuthentication
 from meshdp.resources.security import Rule as WrittenRule
 
@@ -22,26 +23,16 @@ from meshdp.resources.security import Rule as WrittenRule
 def authz(directory: Directory, workload: Workload) -> Authz:
     """Section `authz`: every policy that selects the workload, by namespace and name."""
     policies = [_policy(policy, directory) for policy in selected(directory, workload)]
-    policies.extend(_unverified(policy) for policy in _token_policies(directory, workload))
+    closed = [policy for policy in token_resources(directory, workload) if policy.broken]
+    policies.extend(_closed(policy) for policy in (*closed, *too_many(directory, workload)))
     return Authz(sorted(policies, key=lambda policy: (policy.namespace, policy.name)))
 
 
 def selected(directory: Directory, workload: Workload) -> Iterator[AuthorizationPolicy]:
     """D.1: root and own namespace, selector within the labels; policies with a targetRef are not for sidecars."""
     for policy in directory.resources.all(AuthorizationPolicy):
-        if not policy.targets_gateway and _selects(policy, directory, workload):
+        if not policy.targets_gateway and selects(policy, directory, workload):
             yield policy
-
-
-def _token_policies(directory: Directory, workload: Workload) -> Iterator[RequestAuthentication]:
-    for policy in directory.resources.all(RequestAuthentication):
-        if not policy.targets_gateway and _selects(policy, directory, workload):
-            yield policy
-
-
-def _selects(policy: AuthorizationPolicy | RequestAuthentication, directory: Directory, workload: Workload) -> bool:
-    near = policy.namespace in (directory.resources.root_namespace, workload.namespace)
-    return near and matches(policy.spec.selector.match_labels, workload.labels)
 
 
 def _policy(policy: AuthorizationPolicy, directory: Directory) -> Policy:
@@ -67,8 +58,8 @@ def _rule(rule: WrittenRule, predicates: Predicates) -> Rule:
     )
 
 
-def _unverified(policy: RequestAuthentication) -> Policy:
-    """Tokens are not verified before M4: what such a resource selects is closed, under its own name."""
+def _closed(policy: RequestAuthentication) -> Policy:
+    """A resource that cannot be honoured closes what it selects, under its own name."""
     return _deny_all(policy, f"RequestAuthentication/{policy.name}", False)
 
 

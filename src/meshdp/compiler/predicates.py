@@ -3,7 +3,7 @@
 In:     sources, operations and conditions as written.
 Out:    predicates of docs/snapshot.md.
 Fails:  what cannot be honoured becomes field "unsupported": ALLOW never matches by it, DENY matches without it.
-Source: spec/istio-semantics.md D.3 (values), D.4 (keys); spec/istio-observed.md 11, 12.
+Source: spec/istio-semantics.md D.3 (values), D.4 (keys); spec/istio-observed.md 10 to 12.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Predicates:
         """All of a source's fields, which hold together."""
         return [
             *_both(self._principals, source.principals, source.not_principals),
-            *_unsupported("requestPrincipals", source.request_principals, source.not_request_principals),
+            *_both(_request_principals, source.request_principals, source.not_request_principals),
             *_both(self._namespaces, source.namespaces, source.not_namespaces),
             *_both(self._service_accounts, source.service_accounts, source.not_service_accounts),
             *_both(self._trust_domains, source.trust_domains, source.not_trust_domains),
@@ -54,7 +54,13 @@ class Predicates:
         if header is not None:
             compiled = _headers("header", header[1].lower())
             return list(_both(compiled, condition.values, condition.not_values))
+        claim = _CLAIM_KEY.fullmatch(condition.key)
+        if claim is not None:
+            return list(_both(_claim(claim[1]), condition.values, condition.not_values))
         by_key: dict[str, _Compile] = {
+            "request.auth.principal": _request_principals,
+            "request.auth.audiences": _claim("[aud]"),
+            "request.auth.presenter": _claim("[azp]"),
             "source.ip": _networks("source_ip"),
             "remote.ip": _networks("remote_ip"),
             "source.namespace": self._namespaces,
@@ -153,6 +159,36 @@ def _headers(field: str, name: str) -> _Compile:
     return compiled
 
 
+def _claim(path: str) -> _Compile:
+    """Texts of a claim: itself, its words, or the elements of its list."""
+
+    def compiled(values: Values, negate: bool) -> Predicate:
+        return Predicate("claim", path, negate, [_string(value) for value in values])
+
+    return compiled
+
+
+def _request_principals(values: Values, negate: bool) -> Predicate:
+    return Predicate("request_principal", "", negate, [_request_principal(value) for value in values])
+
+
+def _request_principal(value: str) -> Value:
+    """D.3: issuer and subject, cut at the last slash; the engine compares them joined by a NUL."""
+    if value == "*":
+        return Value("regex", r"[^\x00]+\x00[^\x00]+")
+    issuer, slash, subject = value.rpartition("/")
+    if not slash:
+        # `*x` is a subject that ends so, `x*` an issuer that begins so; neither holds a NUL.
+        return _string(value)
+    if issuer.startswith("*"):
+        return Value("suffix", f"{issuer[1:]}\0{subject}")
+    if subject == "*":
+        return Value("regex", rf"{_literal(issuer)}\x00[^\x00]+")
+    if subject.endswith("*"):
+        return Value("prefix", f"{issuer}\0{subject[:-1]}")
+    return Value("exact", f"{issuer}\0{subject}")
+
+
 def _paths(values: Values, negate: bool) -> Predicate:
     templates = (Value("template", value) if is_template(value) else _string(value) for value in values)
     return Predicate("path", "", negate, list(templates))
@@ -181,4 +217,5 @@ def _literal(text: str, star: str = r"\*") -> str:
 
 
 _HEADER_KEY = re.compile(r"request\.headers\[(.+)\]")
+_CLAIM_KEY = re.compile(r"request\.auth\.claims(\[.+\])")
 _REGEX_META = frozenset(r"\.+*?()|[]{}^$")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from meshdp.resources import ResourceSet
 from meshdp.resources.mesh import DEFAULT_TRUST_DOMAIN, MeshSpec
 from meshdp.resources.meta import Meta, matches
+from meshdp.resources.security import AuthorizationPolicy, RequestAuthentication
 from meshdp.resources.service import EndpointSlice, Service, ServicePort, SliceEndpoint, SlicePort
 from meshdp.resources.values import is_address
 from meshdp.resources.workload import Pod, WorkloadEntry
@@ -199,6 +200,12 @@ def target_port(port: ServicePort, workload: Workload) -> int:
     if port.target_port.isdecimal():
         return int(port.target_port)
     return workload.named_ports.get(port.target_port, 0)
+
+
+def selects(policy: AuthorizationPolicy | RequestAuthentication, directory: Directory, workload: Workload) -> bool:
+    """D.1: root and own namespace, selector within the labels."""
+    near = policy.namespace in (directory.resources.root_namespace, workload.namespace)
+    return near and matches(policy.spec.selector.match_labels, workload.labels)
 
 
 def spiffe_id(trust_domain: str, namespace: str, service_account: str) -> str:

@@ -134,6 +134,47 @@ class Authz(msgspec.Struct, frozen=True):
     policies: list[Policy]
 
 
+class TokenHeader(msgspec.Struct, frozen=True):
+    """A header that carries a token behind a prefix."""
+
+    name: str
+    prefix: str
+
+
+class ClaimHeader(msgspec.Struct, frozen=True):
+    """A header that is made of a claim."""
+
+    header: str
+    claim: list[str]
+
+
+class TokenRule(msgspec.Struct, frozen=True):
+    """Which tokens of one issuer are accepted."""
+
+    namespace: str
+    name: str
+    where: str
+    issuer: str
+    audiences: list[str]
+    jwks: str
+    jwks_uri: str
+    discovery: str
+    timeout_ms: int
+    headers: list[TokenHeader]
+    params: list[str]
+    cookies: list[str]
+    forward: bool
+    payload_header: str
+    claim_headers: list[ClaimHeader]
+    space_delimited: list[str]
+
+
+class Authn(msgspec.Struct, frozen=True):
+    """Section `authn`."""
+
+    rules: list[TokenRule]
+
+
 class Weighted(msgspec.Struct, frozen=True):
     """A cluster and its share."""
 

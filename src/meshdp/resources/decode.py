@@ -157,7 +157,7 @@ def _request_authentication(raw: RawDocument, meta: Meta) -> Decoded:
         fallback = security.RequestAuthenticationSpec(selector=_salvaged_selector(raw))
         return security.RequestAuthentication(meta, raw.where, fallback, broken=True), problems
     policy = security.RequestAuthentication(meta, raw.where, spec)
-    return policy, list(validate.request_authentication(policy))
+    return policy, list(validate.request_authentication(policy, _spec(raw)))
 
 
 def _destination_rule(raw: RawDocument, meta: Meta) -> Decoded:

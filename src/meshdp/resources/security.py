@@ -8,12 +8,13 @@ Source: istio/api security/v1; spec/istio-semantics.md B.1 and D.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
 from meshdp.resources.meta import Resource
 from meshdp.resources.shape import Shape
+from meshdp.resources.tokens import JwtRule
 
 Action = Literal["ALLOW", "DENY", "AUDIT", "CUSTOM"]
 Mode = Literal["UNSET", "DISABLE", "PERMISSIVE", "STRICT"]
@@ -128,12 +129,12 @@ class AuthorizationPolicySpec(Shape, frozen=True):
 
 
 class RequestAuthenticationSpec(Shape, frozen=True):
-    """Decoded for its selection alone until tokens are verified."""
+    """The rules as written; no rules ask for no token."""
 
     selector: Selector = Selector()
     target_ref: PolicyTargetReference | None = None
     target_refs: list[PolicyTargetReference] = []
-    jwt_rules: list[dict[str, Any]] = []
+    jwt_rules: list[JwtRule] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ class AuthorizationPolicy(Resource):
 
 @dataclass(frozen=True, slots=True)
 class RequestAuthentication(Resource):
-    """Which tokens are accepted."""
+    """Which tokens are accepted. A broken one denies everything for what it selects."""
 
     KIND: ClassVar[str] = "RequestAuthentication"
 

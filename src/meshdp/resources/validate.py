@@ -1,7 +1,7 @@
 """What istiod's validation webhook refuses in security policies, and what is accepted without being honoured yet.
 
 In:     decoded policies, from `decode`.
-Out:    problems with field paths: MDP0301 (not accepted), MDP0302 to MDP0305 (accepted, with consequences).
+Out:    problems with field paths: MDP0301 (not accepted), MDP0302 to MDP0305 and MDP0330 (accepted, with consequences).
 Source: spec/istio-semantics.md D.2 to D.5; spec/istio-observed.md 13; conformance/authz/security_validation_cases.json.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from meshdp.documents import Path
+from meshdp.resources import tokens
 from meshdp.resources import values as value
 from meshdp.resources.security import (
     DRY_RUN,
@@ -21,6 +22,7 @@ from meshdp.resources.security import (
     PeerAuthenticationSpec,
     PolicyTargetReference,
     RequestAuthentication,
+    RequestAuthenticationSpec,
     Rule,
     Selector,
     Source,
@@ -46,11 +48,14 @@ def peer_authentication(spec: PeerAuthenticationSpec, written: Mapping[str, obje
             yield Problem(REFUSED, (*path, port), f"{port!r} is not a port (1 to 65535)")
 
 
-def request_authentication(policy: RequestAuthentication) -> Iterator[Problem]:
-    """Tokens are verified from M4 on."""
-    yield from _selector(policy.spec.selector, ("spec", "selector"))
-    if not policy.targets_gateway:
-        yield Problem("MDP0304", (), "tokens are not verified before M4: requests to what it selects are denied")
+def request_authentication(policy: RequestAuthentication, written: Mapping[str, object]) -> Iterator[Problem]:
+    """What the webhook and the CRD look at. written: the spec before decoding."""
+    spec = policy.spec
+    yield from _selector(spec.selector, ("spec", "selector"))
+    yield from _targets(spec)
+    if DRY_RUN in policy.meta.annotations:
+        yield Problem(REFUSED, ("metadata", "annotations", DRY_RUN), "RequestAuthentication has no dry run")
+    yield from tokens.problems_of(spec.jwt_rules, written)
 
 
 def authorization_policy(policy: AuthorizationPolicy, written: Mapping[str, object]) -> Iterator[Problem]:
@@ -72,7 +77,7 @@ def _selector(selector: Selector, path: Path) -> Iterator[Problem]:
             yield Problem(REFUSED, (*path, "matchLabels", name), "wildcards are not accepted in a selector")
 
 
-def _targets(spec: AuthorizationPolicySpec) -> Iterator[Problem]:
+def _targets(spec: AuthorizationPolicySpec | RequestAuthenticationSpec) -> Iterator[Problem]:
     references = [(("spec", "targetRef"), spec.target_ref)] if spec.target_ref else []
     listed: list[tuple[Path, PolicyTargetReference | None]] = [*references]
     listed.extend((("spec", "targetRefs", index), target) for index, target in enumerate(spec.target_refs))
@@ -141,8 +146,7 @@ def _source(source: Source | None, path: Path, action: str) -> Iterator[Problem]
     if accounts and any(lists[name] for name in others):
         yield Problem(REFUSED, path, "serviceAccounts cannot stand beside principals or namespaces")
     for name in ("requestPrincipals", "notRequestPrincipals"):
-        if lists[name]:
-            yield Problem("MDP0302", (*path, name), f"{name} needs tokens, which are not verified before M4")
+        yield from _each(lists[name], (*path, name), value.request_principal_problem)
     if action == "CUSTOM":
         for name in _NOT_IN_CUSTOM:
             if lists[name]:
@@ -176,7 +180,7 @@ def _condition(condition: When, path: Path, action: str) -> Iterator[Problem]:
         yield from _each(written, (*path, name), value.value_check(condition.key))
         if condition.key == "source.serviceAccount":
             yield from _too_many(written, (*path, name))
-    if value.needs_token_or_metadata(condition.key):
+    if value.needs_metadata(condition.key):
         yield Problem("MDP0302", (*path, "key"), f"{condition.key} is not honoured before M4")
     if action == "CUSTOM" and _custom_refuses(condition):
         yield Problem(REFUSED, (*path, "key"), f"{condition.key} is not accepted with CUSTOM in this form")

@@ -126,9 +126,14 @@ def value_check(key: str) -> Check:
     return _CHECKS.get(key, _anything)
 
 
-def needs_token_or_metadata(key: str) -> bool:
-    """True for keys whose facts do not exist before tokens are verified."""
-    return key.startswith(("request.auth.", "experimental."))
+def needs_metadata(key: str) -> bool:
+    """True for keys whose facts only Envoy's filters have."""
+    return key.startswith("experimental.")
+
+
+def request_principal_problem(text: str) -> str:
+    """Issuer and subject are kept apart by a character that neither may hold."""
+    return f"{text!r} has a NUL character" if "\0" in text else ""
 
 
 def jwks_uri_problem(uri: str) -> str:
@@ -154,6 +159,7 @@ _CHECKS: dict[str, Check] = {
     "destination.port": port_problem,
     "source.serviceAccount": service_account_problem,
     "source.trustDomain": trust_domain_problem,
+    "request.auth.principal": request_principal_problem,
 }
 _PLAIN_KEYS = (
     "source.ip",

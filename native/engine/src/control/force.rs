@@ -23,6 +23,7 @@ use crate::control::history::History;
 use crate::control::memory::Pressure;
 use crate::control::turnover::{Alarm, Renewal, Turnover, spread, wall_ms};
 use crate::fault;
+use crate::keys::Keys;
 use crate::observe::access_log::{AccessLog, Mode, Sink};
 use crate::observe::notice;
 use crate::observe::telemetry::Telemetry;
@@ -43,6 +44,7 @@ pub struct Force {
     workers: ArcSwap<Vec<UnboundedSender<Command>>>,
     sink: Mutex<Option<Sink>>,
     pub(crate) pressure: Arc<Pressure>,
+    pub(crate) keys: Arc<Keys>,
     draining: AtomicBool,
     feed_lost: AtomicBool,
     history: History,
@@ -62,6 +64,7 @@ impl Force {
             workers: ArcSwap::default(),
             sink: Mutex::new(Some(sink)),
             pressure: Arc::default(),
+            keys: Arc::default(),
             draining: AtomicBool::new(false),
             feed_lost: AtomicBool::new(false),
             history: History::default(),
@@ -330,6 +333,7 @@ impl AdminState for Force {
             "trust_domains": loaded.as_ref().map(|credentials| &credentials.policy().trust_domains),
             "epoch": loaded.as_ref().map(|credentials| credentials.epoch),
             "turnover": turnover,
+            "token_keys": self.keys.report(),
         })
         .to_string()
     }

@@ -5,12 +5,13 @@
 //! Fails: a denial, a reason why there is no target, or the failure that ends the connection after a swap.
 //! The text of a head lives with whoever read it: the buffer of an HTTP/1.1 connection, or that of an HTTP/2 stream.
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::rc::Rc;
 use std::time::Instant;
 
 use meshdp_model::authz::{ConnectionContext, Denial, Permit};
 use meshdp_model::facts::Direction;
+use meshdp_model::jwt::{Authenticated, TokenRefusal};
 use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
 use meshdp_model::sections::PortProtocol;
@@ -19,6 +20,7 @@ use meshdp_proto::http1_head::Limits;
 use crate::connection::{Failure, Link, still_accepted};
 use crate::http::decide::{Head, Scratch, View, is_normalised_alike, path_mode, read_head};
 use crate::http::forward;
+use crate::http::tokens;
 use crate::observe::outcome::Reason;
 use crate::observe::record;
 use crate::observe::telemetry::SeriesCache;
@@ -50,8 +52,18 @@ pub(crate) struct Request {
     pub(crate) read: Cell<u64>,
     /// It is a call of gRPC.
     pub(crate) grpc: bool,
+    /// What its tokens have shown, where tokens are asked for.
+    pub(crate) tokens: OnceCell<Authenticated>,
     /// What policies in the shadow said of it, as the access log has it.
     pub(crate) shadow: RefCell<Option<Box<str>>>,
+}
+
+/// Why a request is not let in.
+pub(crate) enum Refused {
+    /// Policy says so.
+    Policy(Denial),
+    /// Its token does not count.
+    Token(TokenRefusal),
 }
 
 impl<'w> Caller<'w> {
@@ -97,26 +109,50 @@ impl<'w> Caller<'w> {
             let read = read_head(&text[..request.head.head.len], &self.limits, mode, &mut scratch);
             debug_assert!(matches!(read, Ok(Some(_))), "a head that was read once is read again");
             request.read.set(scratch.reads);
+            if let Some(authenticated) = request.tokens.get() {
+                tokens::change(authenticated, (text, &request.head), &mut scratch);
+            }
         }
         scratch
     }
 
-    /// Judges a request.
-    pub(crate) fn authorize(&self, request: &Request, text: &[u8]) -> Result<Permit, Denial> {
+    /// Judges a request: its tokens, then policy.
+    pub(crate) fn authorize(&self, request: &Request, text: &[u8]) -> Result<Permit, Refused> {
         let snapshot = &request.pinned.snapshot;
         let facts = &self.link.facts;
         match facts.direction {
             Direction::Outbound => Ok(snapshot.permit_outbound(facts)),
             Direction::Inbound => {
-                let scratch = self.scratch(request, text);
-                let view = view(&request.head, text, &scratch);
+                let mut scratch = self.scratch(request, text);
+                if let Some(rules) = snapshot.token_rules() {
+                    let (worker, head) = (self.worker, (text, &request.head));
+                    let keys = worker.keys.table.load();
+                    let proof = (&**keys, worker.wall_s());
+                    let mut known = worker.tokens.borrow_mut();
+                    let judged = tokens::judge_tokens(rules, head, &mut scratch, proof, &mut known);
+                    if let Some(address) = known.take_missed() {
+                        worker.keys.miss(address);
+                    }
+                    let _ = request.tokens.set(judged.map_err(Refused::Token)?);
+                }
+                let view = View::new(&request.head, text, &scratch, request.tokens.get());
                 let shadow = snapshot.shadow_request(facts, &view.facts(facts));
                 if !shadow.is_empty() {
                     *request.shadow.borrow_mut() = Some(record::shadow(&shadow, self.worker));
                 }
-                snapshot.authorize_request_in(&mut self.policy_context.borrow_mut(), facts, &view.facts(facts))
+                let context = &mut *self.policy_context.borrow_mut();
+                let judged = snapshot.authorize_request_in(context, facts, &view.facts(facts));
+                let permit = judged.map_err(Refused::Policy)?;
+                request.tokens.get().map_or(Ok(()), Authenticated::sendable).map_err(Refused::Token)?;
+                Ok(permit)
             }
         }
+    }
+
+    /// What a client whose token does not count is told, besides the status.
+    pub(crate) fn challenge(&self, request: &Request, text: &[u8]) -> Vec<u8> {
+        let scratch = self.scratch(request, text);
+        tokens::challenge(&view(&request.head, text, &scratch))
     }
 
     /// Where a permitted request goes.
@@ -160,7 +196,19 @@ impl<'w> Caller<'w> {
         let mode = path_mode(pinned.snapshot.mesh().path_normalization);
         let head = read_head(&text[..request.head.head.len], &self.limits, mode, &mut scratch);
         let Ok(Some(head)) = head else { return Err(Reason::PolicyChanged.into()) };
-        let judged = view(&head, text, &scratch).authorize(&pinned.snapshot, facts);
+        let shown = match pinned.snapshot.token_rules() {
+            None => None,
+            Some(rules) => {
+                let worker = self.worker;
+                // A token counts from the arrival of its request to its end: rules and keys may take it away, time does not.
+                let arrived_s = worker.wall_s().saturating_sub(request.started.elapsed().as_secs());
+                let (keys, known) = (worker.keys.table.load(), &mut *worker.tokens.borrow_mut());
+                let proof = (&**keys, arrived_s);
+                let judged = tokens::judge_tokens(rules, (text, &head), &mut scratch, proof, known);
+                Some(judged.map_err(|refusal| Failure::new(Reason::PolicyChanged, refusal.detail()))?)
+            }
+        };
+        let judged = View::new(&head, text, &scratch, shown.as_ref()).authorize(&pinned.snapshot, facts);
         judged.map(drop).map_err(|denial| Failure::new(Reason::PolicyChanged, denial.explanation()))?;
         let went = path_mode(request.pinned.snapshot.mesh().path_normalization);
         if went == mode || is_normalised_alike(head.head.target.of(text), (went, mode)) {
@@ -197,5 +245,5 @@ impl<'w> Caller<'w> {
 
 /// A head together with the text it points into; valid until the next head is read into the scratch.
 pub(crate) fn view<'a>(head: &'a Head, text: &'a [u8], scratch: &'a Scratch) -> View<'a> {
-    View { buffer: text, head, fields: &scratch.fields, target: &scratch.target }
+    View::new(head, text, scratch, None)
 }

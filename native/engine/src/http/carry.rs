@@ -252,7 +252,8 @@ impl<'e, 'w> Errand<'e, 'w> {
     fn encode_head(&self, text: &[u8], out: &mut Vec<u8>) {
         let head = &self.request.head;
         let mut scratch = self.caller.scratch(self.request, text);
-        self.caller.forwarded.edit((text, head), &mut scratch, self.caller.worker, |fields, edits| {
+        let message = (text, head, self.request.tokens.get());
+        self.caller.forwarded.edit(message, &mut scratch, self.caller.worker, |fields, edits| {
             let origin = if self.from_mesh { Origin::of_request(text, fields) } else { None };
             let edits = RequestEdits { framing: Some(head.head.framing), origin, ..*edits };
             encode_request(text, &head.head, fields, &edits, out);
@@ -265,7 +266,8 @@ impl<'e, 'w> Errand<'e, 'w> {
         let mut scratch = self.caller.scratch(self.request, text);
         let note = self.spoken == Version::Http1 && self.target.is_ours();
         let mapping = RequestMapping { scheme: self.scheme, note, extended_connect: false, sensitive: self.sensitive };
-        self.caller.forwarded.edit((text, head), &mut scratch, self.caller.worker, |fields, edits| {
+        let message = (text, head, self.request.tokens.get());
+        self.caller.forwarded.edit(message, &mut scratch, self.caller.worker, |fields, edits| {
             let edits = RequestEdits { framing: Some(head.head.framing), ..*edits };
             encode_block(encoder, &Message { buf: text, head: &head.head, fields }, &edits, &mapping, out);
         });

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use meshdp_model::authz::{Denial, Permit};
 use meshdp_model::facts::{ConnectionFacts, HeaderValues, RequestFacts};
+use meshdp_model::jwt::Authenticated;
 use meshdp_model::sections::PathNormalization;
 use meshdp_model::snapshot::Snapshot;
 use meshdp_proto::HeadScan;
@@ -28,6 +29,8 @@ pub struct Scratch {
     pub target: Vec<u8>,
     /// Room for one composed header value.
     pub composed: Vec<u8>,
+    /// What is left of the cookies that were withheld because a token lay among them.
+    pub cookie: Vec<u8>,
     /// Counts reads: who remembers the number of its own knows whether another head has been read since.
     pub reads: u64,
 }
@@ -80,6 +83,7 @@ pub(crate) fn read_head_from(
 
 fn read_on(buffer: &[u8], limits: &Limits, mode: PathMode, scratch: &mut Scratch) -> Result<Option<Head>, Refusal> {
     scratch.reads += 1;
+    scratch.cookie.clear();
     let Some(head) = parse_request(buffer, limits, &mut scratch.fields)? else { return Ok(None) };
     scratch.target.clear();
     let parts = normalise(head.target.of(buffer), mode, &mut scratch.target)?;
@@ -124,9 +128,18 @@ pub struct View<'a> {
     pub fields: &'a FieldTable,
     /// The normalised target.
     pub target: &'a [u8],
+    /// What its tokens have shown.
+    pub tokens: Option<&'a Authenticated>,
+    /// What is left of cookies that were withheld.
+    pub cookie: &'a [u8],
 }
 
 impl<'a> View<'a> {
+    /// A head together with the text it points into; valid until the next head is read into the scratch.
+    pub fn new(head: &'a Head, buffer: &'a [u8], scratch: &'a Scratch, tokens: Option<&'a Authenticated>) -> Self {
+        Self { buffer, head, fields: &scratch.fields, target: &scratch.target, tokens, cookie: &scratch.cookie }
+    }
+
     /// The request method.
     pub fn method(&self) -> &'a [u8] {
         self.head.head.method.of(self.buffer)
@@ -162,6 +175,7 @@ impl<'a> View<'a> {
             authority: self.authority(),
             remote_ip: self.remote_ip(connection.source.ip()),
             headers: self,
+            claims: self.tokens.and_then(Authenticated::claims),
         }
     }
 
@@ -182,7 +196,14 @@ impl HeaderValues for View<'_> {
             ":path" => self.target,
             _ => {
                 // A field that Connection lists is not forwarded, so policy does not see it either.
-                let _ = self.fields.values(self.buffer, name_lower).any(each);
+                if self.fields.values(self.buffer, name_lower).any(&mut *each) {
+                    return;
+                }
+                if name_lower == "cookie" && !self.cookie.is_empty() && each(self.cookie) {
+                    return;
+                }
+                let mut added = self.tokens.into_iter().flat_map(Authenticated::headers);
+                let _ = added.any(|(name, value)| name == name_lower && each(value));
                 return;
             }
         };

@@ -5,6 +5,8 @@
 //! Source: istio-semantics (XFCC appended for mesh peers, x-request-id and x-forwarded-proto when absent); decision 0003.
 
 use meshdp_model::facts::Direction;
+use meshdp_model::jwt::Authenticated;
+use meshdp_model::jwt::rules::MAX_OUTPUTS;
 use meshdp_proto::http1_fields::{FieldTable, Known};
 use meshdp_proto::http1_forward::{RequestEdits, encode_request};
 
@@ -29,23 +31,24 @@ impl Forwarded {
     /// Appends the encoded head to `out`; `text` is what `head` was read from, into this scratch.
     pub(crate) fn encode(
         &self,
-        (text, head): (&[u8], &Head),
+        (text, head, tokens): (&[u8], &Head, Option<&Authenticated>),
         scratch: &mut Scratch,
         worker: &Worker,
         out: &mut Vec<u8>,
     ) {
-        self.edit((text, head), scratch, worker, |fields, edits| encode_request(text, &head.head, fields, edits, out));
+        let message = (text, head, tokens);
+        self.edit(message, scratch, worker, |fields, edits| encode_request(text, &head.head, fields, edits, out));
     }
 
     /// Hands the edits that the mesh makes to an encoder.
     pub(crate) fn edit(
         &self,
-        (text, head): (&[u8], &Head),
+        (text, head, tokens): (&[u8], &Head, Option<&Authenticated>),
         scratch: &mut Scratch,
         worker: &Worker,
         encode: impl FnOnce(&FieldTable, &RequestEdits<'_>),
     ) {
-        let Scratch { fields, target, composed, .. } = scratch;
+        let Scratch { fields, target, composed, cookie, .. } = scratch;
         let present = |known: Known| fields.iter().find(|field| field.known == known).map(|field| field.value.of(text));
         composed.clear();
         if !self.client_certificate.is_empty() {
@@ -80,7 +83,19 @@ impl Forwarded {
         };
         let host = if head.authority_in_target { head.authority.map(|span| span.of(text)) } else { None };
         let edits = RequestEdits { target, host, drop, append: &append[..count], ..RequestEdits::default() };
-        encode(fields, &edits);
+        match tokens.filter(|tokens| tokens.changes_request()) {
+            None => encode(fields, &edits),
+            Some(tokens) => {
+                let cookie = Some(("cookie", &cookie[..])).filter(|(_, cookie)| !cookie.is_empty());
+                let mut all: [(&str, &[u8]); MAX_OUTPUTS + 4] = [("", b""); MAX_OUTPUTS + 4];
+                let mut filled = 0;
+                for field in edits.append.iter().copied().chain(cookie).chain(tokens.headers()) {
+                    all[filled] = field;
+                    filled += 1;
+                }
+                encode(fields, &RequestEdits { append: &all[..filled], ..edits });
+            }
+        }
     }
 }
 

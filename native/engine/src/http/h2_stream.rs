@@ -5,13 +5,12 @@
 //! Fails: refusals and denials are answered in the words of gRPC where the request is a call (D.6, RT-09).
 //! CONNECT is refused, as over HTTP/1.1 (decision 0092); an extended one for WebSocket is an upgrade (decision 0112).
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use meshdp_model::authz::Denial;
 use meshdp_model::version::Version;
 use meshdp_proto::h2::ErrorCode;
 use meshdp_proto::h2::message::{Origin, Tunnel, encode_local_reply, grpc_status, is_grpc};
@@ -21,7 +20,7 @@ use meshdp_proto::http1_forward::LocalReply;
 use crate::attempts::Attempts;
 use crate::fault;
 use crate::h2::shared::Accepted;
-use crate::http::caller::{Caller, Request, view};
+use crate::http::caller::{Caller, Refused, Request, view};
 use crate::http::carry::{Carried, Clock, Errand, carry};
 use crate::http::decide::{path_mode, read_head};
 use crate::http::tasks::Deadline;
@@ -111,6 +110,7 @@ fn read(caller: &Caller<'_>, pinned: &Rc<Pinned>, text: &[u8]) -> Result<Request
                 started: Instant::now(),
                 read,
                 grpc: false,
+                tokens: OnceCell::new(),
                 shadow: RefCell::default(),
             })
         }
@@ -164,7 +164,7 @@ impl Call<'_, '_> {
         }
         let permit = match caller.authorize(request, down.text()) {
             Ok(permit) => permit,
-            Err(denial) => return (self.deny(down, &denial).await, None),
+            Err(refused) => return (self.deny((request, down), &refused).await, None),
         };
         let Ok(timeout_ms) = timeout else {
             let outcome = Outcome::of(Reason::MalformedRequest).because("grpc_timeout");
@@ -206,10 +206,13 @@ impl Call<'_, '_> {
         Clock { deadline: self.deadline, entry: &self.caller.link.entry, until_ms, due }
     }
 
-    async fn deny(&self, down: &mut H2Request<'_>, denial: &Denial) -> Outcome {
-        self.caller.worker.telemetry.borrow_mut().denied(&record::policy_name(denial));
-        let outcome = Outcome::of(Reason::RbacDenied).because(denial.explanation());
-        self.answer(down, outcome, reply::RBAC_DENIED).await
+    async fn deny(&self, (request, down): (&Request, &mut H2Request<'_>), refused: &Refused) -> Outcome {
+        let (outcome, body) = record::denied(self.caller.worker, refused);
+        let challenge = match refused {
+            Refused::Token(_) => self.caller.challenge(request, down.text()),
+            Refused::Policy(_) => Vec::new(),
+        };
+        self.answer_with(down, outcome, (body, &challenge)).await
     }
 
     /// Answers what is no request.
@@ -220,7 +223,17 @@ impl Call<'_, '_> {
     }
 
     /// Answers the request ourselves; what is left of its body is not waited for.
-    async fn answer(&self, down: &mut H2Request<'_>, mut outcome: Outcome, body: &'static str) -> Outcome {
+    async fn answer(&self, down: &mut H2Request<'_>, outcome: Outcome, body: &'static str) -> Outcome {
+        self.answer_with(down, outcome, (body, &[])).await
+    }
+
+    async fn answer_with(
+        &self,
+        down: &mut H2Request<'_>,
+        mut outcome: Outcome,
+        (body, challenge): (&'static str, &[u8]),
+    ) -> Outcome {
+        let extra = [(reply::CHALLENGE, challenge)];
         let clock = self.clock(None);
         clock.begin(self.caller.worker);
         let content_type = if body.is_empty() { "" } else { "text/plain" };
@@ -230,6 +243,7 @@ impl Call<'_, '_> {
             content_type,
             to_head: self.to_head,
             grpc: self.grpc,
+            extra: if challenge.is_empty() { &[] } else { &extra },
             ..LocalReply::default()
         };
         let has_body = !self.grpc && !self.to_head && !body.is_empty();

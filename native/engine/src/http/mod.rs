@@ -1,5 +1,5 @@
 //! HTTP on a connection whose peer is known, in the order of a request: `session` reads heads of HTTP/1.1, `h2_session` those
-//! of HTTP/2, whose streams are futures (`tasks`) that `h2_stream` runs; `caller` judges them (`decide`). With HTTP/1.1 on
+//! of HTTP/2, whose streams are futures (`tasks`) that `h2_stream` runs; `caller` judges them (`tokens`, `decide`). With HTTP/1.1 on
 //! both sides, `upstream` serves one permitted request and `exchange` pumps it; with HTTP/2 on either, `carry` does with
 //! `transfer` and its sides. `forward` edits heads, `grpc` reads what calls
 //! say of themselves, `reply` answers what is not forwarded; `tunnel` is what follows an extended CONNECT.
@@ -15,6 +15,7 @@ pub(crate) mod h2_stream;
 pub(crate) mod reply;
 pub(crate) mod session;
 pub(crate) mod tasks;
+pub mod tokens;
 pub(crate) mod transfer;
 pub(crate) mod tunnel;
 pub(crate) mod upstream;

@@ -35,9 +35,11 @@ pub(crate) fn body_of(reason: Reason) -> &'static str {
 
 /// One answer.
 #[derive(Clone, Copy)]
-pub(crate) struct Reply {
+pub(crate) struct Reply<'r> {
     pub(crate) status: u16,
     pub(crate) body: &'static str,
+    /// The value of `www-authenticate`; empty for none.
+    pub(crate) challenge: &'r [u8],
     pub(crate) close: bool,
     /// The request was gRPC, over whichever version: the status goes as `grpc-status` (istio-semantics D.6).
     pub(crate) grpc: bool,
@@ -57,7 +59,7 @@ pub(crate) struct Kept {
 pub(crate) async fn send(
     (stream, received): (&mut Stream, &mut Vec<u8>),
     head: &RequestHead,
-    mut reply: Reply,
+    mut reply: Reply<'_>,
     worker: &Worker,
 ) -> Result<Kept, Failure> {
     let mut body = BodyDecoder::new(head.framing);
@@ -67,11 +69,12 @@ pub(crate) async fn send(
     reply.close |= body.length_left().is_some_and(|left| left > limit);
     let mut out = worker.buffers.lend();
     let content_type = if reply.body.is_empty() { "" } else { "text/plain" };
+    let extra = [(CHALLENGE, reply.challenge)];
     let answer = LocalReply {
         status: reply.status,
         body: reply.body.as_bytes(),
         content_type,
-        extra: &[],
+        extra: if reply.challenge.is_empty() { &[] } else { &extra },
         close: reply.close,
         to_head: head.is_head(received),
         grpc: reply.grpc,
@@ -161,6 +164,9 @@ pub(crate) async fn linger(stream: &mut Stream) {
 pub(crate) async fn hang_up(stream: &mut Stream) {
     let _ = timeout(LINGER_TIMEOUT, stream.shutdown()).await;
 }
+
+/// The header that says how to prove who one is (RFC 9110 §11.6.1).
+pub(crate) const CHALLENGE: &str = "www-authenticate";
 
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);

@@ -6,13 +6,13 @@
 //! Each request pins the snapshot in force, so that its route and its policy come from the same version.
 //! Source: RFC 9112 §9; attack-cases 2.1; DESIGN section 3.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
-use meshdp_model::authz::{Denial, Permit};
+use meshdp_model::authz::Permit;
 use meshdp_model::sections::PortProtocol;
 use meshdp_model::version::Version;
 use meshdp_proto::HeadScan;
@@ -23,7 +23,7 @@ use meshdp_proto::sniff::PREFACE;
 
 use crate::attempts::Attempts;
 use crate::connection::{Failure, Secured};
-use crate::http::caller::{Caller, Request, view};
+use crate::http::caller::{Caller, Refused, Request, view};
 use crate::http::carry::{Carried, Errand, carry};
 use crate::http::decide::{path_mode, read_head_from};
 use crate::http::h2_session;
@@ -102,7 +102,7 @@ impl<'w> HttpSession<'w> {
             Permitted::Carry(target) => self.carry(request, target).await,
             Permitted::Serve(permit, target) => upstream::serve(self, request, permit, target).await,
             Permitted::Unreachable(reason) => Ok(Served::Unanswered(*reason)),
-            Permitted::Denied(denial) => return Box::pin(self.deny(request, denial)).await,
+            Permitted::Denied(refused) => return Box::pin(self.deny(request, refused)).await,
         };
         let next = match served {
             Ok(Served::Next(next)) => next,
@@ -116,7 +116,7 @@ impl<'w> HttpSession<'w> {
     fn permitted(&self, request: &Request) -> Permitted {
         let permit = match self.caller.authorize(request, &self.received) {
             Ok(permit) => permit,
-            Err(denial) => return Permitted::Denied(denial),
+            Err(refused) => return Permitted::Denied(refused),
         };
         match self.caller.route(&permit, request, &self.received) {
             Ok(target) if Errand::of_http1(&self.caller, request, &target).version() == Version::Http2 => {
@@ -212,7 +212,8 @@ impl<'w> HttpSession<'w> {
                 let read = Cell::new(scratch.reads);
                 let content_type = view(&head, &self.received, &scratch).first(Known::ContentType);
                 let grpc = content_type.is_some_and(is_grpc);
-                Ok(Some(Request { head, pinned, started, read, grpc, shadow: RefCell::default() }))
+                let (tokens, shadow) = (OnceCell::new(), RefCell::default());
+                Ok(Some(Request { head, pinned, started, read, grpc, tokens, shadow }))
             }
             Err(refusal) => Err(NoRequest::Refused(record::refusal(refusal), pinned)),
         }
@@ -303,14 +304,17 @@ impl<'w> HttpSession<'w> {
         })
     }
 
-    async fn deny(&mut self, request: &Request, denial: &Denial) -> Result<Next, Failure> {
-        self.caller.worker.telemetry.borrow_mut().denied(&record::policy_name(denial));
-        let outcome = Outcome::of(Reason::RbacDenied).because(denial.explanation());
-        self.reply(request, outcome, reply::RBAC_DENIED).await
+    async fn deny(&mut self, request: &Request, refused: &Refused) -> Result<Next, Failure> {
+        let (outcome, body) = record::denied(self.caller.worker, refused);
+        let challenge = match refused {
+            Refused::Token(_) => self.caller.challenge(request, &self.received),
+            Refused::Policy(_) => Vec::new(),
+        };
+        self.reply(request, outcome, (body, &challenge)).await
     }
 
     async fn answer(&mut self, request: &Request, reason: Reason) -> Result<Next, Failure> {
-        self.reply(request, Outcome::of(reason), reply::body_of(reason)).await
+        self.reply(request, Outcome::of(reason), (reply::body_of(reason), &[])).await
     }
 
     /// Answers when part of the request's body has been handed on: the rest of it is not worth reading.
@@ -322,13 +326,18 @@ impl<'w> HttpSession<'w> {
     }
 
     /// Answers a request ourselves and keeps the connection if its body can be read away within bounds.
-    async fn reply(&mut self, request: &Request, mut outcome: Outcome, body: &'static str) -> Result<Next, Failure> {
+    async fn reply(
+        &mut self,
+        request: &Request,
+        mut outcome: Outcome,
+        (body, challenge): (&'static str, &[u8]),
+    ) -> Result<Next, Failure> {
         let head = &request.head.head;
         let close = self.caller.worker.draining.get() || !head.keep_alive || head.expect_continue;
         // A body that breaks its framing has no end behind which a request could begin.
         let close = close || outcome.reason == Reason::MalformedRequest;
         let grpc = request.grpc;
-        let reply = Reply { status: outcome.status, body, close, grpc };
+        let reply = Reply { status: outcome.status, body, challenge, close, grpc };
         let answered =
             reply::send((&mut self.stream, &mut self.received), &request.head.head, reply, self.caller.worker).await;
         if grpc {
@@ -395,7 +404,7 @@ enum Permitted {
     Serve(Permit, Target),
     /// There is no way.
     Unreachable(Reason),
-    Denied(Denial),
+    Denied(Refused),
 }
 
 enum Preface {

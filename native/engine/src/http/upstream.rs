@@ -98,7 +98,7 @@ fn begin(session: &mut HttpSession<'_>, request: &Request) -> Result<Exchange, B
     let worker = session.caller.worker;
     let mut out = worker.buffers.lend();
     let mut scratch = session.caller.scratch(request, &session.received);
-    let message = (&session.received[..], &request.head);
+    let message = (&session.received[..], &request.head, request.tokens.get());
     session.caller.forwarded.encode(message, &mut scratch, worker, &mut out);
     drop(scratch);
     let head = &request.head.head;

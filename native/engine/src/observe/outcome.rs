@@ -39,6 +39,8 @@ pub enum Reason {
     FilterChainNotFound,
     /// A policy denied it.
     RbacDenied,
+    /// Its token is not accepted.
+    TokenRefused,
     /// It lost its permit when the configuration changed.
     PolicyChanged,
     /// The peer's certificate no longer leads to a root that is trusted.

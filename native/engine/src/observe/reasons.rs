@@ -29,7 +29,7 @@ pub struct Row {
 }
 
 /// Every reason, in the order of the enum.
-pub(crate) const TABLE: [Row; 39] = [
+pub(crate) const TABLE: [Row; 40] = [
     Row {
         reason: Reason::Completed,
         code: "completed",
@@ -172,6 +172,17 @@ pub(crate) const TABLE: [Row; 39] = [
         retryable: false,
         sentence: "An AuthorizationPolicy denied it; the detail names the policy, or `none` when no ALLOW policy matched.",
         cure: "Run `meshdp check`, then compare the request's principal, method and path in the access log with the policy's rules.",
+    },
+    Row {
+        reason: Reason::TokenRefused,
+        code: "token_refused",
+        flags_http: "-",
+        flags_tcp: "-",
+        status: 401,
+        side: Side::Local,
+        retryable: false,
+        sentence: "A RequestAuthentication does not accept the request's token; the detail says why.",
+        cure: "Compare the token's issuer, audience and times with the RequestAuthentication; for keys that are fetched look at `GET /certs`.",
     },
     Row {
         reason: Reason::PolicyChanged,

@@ -16,8 +16,8 @@ use meshdp_proto::http1_fields::Known;
 use meshdp_proto::refusal::Refusal;
 
 use crate::connection::{Failure, Link};
-use crate::http::caller::{Caller, Request, view};
-use crate::http::grpc;
+use crate::http::caller::{Caller, Refused, Request, view};
+use crate::http::{grpc, reply, tokens};
 use crate::observe::access_log::{Entry as LogEntry, HttpFields};
 use crate::observe::outcome::{Outcome, Reason};
 use crate::observe::telemetry::{CacheTag, Party, Protocol, Reporter, Security, SeriesId, SeriesKey};
@@ -28,6 +28,19 @@ use crate::worker::{Pinned, Worker};
 /// `namespace/name` of the policy that denied; `none` when ALLOW policies exist and none matched.
 pub(crate) fn policy_name(denial: &Denial) -> String {
     denial.policy.as_ref().map_or_else(|| "none".to_owned(), |policy| format!("{}/{}", policy.namespace, policy.name))
+}
+
+/// What a request that is not let in is answered, counted.
+pub(crate) fn denied(worker: &Worker, refused: &Refused) -> (Outcome, &'static str) {
+    match refused {
+        Refused::Policy(denial) => {
+            worker.telemetry.borrow_mut().denied(&policy_name(denial));
+            (Outcome::of(Reason::RbacDenied).because(denial.explanation()), reply::RBAC_DENIED)
+        }
+        Refused::Token(refusal) => {
+            (Outcome::of(Reason::TokenRefused).because(refusal.detail()).answered(refusal.status()), refusal.text())
+        }
+    }
 }
 
 /// Counts what policies in the shadow said, and words it for the access log.
@@ -96,7 +109,7 @@ impl RequestRecord<'_, '_> {
         let view = view(head, self.text, &scratch);
         let http = HttpFields {
             method: view.method(),
-            path: head.head.target.of(self.text),
+            path: tokens::logged(self.request.pinned.snapshot.token_rules(), head.head.target.of(self.text)),
             protocol: self.caller.protocol,
             authority: view.authority(),
             user_agent: view.first(Known::UserAgent).unwrap_or_default(),

@@ -18,6 +18,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use meshdp_model::facts::Direction;
+use meshdp_model::jwt::VerifiedTokens;
 use meshdp_model::snapshot::Snapshot;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
@@ -30,6 +31,7 @@ use crate::control::turnover;
 use crate::fault;
 use crate::h2::pool::Connections;
 use crate::http::decide::Scratch;
+use crate::keys::Keys;
 use crate::lasting::lasting;
 use crate::listener::{self, Doors};
 use crate::observe::access_log::AccessLog;
@@ -81,6 +83,7 @@ pub(crate) struct Setup {
     pub(crate) access_log: AccessLog,
     pub(crate) connection_limit: usize,
     pub(crate) pressure: Arc<Pressure>,
+    pub(crate) keys: Arc<Keys>,
 }
 
 /// The state every connection task of this thread shares.
@@ -101,6 +104,10 @@ pub(crate) struct Worker {
     pub(crate) access_log: RefCell<AccessLog>,
     pub(crate) draining: Cell<bool>,
     pub(crate) pressure: Arc<Pressure>,
+    /// Key sets that are fetched.
+    pub(crate) keys: Arc<Keys>,
+    /// Tokens that were proven.
+    pub(crate) tokens: RefCell<VerifiedTokens>,
     pinned: RefCell<Rc<Pinned>>,
     started: Instant,
     coarse_ms: Cell<u64>,
@@ -115,8 +122,9 @@ pub(crate) struct Worker {
 
 impl Worker {
     fn new(setup: Setup) -> Self {
-        let Setup { id, settings, snapshot, credentials, telemetry, access_log, connection_limit, pressure, .. } =
-            setup;
+        let Setup {
+            id, settings, snapshot, credentials, telemetry, access_log, connection_limit, pressure, keys, ..
+        } = setup;
         let limits = &settings.limits;
         // Idle connections may not take the descriptors that live ones need.
         let pool_total = limits.pool_total.min(connection_limit / 2);
@@ -133,6 +141,8 @@ impl Worker {
             access_log: RefCell::new(access_log),
             draining: Cell::new(false),
             pressure,
+            keys,
+            tokens: RefCell::default(),
             pinned: RefCell::new(Rc::new(Pinned { snapshot, epoch: 0 })),
             started: Instant::now(),
             coarse_ms: Cell::new(0),
@@ -304,6 +314,7 @@ impl Worker {
             access_log: log.worker(),
             connection_limit: 1_024,
             pressure: Arc::default(),
+            keys: Arc::default(),
         }))
     }
 }

@@ -244,8 +244,8 @@ impl ListTable {
 /// Estimates how often a list is marked: callers and paths differ, methods and ports hardly.
 fn rank(predicate: &Predicate) -> u8 {
     let field = match predicate.field {
-        Field::Principal | Field::Identity => 0,
-        Field::Path | Field::Host | Field::Header => 1,
+        Field::Principal | Field::Identity | Field::RequestPrincipal => 0,
+        Field::Path | Field::Host | Field::Header | Field::Claim => 1,
         Field::SourceIp | Field::RemoteIp | Field::Sni => 2,
         Field::DestinationIp | Field::DestinationPort | Field::Method | Field::Unsupported => 3,
     };
@@ -266,6 +266,9 @@ fn check_lists(policy: &Policy) -> Result<(), String> {
         field if predicate.values.is_empty() => Err(format!("{field:?} is compared with no values")),
         Field::Header if predicate.name.is_empty() || predicate.name.bytes().any(|byte| byte.is_ascii_uppercase()) => {
             Err(format!("a header has a name in lower case, not {:?}", predicate.name))
+        }
+        Field::Claim if !(predicate.name.starts_with('[') && predicate.name.ends_with(']')) => {
+            Err(format!("a claim has a path like [a][b], not {:?}", predicate.name))
         }
         _ => Ok(()),
     };

@@ -14,6 +14,7 @@ use crate::authz::marks::Marks;
 use crate::authz::matching::Matchers;
 use crate::authz::{Denial, Permit, PolicyRef};
 use crate::facts::{ConnectionFacts, RequestFacts};
+use crate::jwt::claims::PRINCIPAL_SEPARATOR;
 use crate::sections::{Action, Authz, Field, Policy, Predicate, Value};
 use crate::snapshot::Snapshot;
 
@@ -135,6 +136,21 @@ impl Facts<'_> {
                 let mut values = Vec::new();
                 if let Some(request) = request {
                     request.visit_header(&predicate.name, &mut |value| {
+                        values.push(text(value));
+                        false
+                    });
+                }
+                return values;
+            }
+            // As policies write it: issuer and subject with a slash between them.
+            Field::RequestPrincipal => request.and_then(|request| request.claims).and_then(|claims| {
+                let principal = text(claims.principal());
+                (!principal.is_empty()).then(|| principal.replace(PRINCIPAL_SEPARATOR, "/"))
+            }),
+            Field::Claim => {
+                let mut values = Vec::new();
+                if let Some(claims) = request.and_then(|request| request.claims) {
+                    claims.visit(&predicate.name, &mut |value| {
                         values.push(text(value));
                         false
                     });

@@ -32,18 +32,22 @@ pub(crate) struct Matchers {
     method: TextMatcher,
     path: TextMatcher,
     headers: Vec<(Arc<str>, TextMatcher)>,
+    request_principal: TextMatcher,
+    claims: Vec<(Arc<str>, TextMatcher)>,
 }
 
 impl Matchers {
     /// Builds the matchers of lists, which are numbered by their place.
     pub(crate) fn build(lists: &[Predicate]) -> Result<Self, String> {
         let text = |field: Field| TextMatcher::build(field, lists, |list| list.field == field);
-        let names: BTreeSet<&Arc<str>> =
-            lists.iter().filter(|list| list.field == Field::Header).map(|list| &list.name).collect();
-        let header = |name: &Arc<str>| {
-            let matcher =
-                TextMatcher::build(Field::Header, lists, |list| list.field == Field::Header && list.name == *name)?;
-            Ok((Arc::clone(name), matcher))
+        let by_name = |field: Field| {
+            let names: BTreeSet<&Arc<str>> =
+                lists.iter().filter(|list| list.field == field).map(|list| &list.name).collect();
+            let of = |name: &Arc<str>| {
+                let matcher = TextMatcher::build(field, lists, |list| list.field == field && list.name == *name)?;
+                Ok((Arc::clone(name), matcher))
+            };
+            names.into_iter().map(of).collect::<Result<Vec<_>, String>>()
         };
         Ok(Self {
             principal: text(Field::Principal)?,
@@ -56,7 +60,9 @@ impl Matchers {
             host: text(Field::Host)?,
             method: text(Field::Method)?,
             path: text(Field::Path)?,
-            headers: names.into_iter().map(header).collect::<Result<_, String>>()?,
+            headers: by_name(Field::Header)?,
+            request_principal: text(Field::RequestPrincipal)?,
+            claims: by_name(Field::Claim)?,
         })
     }
 
@@ -104,6 +110,15 @@ impl Matchers {
                 matcher.mark(value, marks);
                 false
             });
+        }
+        if let Some(claims) = request.claims {
+            self.request_principal.mark(claims.principal(), marks);
+            for (path, matcher) in &self.claims {
+                claims.visit(path, &mut |value| {
+                    matcher.mark(value, marks);
+                    false
+                });
+            }
         }
     }
 }

@@ -82,6 +82,17 @@ pub(crate) fn predicate_holds(
             });
             found
         }
+        Field::RequestPrincipal => request?.claims.is_some_and(|claims| text(claims.principal())),
+        Field::Claim => {
+            let (mut found, claims) = (false, request?.claims);
+            if let Some(claims) = claims {
+                claims.visit(&predicate.name, &mut |value| {
+                    found |= text(value);
+                    found
+                });
+            }
+            found
+        }
         Field::Unsupported => return None,
     };
     Some(any != predicate.negate)

@@ -22,14 +22,21 @@ fn any_predicate() -> impl Strategy<Value = Value> {
     let of = |fields: &'static [&'static str], value: BoxedStrategy<Value>| {
         (prop::sample::select(fields), prop::collection::vec(value, 1..4)).boxed()
     };
-    let texts = of(&["principal", "identity", "sni", "host", "method", "header"], text().boxed());
+    let texts =
+        of(&["principal", "identity", "sni", "host", "method", "header", "request_principal", "claim"], text().boxed());
     let paths = of(&["path"], path.boxed());
     let networks = of(&["source_ip", "remote_ip", "destination_ip"], network.boxed());
     let unsupported = of(&["unsupported"], text().boxed());
     let ports = of(&["destination_port"], port.boxed());
     let listed = prop_oneof![6 => texts, 2 => paths, 2 => networks, 1 => ports, 1 => unsupported];
     (listed, any::<bool>(), prop::sample::select(vec!["x-a", "x-b"])).prop_map(|((field, values), negate, name)| {
-        json!({"field": field, "name": if field == "header" { name } else { "" }, "negate": negate, "values": values})
+        let name = match field {
+            "header" => name,
+            "claim" if name == "x-a" => "[a]",
+            "claim" => "[b][c]",
+            _ => "",
+        };
+        json!({"field": field, "name": name, "negate": negate, "values": values})
     })
 }
 
@@ -81,6 +88,14 @@ fn any_request() -> impl Strategy<Value = Asked> {
     )
 }
 
+/// The claims of a request with headers: issuer and subject from its head, a text and a list from its headers.
+fn claims_of(asked: &Asked) -> Option<crate::jwt::Claims> {
+    let (_, first) = asked.headers.first()?;
+    let all: Vec<_> = asked.headers.iter().map(|(_, value)| value).collect();
+    let claims = json!({"iss": asked.host, "sub": asked.method, "a": first, "b": {"c": all}});
+    crate::jwt::Claims::of(claims.as_object()?.clone(), &[]).ok()
+}
+
 /// Headers as facts borrow them.
 type Borrowed<'a> = Vec<(&'a str, &'a [u8])>;
 
@@ -101,7 +116,9 @@ fn assert_agreement(policies: &Value, asked: &Asked) {
     let connection = connection_of(asked);
     let headers: Borrowed<'_> = asked.headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
     let headers = &headers[..];
+    let claims = claims_of(asked);
     let request = RequestFacts {
+        claims: claims.as_ref(),
         authority: asked.host.as_bytes(),
         remote_ip: [10, 0, 0, asked.addresses[2]].into(),
         ..request(&asked.method, &asked.path, &headers)

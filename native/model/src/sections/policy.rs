@@ -64,7 +64,7 @@ pub struct Rule {
 pub struct Predicate {
     /// The attribute.
     pub field: Field,
-    /// Header name in lower case, or the unsupported Istio field.
+    /// Header name in lower case, path of a claim, or the unsupported Istio field.
     pub name: Arc<str>,
     /// Holds when no value matches.
     pub negate: bool,
@@ -98,6 +98,10 @@ pub enum Field {
     Path,
     /// A header.
     Header,
+    /// Issuer and subject of the token, with a NUL between them.
+    RequestPrincipal,
+    /// A claim of the token, by its path `[a][b]`.
+    Claim,
     /// A condition that cannot be honoured.
     Unsupported,
 }
@@ -105,7 +109,8 @@ pub enum Field {
 impl Field {
     /// Whether the attribute exists in HTTP requests only.
     pub fn is_http_only(self) -> bool {
-        matches!(self, Self::Host | Self::Method | Self::Path | Self::Header | Self::Unsupported)
+        use Field::{Claim, Header, Host, Method, Path, RequestPrincipal, Unsupported};
+        matches!(self, Host | Method | Path | Header | RequestPrincipal | Claim | Unsupported)
     }
 }
 

@@ -11,7 +11,8 @@ use serde::Deserialize;
 use crate::authz::compile::Policies;
 use crate::balance::EndpointSet;
 use crate::identity::Identity;
-use crate::sections::{Authz, Cluster, Endpoints, Inbound, Mesh, Peers, Service, Telemetry, Workload};
+use crate::jwt::TokenRules;
+use crate::sections::{Authn, Authz, Cluster, Endpoints, Inbound, Mesh, Peers, Service, Telemetry, Workload};
 use crate::snapshot::SnapshotError;
 use crate::snapshot::peers::PeerBlock;
 
@@ -22,6 +23,7 @@ pub(crate) enum Decoded {
     Workload(Arc<Workload>),
     Peers(Arc<PeerBlock>),
     Authz(Arc<Policies>),
+    Authn(Arc<TokenRules>),
     Telemetry(Arc<Telemetry>),
     Inbound(Arc<Inbound>),
     InboundPassthrough(Arc<Inbound>),
@@ -78,6 +80,10 @@ fn decode_single(name: &str, text: &str) -> Result<Decoded, SnapshotError> {
         "authz" => {
             let section: Authz = parse(name, text)?;
             Decoded::Authz(Arc::new(Policies::compile(section).map_err(|reason| malformed(name, reason))?))
+        }
+        "authn" => {
+            let section: Authn = parse(name, text)?;
+            Decoded::Authn(Arc::new(TokenRules::compile(section).map_err(|reason| malformed(name, reason))?))
         }
         "telemetry" => Decoded::Telemetry(Arc::new(parse::<Telemetry>(name, text)?)),
         _ => return Err(SnapshotError::SectionUnknown { name: name.into() }),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::authz::compile::Policies;
 use crate::balance::EndpointSet;
+use crate::jwt::TokenRules;
 use crate::sections::{
     Cluster, Inbound, Mesh, OutboundPolicy, PathNormalization, Service, Telemetry, TlsVersion, Workload,
 };
@@ -27,6 +28,7 @@ pub(crate) struct Linked {
     pub(crate) telemetry: Option<Arc<Telemetry>>,
     pub(crate) peers: PeerTable,
     pub(crate) policies: Arc<Policies>,
+    pub(crate) tokens: Option<Arc<TokenRules>>,
     pub(crate) inbound: WordMap<u16, Arc<Inbound>>,
     pub(crate) passthrough: Option<Arc<Inbound>>,
     pub(crate) services: Arc<ServiceIndex>,
@@ -42,6 +44,7 @@ impl Linked {
             telemetry: None,
             peers: PeerTable::default(),
             policies: Arc::new(Policies::closed()),
+            tokens: None,
             inbound: WordMap::default(),
             passthrough: None,
             services: Arc::new(ServiceIndex::default()),
@@ -94,6 +97,7 @@ impl Linked {
             Decoded::Workload(workload) => self.workload = Some(Arc::clone(workload)),
             Decoded::Peers(block) => self.peers.put(block),
             Decoded::Authz(policies) => self.policies = Arc::clone(policies),
+            Decoded::Authn(rules) => self.tokens = Some(Arc::clone(rules)),
             Decoded::Telemetry(telemetry) => self.telemetry = Some(Arc::clone(telemetry)),
             Decoded::Inbound(inbound) => drop(self.inbound.insert(inbound.port, Arc::clone(inbound))),
             Decoded::InboundPassthrough(inbound) => self.passthrough = Some(Arc::clone(inbound)),

@@ -183,6 +183,7 @@ fn authorizing(snapshot: &Arc<Snapshot>, caller: u32) -> Turn {
             authority: b"web.default",
             remote_ip: facts.source.ip(),
             headers: &Fields(&fields),
+            claims: None,
         };
         let judged = snapshot.authorize_request_in(&mut context, &facts, black_box(&request));
         assert!(judged.is_ok(), "a policy names this caller");
