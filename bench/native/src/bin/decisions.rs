@@ -44,6 +44,7 @@ fn measured(words: &[String]) -> Result<String, String> {
         authority: b"w.example:8080",
         remote_ip: facts.source.ip(),
         headers: &headers,
+        claims: None,
     };
     let mut context = snapshot.connection_context(&facts);
     let allowed = snapshot.authorize_request_in(&mut context, &facts, &request).is_ok();
