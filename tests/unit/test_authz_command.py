@@ -130,7 +130,7 @@ def test_a_line_that_is_no_request_is_named_and_the_others_are_judged(line: Any,
 
 
 def test_claims_are_said_not_to_be_seen() -> None:
-    assert "request.claims: tokens are not verified before M4" in evaluated(get(PAGE, claims={"sub": "x"})).stderr
+    assert "request.claims: claims are not seen yet" in evaluated(get(PAGE, claims={"sub": "x"})).stderr
 
 
 def test_a_policy_with_an_error_denies_and_is_reported(tmp_path: Path) -> None:

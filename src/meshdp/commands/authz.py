@@ -209,7 +209,7 @@ class _Lines:
                 print(printable(f"{name}:{number}: {error}"), file=sys.stderr)
                 continue
             if request.request.claims is not None:
-                said = "request.claims: tokens are not verified before M4, so that claims are not seen"
+                said = "request.claims: claims are not seen yet; send a token that the policies verify"
                 print(f"{name}:{number}: {said}", file=sys.stderr)
             yield request if request.id is not None else _numbered(request, number)
 
@@ -232,7 +232,7 @@ def _numbered(request: Request, number: int) -> Request:
 def _explain(args: Namespace, policies: PolicySet) -> int:
     request = _of_log(args, policies) if args.log_line else _of_options(args, policies)
     if request.request.claims:
-        print("--claim: tokens are not verified before M4, so that claims are not seen", file=sys.stderr)
+        print("--claim: claims are not seen yet; send a token that the policies verify", file=sys.stderr)
     explanation = explained(policies, request, Places())
     if args.output != "table":
         dump(explanation.as_dict(), args.output)
