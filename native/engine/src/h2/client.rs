@@ -129,8 +129,11 @@ async fn wait(group: &Rc<Group>, target: &Target, worker: &Rc<Worker>) -> Result
                 Found::Http11 => return Poll::Ready(Ok(Acquired::Http11)),
                 Found::Nothing => {}
             }
+            awaited = attempt(group, target, worker);
+        } else if let Some(attempt) = group.attempt() {
+            // Whether it takes another connection is for the first to find out: there may be room that he has not taken yet.
+            awaited = Some(attempt);
         }
-        awaited = attempt(group, target, worker);
         Poll::Pending
     })
     .await
@@ -142,6 +145,8 @@ fn attempt(group: &Rc<Group>, target: &Target, worker: &Rc<Worker>) -> Option<Rc
         return Some(attempt);
     }
     let attempt = group.begin(worker.coarse_ms())?;
+    // Those who wait are to know what becomes of it.
+    group.openers.wake_all();
     let ending = Ending { group: Rc::clone(group), attempt: Rc::clone(&attempt), worker: Rc::clone(worker) };
     spawn_local(connect(ending, target.clone()));
     Some(attempt)

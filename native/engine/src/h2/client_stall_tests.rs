@@ -172,3 +172,26 @@ fn who_waits_for_a_place_is_not_overtaken() {
         assert_eq!(*order.borrow(), [0, 1, 2]);
     });
 }
+
+/// The connection is there, and who has waited for it has not had his turn.
+#[test]
+fn who_comes_while_others_wait_has_no_second_connection_made() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (worker, target) = (worker(), Target::of_tests(listener.local_addr().unwrap(), None));
+        let mut first = pin!(acquire(&target, &worker));
+        assert!(poll_fn(|context| Poll::Ready(first.as_mut().poll(context).is_pending())).await);
+        let _bob = hand(&listener).await;
+        let group = worker.h2.group(&target.pool_key(&worker));
+        while group.attempt().is_some() {
+            tokio::task::yield_now().await;
+        }
+        let mut late = pin!(acquire(&target, &worker));
+        assert!(poll_fn(|context| Poll::Ready(late.as_mut().poll(context).is_pending())).await);
+        assert!(group.attempt().is_none(), "a second connection");
+        let (Ok(Acquired::Http2(first)), Ok(Acquired::Http2(late))) = (first.await, late.await) else {
+            panic!("it fell back")
+        };
+        assert!(Rc::ptr_eq(&first, &late));
+    });
+}
