@@ -16,20 +16,10 @@ from tests.support import frames, wire
 from tests.support.frames import Peer, head, request_fields, settings
 from tests.support.h2_arena import ALPN, over_tls
 from tests.support.h2_upstream import Upstream
-from tests.support.pair import SERVER_IP
+from tests.support.pair import SERVER_IP, service
 
 PORT = 9101
-SERVICE = f"""
-apiVersion: v1
-kind: Service
-metadata: {{name: narrow, namespace: default}}
-spec:
-  clusterIP: 10.96.0.11
-  selector: {{app: server}}
-  ports:
-  - {{name: http2, port: {PORT}, targetPort: {PORT}}}
----
-"""
+SERVICE = service("narrow", "10.96.0.11", http2=PORT)
 CONNECTIONS = 16
 
 

@@ -33,21 +33,10 @@ from tests.support.frames import (
 )
 from tests.support.h2_upstream import OK, Script, Upstream, answer, mesh_server, raw_head
 from tests.support.mesh import position
-from tests.support.pair import SERVER_IP, UNCAPTURED_PORT, Side
+from tests.support.pair import SERVER_IP, UNCAPTURED_PORT, Side, service
 
 PLAIN_PORT, SERVICE = 9099, "10.96.0.9"
-SERVICES = f"""
-apiVersion: v1
-kind: Service
-metadata: {{name: faulty, namespace: default}}
-spec:
-  clusterIP: {SERVICE}
-  selector: {{app: server}}
-  ports:
-  - {{name: http2, port: {PLAIN_PORT}, targetPort: {PLAIN_PORT}}}
-  - {{name: http2-peer, port: {UNCAPTURED_PORT}, targetPort: {UNCAPTURED_PORT}}}
----
-"""
+SERVICES = service("faulty", SERVICE, http2=PLAIN_PORT, http2_peer=UNCAPTURED_PORT)
 GOOD = block([OK])
 INITIAL_WINDOW_SIZE = 4
 

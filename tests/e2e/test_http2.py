@@ -19,22 +19,11 @@ from tests.support import wire
 from tests.support.http2 import Application, Client
 from tests.support.mesh import Mesh, position
 from tests.support.origin import Origin, pattern
-from tests.support.pair import HTTP_PORT, PATIENCE_S, SERVER_IP, TCP_PORT, pair
+from tests.support.pair import HTTP_PORT, PATIENCE_S, SERVER_IP, TCP_PORT, pair, service
 
 GRPC_PORT, ANY_PORT = 9095, 9096
 SERVICE = "10.96.0.5"
-CALLS = f"""
-apiVersion: v1
-kind: Service
-metadata: {{name: calls, namespace: default}}
-spec:
-  clusterIP: {SERVICE}
-  selector: {{app: server}}
-  ports:
-  - {{name: grpc, port: {GRPC_PORT}, targetPort: {GRPC_PORT}}}
-  - {{name: any, port: {ANY_PORT}, targetPort: {ANY_PORT}}}
----
-"""
+CALLS = service("calls", SERVICE, grpc=GRPC_PORT, any=ANY_PORT)
 MIB = 1 << 20
 
 

@@ -7,21 +7,17 @@ Source: RFC 9113 6.8, 7 (HTTP_1_1_REQUIRED); attack case PR-01.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support import frames, wire
 from tests.support.frames import Peer, goaway, number
 from tests.support.h2_upstream import Upstream
-from tests.support.mesh import Mesh
-from tests.support.origin import Origin
-from tests.support.pair import HTTP_PORT, SERVER_IP, TCP_PORT, Pair, Side, pair
+from tests.support.mesh import opened_mesh
+from tests.support.pair import SERVER_IP, Pair, Side
 
 HTTP_1_1_REQUIRED = 13
 RESET_PORT, GOAWAY_PORT, DRAIN_PORT, ONCE_PORT = 9087, 9088, 9089, 9086
@@ -29,12 +25,8 @@ RESET_PORT, GOAWAY_PORT, DRAIN_PORT, ONCE_PORT = 9087, 9088, 9089, 9086
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Pair]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root to make network namespaces")
-    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder)) as made:
-        mesh = Mesh(made, Origin(made.server, [HTTP_PORT]), TCP_PORT)
-        yield made
-        mesh.stop()
+    with opened_mesh() as mesh:
+        yield mesh.pair
 
 
 class Either(Upstream):
@@ -105,10 +97,8 @@ def test_what_may_have_been_done_is_not_repeated_over_http11(made: Pair) -> None
 
 
 def test_pr_01_a_sidecar_that_stops_says_goaway_upstream() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root to make network namespaces")
-    with tempfile.TemporaryDirectory(prefix="mdpt-") as folder, pair(Path(folder)) as made:
-        mesh = Mesh(made, Origin(made.server, [HTTP_PORT]), TCP_PORT)
+    with opened_mesh() as mesh:
+        made = mesh.pair
         application = Upstream(made.server, DRAIN_PORT)
         with open_to(made, DRAIN_PORT) as peer:
             peer.send(frames.head(1, frames.request_fields("/held")))
@@ -124,4 +114,3 @@ def test_pr_01_a_sidecar_that_stops_says_goaway_upstream() -> None:
         assert served.peer.ended == "fin", "not cut"
         assert [each.code for each in served.peer.of(frames.GOAWAY)] == [frames.NO_ERROR], served.peer.frames
         application.stop()
-        mesh.stop()

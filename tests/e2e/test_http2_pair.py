@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import h2.config
 import h2.connection
@@ -23,22 +24,13 @@ import pytest
 
 from tests.e2e.test_swap import deny
 from tests.support import wire
+from tests.support.listening import Listening
 from tests.support.mesh import Mesh, get
 from tests.support.origin import Origin, pattern
-from tests.support.pair import HTTP_PORT, PATIENCE_S, SERVER_IP, Pair, Side
+from tests.support.pair import HTTP_PORT, PATIENCE_S, SERVER_IP, Pair, Side, service
 
 SCRIPTED_PORT, SCRIPTED_IP = 9097, "10.96.0.7"
-SCRIPTED = f"""
-apiVersion: v1
-kind: Service
-metadata: {{name: scripted, namespace: default}}
-spec:
-  clusterIP: {SCRIPTED_IP}
-  selector: {{app: server}}
-  ports:
-  - {{name: http2, port: {SCRIPTED_PORT}, targetPort: {SCRIPTED_PORT}}}
----
-"""
+SCRIPTED = service("scripted", SCRIPTED_IP, http2=SCRIPTED_PORT)
 CLIENTS = 64
 
 
@@ -233,7 +225,7 @@ def test_tl_28_rotations_and_swaps_under_load_lose_nothing(mesh: Mesh) -> None:
     assert mesh.origin.faults == []
 
 
-class Scripted:
+class Scripted(Listening):
     """An HTTP/2 application: what it announces, which streams it leaves unprocessed, what it answered on which connection.
 
     `go_away_at`: the first connection says GOAWAY once so many streams have begun, and takes the first half of them alone.
@@ -246,33 +238,20 @@ class Scripted:
         self._limit = limit
         self._go_away_at = go_away_at
         self._sockets: list[socket.socket] = []
-        self._running: list[threading.Thread] = []
-        self._listener = side.inside(lambda: socket.create_server(("0.0.0.0", SCRIPTED_PORT), backlog=64))
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(side, [SCRIPTED_PORT])
 
     def stop(self) -> None:
         """Close everything, and wait until the sidecar has too: the next test's requests are for the next application."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        super().stop()
         for each in self._sockets:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_WR)
-        for thread in self._running:
-            thread.join(PATIENCE_S)
+        self.join(PATIENCE_S)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                accepted, _ = self._listener.accept()
-            except OSError:
-                return
-            self._sockets.append(accepted)
-            self.answered.append([])
-            self._running.append(
-                threading.Thread(target=self._run, args=(accepted, len(self.answered) - 1), daemon=True)
-            )
-            self._running[-1].start()
+    def _admit(self, accepted: socket.socket, peer: tuple[str, int]) -> Callable[[], None]:
+        self._sockets.append(accepted)
+        self.answered.append([])
+        return partial(self._run, accepted, len(self.answered) - 1)
 
     def _run(self, accepted: socket.socket, number: int) -> None:
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))

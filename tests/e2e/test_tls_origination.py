@@ -10,8 +10,8 @@ import contextlib
 import os
 import socket
 import ssl
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,26 +19,17 @@ from cryptography import x509
 
 from tests.support import wire
 from tests.support.certificates import Root
+from tests.support.listening import Listening
 from tests.support.mesh import Mesh, get, opened_mesh, position
-from tests.support.pair import UNCAPTURED_PORT
+from tests.support.pair import UNCAPTURED_PORT, service
 
 HTTP, OPAQUE = 8443, 8444
 HOST = "outside.default.svc.cluster.local"
 ADDRESS = "10.96.0.9"
-SERVICE = f"""
-apiVersion: v1
-kind: Service
-metadata: {{name: outside, namespace: default}}
-spec:
-  clusterIP: {ADDRESS}
-  selector: {{app: server}}
-  ports:
-  - {{name: http, port: {HTTP}, targetPort: {UNCAPTURED_PORT}}}
-  - {{name: tcp, port: {OPAQUE}, targetPort: {UNCAPTURED_PORT}}}
-"""
+SERVICE = service("outside", ADDRESS, http=(HTTP, UNCAPTURED_PORT), tcp=(OPAQUE, UNCAPTURED_PORT))
 
 
-class Outside:
+class Outside(Listening):
     """A TLS server that counts what reaches it: handshakes, the names asked for, certificates shown, plain bytes."""
 
     def __init__(self, mesh: Mesh, folder: Path) -> None:
@@ -50,13 +41,7 @@ class Outside:
         self.demands_certificate = False
         self.put("ca.pem", self.root.bundle)
         self.serve(HOST)
-        self._listener = mesh.pair.server.inside(lambda: socket.create_server(("0.0.0.0", UNCAPTURED_PORT)))
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def stop(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        super().__init__(mesh.pair.server, [UNCAPTURED_PORT])
 
     def put(self, name: str, text: bytes) -> Path:
         """A file that the client's sidecar may read."""
@@ -70,13 +55,8 @@ class Outside:
         chain, key = (root or self.root).server(name)
         self.certificate = (self.put("server.pem", chain), self.put("server.key", key))
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                accepted, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
+    def _admit(self, accepted: socket.socket, peer: tuple[str, int]) -> Callable[[], None]:
+        return partial(self._serve, accepted)
 
     def _serve(self, accepted: socket.socket) -> None:
         with contextlib.suppress(OSError), accepted, self._context().wrap_socket(accepted, server_side=True) as secure:
@@ -126,7 +106,7 @@ def put_in_force(mesh: Mesh, tls: str) -> None:
     metadata = "metadata: {name: outside, namespace: default}"
     rule = f"apiVersion: networking.istio.io/v1\nkind: DestinationRule\n{metadata}\n"
     body = f"spec: {{host: outside, trafficPolicy: {{tls: {{{tls}}}}}}}\n" if tls else "spec: {host: outside}\n"
-    documents = f"{SERVICE}---\n{rule}{body}"
+    documents = f"{SERVICE}{rule}{body}"
     if (mesh.pair.configuration / "policies.yaml").read_text() != documents:
         mesh.pair.replace("policies.yaml", documents, mesh.pair.client)
 

@@ -12,16 +12,18 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from tests.support import frames
 from tests.support.frames import END_STREAM, MAGIC, Peer, block, data, frame, head, settings
+from tests.support.listening import Listening
 from tests.support.pair import PATIENCE_S, Pair, Side
 
 Script = Callable[[int], bytes]
 OK = (":status", "200")
 
 
-class Upstream:
+class Upstream(Listening):
     """Runs until `stop`."""
 
     def __init__(self, side: Side, port: int, context: ssl.SSLContext | None = None) -> None:
@@ -30,33 +32,22 @@ class Upstream:
         self.connections: list[Served] = []
         self.release = threading.Event()
         self._context = context
-        self._serving: list[threading.Thread] = []
-        self._listener = side.inside(lambda: socket.create_server(("0.0.0.0", port), backlog=64))
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(side, [port])
 
     def stop(self) -> None:
         """Close everything: once it returns, no connection of this application is left for the next one's requests."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        super().stop()
         for each in self.connections:
             each.stopped = True
-        for thread in self._serving:
-            thread.join(2 * PATIENCE_S)
+        self.join(2 * PATIENCE_S)
 
     @property
     def live(self) -> list[Served]:
         """Connections that have not ended."""
         return [each for each in self.connections if not each.peer.ended]
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                accepted, _ = self._listener.accept()
-            except OSError:
-                return
-            self._serving.append(threading.Thread(target=self._serve, args=(accepted,), daemon=True))
-            self._serving[-1].start()
+    def _admit(self, accepted: socket.socket, peer: tuple[str, int]) -> Callable[[], None]:
+        return partial(self._serve, accepted)
 
     def _serve(self, accepted: socket.socket) -> None:
         with contextlib.suppress(OSError), accepted:

@@ -11,14 +11,15 @@ import os
 import socket
 import struct
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import wire
+from tests.support.listening import Listening
 from tests.support.origin import Origin
 from tests.support.pair import HTTP_PORT, PATIENCE_S, TCP_PORT, Pair, Side, pair
 
@@ -90,7 +91,7 @@ def position(side: Side) -> int:
     return side.log.stat().st_size
 
 
-class Opaque:
+class Opaque(Listening):
     """A TCP application that says what each connection is to be: the first byte chooses.
 
     `E` echoes until the end and then says `bye`; `S` counts what it gets and answers with the count at the end;
@@ -103,23 +104,11 @@ class Opaque:
         self.peers: list[tuple[str, int]] = []
         self.resets = 0
         self.counted: list[int] = []
-        self._listener = side.inside(lambda: socket.create_server(("0.0.0.0", port), backlog=128))
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(side, [port])
 
-    def stop(self) -> None:
-        """Stop listening."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                accepted, peer = self._listener.accept()
-            except OSError:
-                return
-            self.peers.append(peer)
-            threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
+    def _admit(self, accepted: socket.socket, peer: tuple[str, int]) -> Callable[[], None]:
+        self.peers.append(peer)
+        return partial(self._serve, accepted)
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError), self._counting_resets():

@@ -18,7 +18,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
+from tests.support.listening import Listening
 from tests.support.pair import PATIENCE_S, Side
 
 TOKEN = re.compile(rb"[0-9A-Za-z!#$%&'*+.^_`|~-]+")
@@ -119,7 +121,7 @@ class Connection:
         return taken
 
 
-class Origin:
+class Origin(Listening):
     """The application of the server side. Every answer carries the request's nonce."""
 
     def __init__(self, side: Side, ports: list[int]) -> None:
@@ -128,19 +130,12 @@ class Origin:
         self.faults: list[str] = []
         self.canned: dict[bytes, list[bytes]] = {}
         self.release = threading.Event()
-        self._stopped = False
-        self._listeners = side.inside(lambda: [socket.create_server(("0.0.0.0", port), backlog=512) for port in ports])
-        for listener in self._listeners:
-            threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        super().__init__(side, ports, backlog=512)
 
     def stop(self) -> None:
         """Close everything."""
-        self._stopped = True
         self.release.set()
-        for listener in self._listeners:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
+        super().stop()
         for connection in self.connections:
             with contextlib.suppress(OSError):
                 connection.socket.shutdown(socket.SHUT_RDWR)
@@ -171,16 +166,11 @@ class Origin:
             time.sleep(0.002)
         return True
 
-    def _accept(self, listener: socket.socket) -> None:
-        while not self._stopped:
-            try:
-                accepted, peer = listener.accept()
-            except OSError:
-                return
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(len(self.connections), accepted, peer)
-            self.connections.append(connection)
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+    def _admit(self, accepted: socket.socket, peer: tuple[str, int]) -> Callable[[], None]:
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = Connection(len(self.connections), accepted, peer)
+        self.connections.append(connection)
+        return partial(self._serve, connection)
 
     def _serve(self, connection: Connection) -> None:
         try:

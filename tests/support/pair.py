@@ -71,6 +71,25 @@ spec: {{accessLogFile: /dev/stdout, accessLogEncoding: JSON}}
 """
 
 
+def service(name: str, address: str, **ports: int | tuple[int, int]) -> str:
+    """A Service of the server's workload: by port names, which say the protocol, the port, or it and the workload's own."""
+    written = {each: number if isinstance(number, tuple) else (number, number) for each, number in ports.items()}
+    listed = "".join(
+        f"  - {{name: {each.replace('_', '-')}, port: {port}, targetPort: {target}}}\n"
+        for each, (port, target) in written.items()
+    )
+    return f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: default}}
+spec:
+  clusterIP: {address}
+  selector: {{app: server}}
+  ports:
+{listed}---
+"""
+
+
 class Side:
     """One end of the pair: a namespace with its redirection rules and its sidecar.
 

@@ -16,24 +16,14 @@ from typing import TypeVar
 
 from tests.support import wire
 from tests.support.mesh import Mesh, Opaque, opened_mesh
-from tests.support.pair import AUTO_PORT, BASE, HTTP_PORT, SERVER_IP
+from tests.support.pair import AUTO_PORT, BASE, HTTP_PORT, SERVER_IP, service
 
 T = TypeVar("T")
 SHY_PORT, MYSQL_PORT = 9093, 3306  # undeclared and well known, with applications that speak first
 TALKER_IP = "10.96.0.3"
 IDLE_MS, HANDSHAKE_MS, DETECTION_MS = 3_000, 1_500, 600
 GREETING = b"220 ready\r\n"
-SERVICES = f"""
-apiVersion: v1
-kind: Service
-metadata: {{name: talker, namespace: default}}
-spec:
-  clusterIP: {TALKER_IP}
-  selector: {{app: server}}
-  ports:
-  - {{name: shy, port: {SHY_PORT}, targetPort: {SHY_PORT}}}
-  - {{name: eager, port: {MYSQL_PORT}, targetPort: {MYSQL_PORT}}}
-"""
+SERVICES = service("talker", TALKER_IP, shy=SHY_PORT, eager=MYSQL_PORT)
 
 
 @dataclass

@@ -10,14 +10,16 @@ import base64
 import contextlib
 import json
 import socket
-import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
+from tests.support.listening import Listening
 from tests.support.pair import Side
 
 Json = dict[str, Any]
@@ -68,30 +70,21 @@ def authentication(rules: list[Json], policy: str = "") -> str:
     return f"{json.dumps(document)}\n---\n{policy}" if policy else f"{json.dumps(document)}\n"
 
 
-class KeyServer:
+class KeyServer(Listening):
     """Serves a text to whoever asks, and counts."""
 
     def __init__(self, side: Side, port: int, body: str) -> None:
         self.body = body
         self.asked = 0
-        self._listener = side.inside(lambda: socket.create_server(("0.0.0.0", port), backlog=16))
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(side, [port])
 
-    def stop(self) -> None:
-        """Stop listening."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+    def _admit(self, accepted: socket.socket, peer: tuple[str, int]) -> Callable[[], None]:
+        return partial(self._serve, accepted)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                accepted, _ = self._listener.accept()
-            except OSError:
-                return
-            with accepted, contextlib.suppress(OSError):
-                accepted.settimeout(5)
-                accepted.recv(65536)
-                self.asked += 1
-                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(self.body)}\r\n\r\n"
-                accepted.sendall((head + self.body).encode())
+    def _serve(self, accepted: socket.socket) -> None:
+        with accepted, contextlib.suppress(OSError):
+            accepted.settimeout(5)
+            accepted.recv(65536)
+            self.asked += 1
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(self.body)}\r\n\r\n"
+            accepted.sendall((head + self.body).encode())
