@@ -25,6 +25,7 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use super::failure::TlsFailure;
 use super::recent::Recent;
+use super::verify::refused;
 
 /// The configurations of one worker.
 pub(crate) struct Originations {
@@ -185,16 +186,10 @@ impl ServerVerifier {
         asked: &ServerName<'_>,
         now: UnixTime,
     ) -> Result<(), TlsFailure> {
-        let untrusted = |why: webpki::Error| match why {
-            webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
-                TlsFailure::Expired(why.to_string())
-            }
-            _ => TlsFailure::UntrustedChain(why.to_string()),
-        };
-        let end = EndEntityCert::try_from(leaf).map_err(untrusted)?;
+        let end = EndEntityCert::try_from(leaf).map_err(|why| refused(&why))?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         end.verify_for_usage(algorithms, &self.anchors, intermediates, now, KeyUsage::server_auth(), None, None)
-            .map_err(untrusted)?;
+            .map_err(|why| refused(&why))?;
         let proves = |name: &ServerName<'_>| end.verify_is_valid_for_subject_name(name).is_ok();
         if self.names.is_empty() {
             return if proves(asked) { Ok(()) } else { Err(mismatch(&asked.to_str())) };

@@ -174,7 +174,8 @@ fn id_of(anchor: &TrustAnchor<'_>) -> RootId {
     id
 }
 
-fn refused(error: &webpki::Error) -> TlsFailure {
+/// How a chain failed: by its time, or by what it leads to.
+pub(super) fn refused(error: &webpki::Error) -> TlsFailure {
     match error {
         webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
             TlsFailure::Expired(format!("{error}"))
