@@ -7,11 +7,12 @@
 
 use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use meshdp_model::authz::{ConnectionContext, Denial, Permit};
 use meshdp_model::facts::Direction;
-use meshdp_model::jwt::{Authenticated, TokenRefusal};
+use meshdp_model::jwt::{Authenticated, TokenRefusal, TokenRules};
 use meshdp_model::listener::Outbound;
 use meshdp_model::route::Route;
 use meshdp_model::sections::PortProtocol;
@@ -125,28 +126,39 @@ impl<'w> Caller<'w> {
             Direction::Inbound => {
                 let mut scratch = self.scratch(request, text);
                 if let Some(rules) = snapshot.token_rules() {
-                    let (worker, head) = (self.worker, (text, &request.head));
-                    let keys = worker.keys.table.load();
-                    let proof = (&**keys, worker.wall_s());
-                    let mut known = worker.tokens.borrow_mut();
-                    let judged = tokens::judge_tokens(rules, head, &mut scratch, proof, &mut known);
-                    if let Some(address) = known.take_missed() {
-                        worker.keys.miss(address);
-                    }
+                    let judged = self.judge_tokens(rules, (text, &request.head), &mut scratch, self.worker.wall_s());
                     let _ = request.tokens.set(judged.map_err(Refused::Token)?);
                 }
                 let view = View::new(&request.head, text, &scratch, request.tokens.get());
-                let shadow = snapshot.shadow_request(facts, &view.facts(facts));
+                let asked = view.facts(facts);
+                let shadow = snapshot.shadow_request(facts, &asked);
                 if !shadow.is_empty() {
                     *request.shadow.borrow_mut() = Some(record::shadow(&shadow, self.worker));
                 }
                 let context = &mut *self.policy_context.borrow_mut();
-                let judged = snapshot.authorize_request_in(context, facts, &view.facts(facts));
+                let judged = snapshot.authorize_request_in(context, facts, &asked);
                 let permit = judged.map_err(Refused::Policy)?;
                 request.tokens.get().map_or(Ok(()), Authenticated::sendable).map_err(Refused::Token)?;
                 Ok(permit)
             }
         }
+    }
+
+    /// Judges the tokens of the request in the scratch by the keys that are there now; a key that is not is asked for.
+    fn judge_tokens(
+        &self,
+        rules: &Arc<TokenRules>,
+        head: (&[u8], &Head),
+        scratch: &mut Scratch,
+        now_s: u64,
+    ) -> Result<Authenticated, TokenRefusal> {
+        let keys = self.worker.keys.table.load();
+        let known = &mut *self.worker.tokens.borrow_mut();
+        let judged = tokens::judge_tokens(rules, head, scratch, (&**keys, now_s), known);
+        if let Some(address) = known.take_missed() {
+            self.worker.keys.miss(address);
+        }
+        judged
     }
 
     /// What a client whose token does not count is told, besides the status.
@@ -199,12 +211,9 @@ impl<'w> Caller<'w> {
         let shown = match pinned.snapshot.token_rules() {
             None => None,
             Some(rules) => {
-                let worker = self.worker;
                 // A token counts from the arrival of its request to its end: rules and keys may take it away, time does not.
-                let arrived_s = worker.wall_s().saturating_sub(request.started.elapsed().as_secs());
-                let (keys, known) = (worker.keys.table.load(), &mut *worker.tokens.borrow_mut());
-                let proof = (&**keys, arrived_s);
-                let judged = tokens::judge_tokens(rules, (text, &head), &mut scratch, proof, known);
+                let arrived_s = self.worker.wall_s().saturating_sub(request.started.elapsed().as_secs());
+                let judged = self.judge_tokens(rules, (text, &head), &mut scratch, arrived_s);
                 Some(judged.map_err(|refusal| Failure::new(Reason::PolicyChanged, refusal.detail()))?)
             }
         };

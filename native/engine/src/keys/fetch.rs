@@ -27,6 +27,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::sys;
+use crate::tls::origination::SYSTEM_BUNDLES;
 
 /// Where fetches may go.
 #[derive(Clone, Copy, Debug, Default)]
@@ -252,27 +253,20 @@ impl<'a> Place<'a> {
 fn web_client() -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     let named = std::env::var_os("SSL_CERT_FILE").map(std::path::PathBuf::from);
-    let files = named.into_iter().chain(ROOT_FILES.iter().map(std::path::PathBuf::from));
+    let files = named.into_iter().chain(SYSTEM_BUNDLES.iter().map(std::path::PathBuf::from));
     if let Some(file) = files.into_iter().find(|file| file.is_file()) {
         let certificates =
             CertificateDer::pem_file_iter(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         roots.add_parsable_certificates(certificates.flatten());
     }
     if roots.is_empty() {
-        return Err(format!("no root certificates on this machine: expected {} or SSL_CERT_FILE", ROOT_FILES[0]));
+        return Err(format!("no root certificates on this machine: expected {} or SSL_CERT_FILE", SYSTEM_BUNDLES[0]));
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     Ok(builder.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Where distributions keep the roots of the web.
-const ROOT_FILES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-    "/etc/ssl/ca-bundle.pem",
-];
 const DISCOVERY_BYTES: usize = 64 << 10;
 /// Room for the head of an answer and the framing of its body.
 const HEAD_BYTES: usize = 128 << 10;

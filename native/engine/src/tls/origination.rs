@@ -251,7 +251,7 @@ impl fmt::Debug for ServerVerifier {
 }
 
 /// Where Debian, Fedora, SUSE and Alpine keep their bundles: the first that exists counts, as for Istio's agent.
-const SYSTEM_BUNDLES: [&str; 5] = [
+pub(crate) const SYSTEM_BUNDLES: [&str; 5] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
