@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,7 @@ class PolicySet:
 
     def _verdict(self, request: Request, answer: Json) -> Verdict:
         policy = answer["policy"]
-        named = f"{policy['namespace']}/{policy['name']}" if policy else None
+        named = _named(policy)
         return Verdict(
             id=request.id,
             allowed=answer["allowed"],
@@ -180,17 +180,7 @@ def _destination(request: Request) -> tuple[object, ...]:
 
 
 def _labelled(workload: Workload) -> Workload:
-    labels = {**workload.labels, _ASKED: "true"}
-    return Workload(
-        name=workload.name,
-        namespace=workload.namespace,
-        service_account=workload.service_account,
-        labels=labels,
-        addresses=workload.addresses,
-        named_ports=workload.named_ports,
-        service_ports=workload.service_ports,
-        annotations=workload.annotations,
-    )
+    return replace(workload, labels={**workload.labels, _ASKED: "true"})
 
 
 def _declaration(request: Request) -> Service:
@@ -213,5 +203,8 @@ def _shadow_result(result: Json | None) -> Json | None:
     if result is None:
         return None
     policy = result["policy"]
-    named = f"{policy['namespace']}/{policy['name']}" if policy else None
-    return {"allowed": result["allowed"], "policy": named, "rule": policy["rule"] if policy else None}
+    return {"allowed": result["allowed"], "policy": _named(policy), "rule": policy["rule"] if policy else None}
+
+
+def _named(policy: Json | None) -> str | None:
+    return f"{policy['namespace']}/{policy['name']}" if policy else None
